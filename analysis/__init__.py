@@ -1,0 +1,1 @@
+"""What measures: layer geometry, kernels, spectra of samples, quality."""

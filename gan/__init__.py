@@ -1,0 +1,1 @@
+"""What trains: data, networks, loop, state, checkpoints, samples."""
