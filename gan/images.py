@@ -1,0 +1,79 @@
+"""Images as numbers: float and uint8, one size for all, tiled into a grid.
+
+It reads and writes no files. Two forms only: `images`, float32 in [-1, 1], and
+`images_uint8`; axes are (batch, height, width, channels).
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def to_float(images_uint8: np.ndarray) -> np.ndarray:
+    """Maps uint8 0..255 to float32 [-1, 1]; any shape."""
+    return images_uint8.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Maps [-1, 1] to uint8 0..255, rounded; any shape.
+
+    Values outside are clipped and NaN becomes 0, so that a diverged generator can
+    still be looked at.
+    """
+    levels = np.nan_to_num((np.asarray(images, np.float32) + 1) * 127.5, nan=0.0)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def tile(
+    images_uint8: np.ndarray, columns: int | None = None, gap: int = 1
+) -> np.ndarray:
+    """Lays images out row by row into one picture.
+
+    Args:
+        images_uint8: uint8 (N, H, W, C), N at least 1.
+        columns: images in a row; None: as square as possible.
+        gap: grey pixels between neighbours.
+
+    Returns:
+        uint8 (rows*(H+gap)-gap, columns*(W+gap)-gap, C).
+    """
+    num_images, height, width, channels = images_uint8.shape
+    columns = columns or math.ceil(math.sqrt(num_images))
+    rows = math.ceil(num_images / columns)
+    cells = np.full(
+        (rows * columns, height + gap, width + gap, channels), 96, dtype=np.uint8
+    )
+    cells[:num_images, :height, :width] = images_uint8
+    grid = cells.reshape(rows, columns, height + gap, width + gap, channels)
+    grid = grid.swapaxes(1, 2).reshape(
+        rows * (height + gap), columns * (width + gap), channels
+    )
+    return grid[: grid.shape[0] - gap, : grid.shape[1] - gap]
+
+
+def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
+    """Brings one image to a square size and a number of channels.
+
+    Args:
+        image: uint8 (H, W, 1) or (H, W, 3).
+        size: height and width of the result, in pixels.
+        channels: 1 (grey, ITU-R 601 luma) or 3.
+        fit: "crop" scales the short side and cuts the centre, "pad" scales the long
+            side and centres on black, "stretch" scales both sides.
+
+    Returns:
+        uint8 (size, size, channels); the image itself if nothing is to be done.
+    """
+    if image.shape == (size, size, channels):
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    target, method = (size, size), Image.Resampling.LANCZOS
+    if fit == "crop":
+        picture = ImageOps.fit(picture, target, method)
+    elif fit == "pad":
+        picture = ImageOps.pad(picture, target, method, color=0)
+    else:
+        picture = picture.resize(target, method)
+    return np.asarray(picture).reshape(size, size, channels)
