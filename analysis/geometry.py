@@ -170,10 +170,8 @@ class AxisPlan:
     @property
     def interior(self) -> range:
         """Outputs for which no tap falls outside the input; may be empty."""
-        before, after = self.clean_margins()
-        return range(
-            min(before, self.output_size), max(self.output_size - after, before)
-        )
+        before, after = self.border_px
+        return range(before, max(self.output_size - after, before))
 
     @property
     def border_px(self) -> tuple[int, int]:
@@ -314,16 +312,17 @@ def conv_transpose_axis(
         size = (i - 1) * s + (reach % 2 if same else reach) + (output_padding or 0)
     total = max((i - 1) * s + reach - size, 0) if same else 0
     forward = -(-size // max(s, 1)) if same else (size - reach) // max(s, 1) + 1
+    bad_op = output_padding is not None and not 0 <= output_padding < s
     problems = (
         _error(
             "E1",
-            size < 1 or forward != i,
+            not bad_op and (size < 1 or forward != i),
             f"output {size} belongs to an input of {max(forward, 0)}, not {i}: "
             "TensorFlow's kernel aborts",
         )
         + _error(
             "E2",
-            output_padding is not None and not 0 <= output_padding < s,
+            bad_op,
             f"output_padding {output_padding} must be 0 or more and below stride {s}",
         )
         + _both_strided_and_dilated("transpose", s, dilation)
