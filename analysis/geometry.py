@@ -248,8 +248,10 @@ def effective_kernel(kernel: int, dilation: int = 1) -> int:
     return (kernel - 1) * dilation + 1
 
 
-def _error(code: str, broken: bool, text: str) -> tuple[Finding, ...]:
-    return (Finding(code, "error", text),) if broken else ()
+def _errors(**checks: tuple[bool, str]) -> tuple[Finding, ...]:
+    """The checks, code=(broken, text), that are broken."""
+    items = checks.items()
+    return tuple(Finding(code, "error", text) for code, (bad, text) in items if bad)
 
 
 def conv_axis(
@@ -270,23 +272,14 @@ def conv_axis(
         pads = {"valid": (0, 0), "causal": (reach - 1, 0)}
         before, after = pads[padding] if isinstance(padding, str) else padding
         output = max((i + before + after - reach) // max(s, 1) + 1, 0)
-    problems = _error(
-        "E4",
-        output < 1,
-        f"the kernel reaches over {reach} px but the padded input has only "
-        f"{i + before + after}",
-    ) + _both_strided_and_dilated(kind, s, dilation)
-    return AxisPlan(kind, i, output, kernel, s, dilation, before, after, problems)
-
-
-def _both_strided_and_dilated(
-    kind: str, stride: int, dilation: int
-) -> tuple[Finding, ...]:
-    return _error(
-        "E3",
-        kind != "pool" and stride > 1 and dilation > 1,
-        f"Keras refuses stride {stride} together with dilation {dilation}",
+    problems = _errors(
+        E3=(s > 1 and dilation > 1, f"stride {s} with dilation {dilation}: refused"),
+        E4=(
+            output < 1,
+            f"kernel reach {reach} exceeds {i + before + after} px of input",
+        ),
     )
+    return AxisPlan(kind, i, output, kernel, s, dilation, before, after, problems)
 
 
 def conv_transpose_axis(
@@ -305,39 +298,27 @@ def conv_transpose_axis(
     start. Runs only if a forward convolution of the output gives the input size.
     """
     i, s, reach = input_size, stride, effective_kernel(kernel, dilation)
-    same, size = padding == "same", output
-    if size is None and output_padding is None:
-        size = i * s if same else (i - 1) * s + max(reach, s)
-    elif size is None:
-        size = (i - 1) * s + (reach % 2 if same else reach) + (output_padding or 0)
-    total = max((i - 1) * s + reach - size, 0) if same else 0
-    forward = -(-size // max(s, 1)) if same else (size - reach) // max(s, 1) + 1
+    same, o = padding == "same", output
+    if o is None and output_padding is None:
+        o = i * s if same else (i - 1) * s + max(reach, s)
+    elif o is None:
+        o = (i - 1) * s + (reach % 2 if same else reach) + (output_padding or 0)
+    forward = -(-o // max(s, 1)) if same else (o - reach) // max(s, 1) + 1
     bad_op = output_padding is not None and not 0 <= output_padding < s
-    problems = (
-        _error(
-            "E1",
-            not bad_op and (size < 1 or forward != i),
-            f"output {size} belongs to an input of {max(forward, 0)}, not {i}: "
-            "TensorFlow's kernel aborts",
-        )
-        + _error(
-            "E2",
+    problems = _errors(
+        E1=(
+            not bad_op and (o < 1 or forward != i),
+            f"TensorFlow aborts: {o} px belong to input {max(forward, 0)}, not {i}",
+        ),
+        E2=(
             bad_op,
-            f"output_padding {output_padding} must be 0 or more and below stride {s}",
-        )
-        + _both_strided_and_dilated("transpose", s, dilation)
+            f"output_padding {output_padding} is not in 0..{s - 1} (stride {s})",
+        ),
+        E3=(s > 1 and dilation > 1, f"stride {s} with dilation {dilation}: refused"),
     )
-    return AxisPlan(
-        "transpose",
-        i,
-        size,
-        kernel,
-        s,
-        dilation,
-        total // 2,
-        total - total // 2,
-        problems,
-    )
+    total = max((i - 1) * s + reach - o, 0) if same else 0
+    before, after = total // 2, total - total // 2
+    return AxisPlan("transpose", i, o, kernel, s, dilation, before, after, problems)
 
 
 def conv_transpose_torch_axis(
@@ -349,17 +330,13 @@ def conv_transpose_torch_axis(
     dilation: int = 1,
 ) -> AxisPlan:
     """PyTorch's: o = (i-1)s - 2p + k_e + op; crops p before and p - op after."""
-    i, s, reach = input_size, stride, effective_kernel(kernel, dilation)
-    size = (i - 1) * s - 2 * padding + reach + output_padding
-    after = padding - output_padding
-    problems = _error("E1", size < 1, f"the output would have {size} px") + _error(
-        "E2",
-        not 0 <= output_padding < max(s, dilation),
-        f"output_padding {output_padding} must be below {max(s, dilation)}",
+    i, s, p, op, d = input_size, stride, padding, output_padding, dilation
+    o = (i - 1) * s - 2 * p + effective_kernel(kernel, d) + op
+    problems = _errors(
+        E1=(o < 1, f"the output would have {o} px"),
+        E2=(not 0 <= op < max(s, d), f"output_padding {op} not in 0..{max(s, d) - 1}"),
     )
-    return AxisPlan(
-        "transpose", i, max(size, 0), kernel, s, dilation, padding, after, problems
-    )
+    return AxisPlan("transpose", i, max(o, 0), kernel, s, d, p, p - op, problems)
 
 
 def pool_axis(
@@ -395,7 +372,7 @@ def pad_axis(input_size: int, before: int, after: int) -> AxisPlan:
 def crop_axis(input_size: int, before: int, after: int) -> AxisPlan:
     """Cropping: a padding by negative amounts."""
     size = max(input_size - before - after, 0)
-    problems = _error("E4", size < 1, f"cropping {before}+{after} of {input_size} px")
+    problems = _errors(E4=(size < 1, f"cropping {before}+{after} of {input_size} px"))
     return AxisPlan("crop", input_size, size, 1, 1, 1, -before, -after, problems)
 
 
@@ -403,33 +380,38 @@ def findings(plan: AxisPlan) -> tuple[Finding, ...]:
     """The rules E1-E4 and W1-W6 that this axis breaks; warnings only if it can run."""
     if not plan.feasible or plan.kind not in ("conv", "transpose"):
         return plan.problems
-    k, s, found = plan.kernel, plan.stride, []
-    reach, taps = plan.effective_kernel, plan.phases()
-    if plan.kind == "transpose":
-        if 0 in taps:
-            text = f"kernel {k} below stride {s}: {len(plan.dead_rows)} rows stay zero"
-            found.append(("W2", text))
-        elif len(set(taps)) > 1:
-            uneven = ":".join(map(str, taps))
-            text = f"stride {s} does not divide kernel {k}: overlap {uneven} by phase"
-            found.append(("W1", text))
-        if plan.trailing < 0 and plan.dead_rows and 0 not in taps:
-            text = f"the last {-plan.trailing} rows receive no input: always zero"
-            found.append(("W4", text))
-        if any(plan.border_px):
-            share = 100 * (1 - len(plan.interior) / plan.output_size)
-            before, after = plan.border_px
-            text = f"{before} + {after} px at the ends ({share:.0f} %) get fewer taps"
-            found.append(("W5", text))
-    if plan.drift_px:
-        text = f"uneven padding moves the picture by {plan.drift_px:+g} output px"
-        found.append(("W3", text))
-    extent = plan.output_size if plan.is_scatter else plan.input_size
-    if reach > extent:
-        found.append(
-            ("W6", f"the kernel reaches over {reach} px, the map has {extent}")
-        )
-    return tuple(Finding(code, "warning", text) for code, text in sorted(found))
+    k, s, taps, (before, after) = (
+        plan.kernel,
+        plan.stride,
+        plan.phases(),
+        plan.border_px,
+    )
+    scatter, reach, dead = plan.is_scatter, plan.effective_kernel, len(plan.dead_rows)
+    share = 100 * (1 - len(plan.interior) / plan.output_size)
+    extent = plan.output_size if scatter else plan.input_size
+    uneven = ":".join(map(str, taps))
+    checks = {
+        "W1": (
+            len(set(taps)) > 1 and 0 not in taps,
+            f"stride {s} does not divide kernel {k}: overlap {uneven} by phase",
+        ),
+        "W2": (0 in taps, f"kernel {k} below stride {s}: {dead} rows are always zero"),
+        "W3": (
+            plan.drift_px != 0,
+            f"uneven padding moves the picture by {plan.drift_px:+g} output px",
+        ),
+        "W4": (
+            scatter and plan.trailing < 0 and dead > 0 and 0 not in taps,
+            f"no input reaches the last {dead} rows: always zero",
+        ),
+        "W5": (
+            scatter and before + after > 0,
+            f"{before} + {after} px at the ends ({share:.0f} %) get fewer taps",
+        ),
+        "W6": (reach > extent, f"the kernel reaches {reach} px, the map has {extent}"),
+    }
+    items = checks.items()
+    return tuple(Finding(code, "warning", text) for code, (bad, text) in items if bad)
 
 
 def _linked(plans: Sequence[AxisPlan]) -> Sequence[AxisPlan]:
