@@ -57,7 +57,7 @@ class ModelConfig:
 
     upsample: str = setting("transpose", "how the generator doubles", choices=UPSAMPLERS)
     kernel_size: int = setting(
-        5, "kernel of every generator convolution, in taps", minimum=2, maximum=9
+        5, "kernel of the two doublings, in taps", minimum=2, maximum=9
     )
     latent_dim: int = setting(100, "length of a latent vector", minimum=1)
     generator_widths: tuple[int, ...] = setting(
@@ -97,7 +97,7 @@ class TrainConfig:
     ema_decay: float = setting(
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
-    epochs: float = setting(4.0, "step budget in passes over the data", minimum=0)
+    epochs: float = setting(6.0, "step budget in passes over the data", minimum=0)
     num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)
     jit: bool = setting(False, "compile the step with XLA")
@@ -111,8 +111,7 @@ class RunConfig:
     """Identity, cadence and retention of a run."""
 
     seed: int = setting(0, "of weights, order and noise", minimum=0, maximum=2**31 - 1)
-    name: str = setting("", "folder of the run; empty: data set, upsampler and seed")
-    log_every_steps: int = setting(20, "scalars are written", minimum=1)
+    log_every_steps: int = setting(25, "scalars are written", minimum=1)
     evaluate_every_steps: int = setting(250, "grid and observers", minimum=1)
     checkpoint_every_steps: int = setting(250, "state is saved", minimum=1)
     keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)

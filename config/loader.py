@@ -1,0 +1,145 @@
+"""From presets, flags and `--set` to one checked Config, and back to plain data.
+
+Precedence: defaults < preset < flags < `--set section.key=value`; the last one wins.
+Unknown keys and wrong types are errors, because a setting that is silently ignored
+costs a training run.
+"""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from config.schema import UPSAMPLER_ALIASES, Config, ConfigError
+
+PRESETS = Path(__file__).parent
+Settings = dict[str, dict[str, Any]]
+
+
+def load_config(
+    preset: str = "", flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+) -> Config:
+    """Resolves a configuration.
+
+    Args:
+        preset: the name of a preset in `config/`, or the path of a TOML file.
+        flags: `section.key` to value; None as value means "not given".
+        sets: strings `section.key=value`, the value written as in TOML.
+
+    Raises:
+        ConfigError: naming the key, what was received and what is allowed.
+    """
+    settings = read_preset(preset) if preset else {}
+    for key, value in (flags or {}).items():
+        if value is not None:
+            put(settings, key, value)
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: received {text!r}, expected section.key=value")
+        put(settings, key.strip(), literal(value.strip()))
+    return from_dict(settings)
+
+
+def read_preset(preset: str) -> Settings:
+    """Reads the tables of a TOML preset, by name or by path."""
+    path = Path(preset)
+    if not path.suffix:
+        path = PRESETS / f"{preset}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+        raise ConfigError(
+            f"--config: cannot read {preset!r}; give a TOML file or one of: {names}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {preset}: not valid TOML: {error}") from None
+
+
+def put(settings: Settings, key: str, value: Any) -> None:
+    """Stores `value` under the dotted `key`."""
+    section, dot, name = key.partition(".")
+    if not dot:
+        raise ConfigError(f"received key {key!r}, expected section.key")
+    table = settings.setdefault(section, {})
+    if isinstance(table, dict):
+        table[name] = value
+
+
+def literal(text: str) -> Any:
+    """Reads one TOML value; what is no TOML value is a plain string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def from_dict(settings: Mapping[str, Any]) -> Config:
+    """Builds a Config from plain tables, such as a preset or a run's config.json.
+
+    Raises:
+        ConfigError: on an unknown section or key, a wrong type or a bad value.
+    """
+    types = get_type_hints(Config)
+    sections = {}
+    for section, table in settings.items():
+        if section not in types:
+            raise ConfigError(unknown("section", section, types))
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{section}: received {table!r}, expected a table")
+        hints = get_type_hints(types[section])
+        for name in table:
+            if name not in hints:
+                raise ConfigError(unknown("key", name, hints, prefix=f"{section}."))
+        sections[section] = types[section](
+            **{n: coerce(f"{section}.{n}", v, hints[n]) for n, v in table.items()}
+        )
+    return Config(**sections)
+
+
+def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") -> str:
+    """The message for an unknown name, with the nearest known one."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {prefix}{name}; {hint}"
+
+
+def coerce(key: str, value: Any, hint: Any) -> Any:
+    """Returns `value` as the setting's type, where that loses nothing."""
+    if key == "model.upsample" and isinstance(value, str):
+        value = UPSAMPLER_ALIASES.get(value, value)
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and (integer or isinstance(value, float)):
+        if math.isfinite(value):
+            return float(value)
+    elif hint is int and integer and abs(value) < 2**63:
+        return value
+    elif hint in (bool, str) and isinstance(value, hint):
+        return value
+    elif hint == tuple[int, ...] and isinstance(value, (list, tuple)):
+        return tuple(coerce(key, item, int) for item in value)
+    elif hint is str and (integer or isinstance(value, float)):
+        return str(value)
+    name = getattr(hint, "__name__", str(hint))
+    name = "list of int" if hint == tuple[int, ...] else name
+    raise ConfigError(f"{key}: received {value!r}, expected {name}")
+
+
+def to_dict(config: Config) -> Settings:
+    """Plain tables of every setting; `from_dict` is the inverse."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """One line `section.key: old -> new` for each setting that differs."""
+    before, after = to_dict(old), to_dict(new)
+    return [
+        f"{section}.{key}: {before[section][key]} -> {value}"
+        for section, table in after.items()
+        for key, value in table.items()
+        if before[section][key] != value
+    ]

@@ -1,0 +1,51 @@
+"""TensorFlow, imported once, quietly and with the options that every run uses."""
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+
+def prepare() -> None:
+    """Imports TensorFlow and Keras.
+
+    Raises:
+        ImportError: with what TensorFlow printed, when it cannot be imported.
+        RuntimeError: when Keras was told to use another backend.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with silent_stderr():
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # where drivers that are not there complain
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            f"KERAS_BACKEND: received {keras.backend.backend()!r}, expected 'tensorflow'"
+        )
+    # It tries to fuse bias and LeakyReLU of the discriminator, fails since the gradient
+    # needs the sum between them, and says so on the terminal at every start.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keeps what native code prints to file descriptor 2, and shows it on failure.
+
+    TensorFlow writes several lines before any log level applies.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(saved, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,172 @@
+"""The run folder: who owns it, and which configuration it belongs to."""
+
+import fcntl
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from config.loader import differences, from_dict, to_dict
+from config.schema import Config, ConfigError
+from gan.files import write_atomically
+
+CONFIG = "config.json"
+# A larger step budget continues the same run; anything else makes it another one.
+EXTENDABLE = ("train.num_steps", "train.epochs")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What config.json holds.
+
+    Attributes:
+        config: resolved settings.
+        dataset: name, digest, num_images, image_size, channels, kind of labels.
+        environment: versions and numerics of the machine that started the run.
+    """
+
+    config: Config
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def default_name(config: Config, preset: str = "") -> str:
+    """Data set, upsampler, a kernel size that is not 5, seed, and the preset."""
+    dataset = re.sub(r"[^A-Za-z0-9.]+", "_", Path(config.data.dataset).name or "data")
+    parts = [dataset.strip("._") or "data", config.model.upsample]
+    if config.model.kernel_size != 5:
+        parts.append(f"k{config.model.kernel_size}")
+    parts.append(f"seed{config.run.seed}")
+    if preset and Path(preset).stem != "fashion_mnist":
+        parts.append(Path(preset).stem)
+    return "-".join(parts)
+
+
+def run_directory(runs_dir: str | Path, name: str) -> Path:
+    """The folder of the run `name`, which must be a plain name."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
+        raise RunError(
+            f"--run: received {name!r}, expected letters, digits, '-', '_', '.'"
+        )
+    return Path(runs_dir) / name
+
+
+def read_run(directory: Path) -> RunFacts:
+    """Reads config.json of a run folder.
+
+    Raises:
+        RunError: when the folder holds no run or a damaged one.
+    """
+    path = directory / CONFIG
+    try:
+        if path.stat().st_size > 1 << 20:
+            raise ValueError("larger than a megabyte")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        dataset = content["dataset"]
+        for key in ("image_size", "channels", "num_images"):
+            if not isinstance(dataset[key], int):
+                raise TypeError(key)
+        return RunFacts(
+            from_dict(content["config"]), dataset, content.get("environment", {})
+        )
+    except OSError:
+        raise RunError(f"{directory} is not a run folder: no {CONFIG}") from None
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged: {error!r}") from None
+
+
+class RunFolder:
+    """A run folder owned by this process for the length of a `with` block."""
+
+    def __init__(self, directory: Path) -> None:
+        """Names the folder; nothing is touched until the block is entered."""
+        self.directory = directory
+        self.state = directory / "state"
+        self.samples = directory / "samples"
+
+    def __enter__(self) -> Self:
+        """Creates the folder and locks it.
+
+        The lock is the kernel's, so that it dies with its process.
+
+        Raises:
+            RunError: when the folder cannot be written or another process has it.
+        """
+        try:
+            for path in (self.directory, self.state, self.samples):
+                path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.directory / ".lock").open("a+")
+            if not os.access(self.directory, os.W_OK):
+                raise PermissionError("not writable")
+        except OSError as error:
+            raise RunError(
+                f"cannot write to {self.directory}: {error.strerror or error}; "
+                "choose another place with --runs-dir"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise RunError(
+                f"{self.directory} is in use by process {owner}; "
+                "wait for it or choose another name with --run"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Releases the lock."""
+        self._lock.close()
+
+    def claim(self, facts: RunFacts) -> bool:
+        """Binds the folder to a configuration and data set.
+
+        Returns:
+            True when the folder belonged to this run already.
+
+        Raises:
+            RunError: with the list of differences, when it belongs to another one.
+        """
+        path = self.directory / CONFIG
+        known = path.exists()
+        if known:
+            old = read_run(self.directory)
+            changes = forbidden_changes(old, facts)
+            if changes:
+                raise RunError(
+                    f"{self.directory} was made with other settings "
+                    f"({'; '.join(changes)}); choose another name with --run"
+                )
+            if old.config == facts.config:
+                return True
+        content = {
+            "config": to_dict(facts.config),
+            "dataset": facts.dataset,
+            "environment": facts.environment,
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        return known
+
+
+def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
+    """Differences that make a continued run another run."""
+    changes = []
+    for line in differences(old.config, new.config):
+        key = line.partition(":")[0]
+        raised = new.config.train.num_steps >= old.config.train.num_steps
+        if key not in EXTENDABLE or not raised:
+            changes.append(line)
+    if old.dataset["digest"] != new.dataset["digest"]:
+        changes.append("the images of the data set have changed")
+    return changes

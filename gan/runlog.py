@@ -1,0 +1,215 @@
+"""What a run leaves to look at: TensorBoard events, log.jsonl, grids, terminal.
+
+A disk that fills up costs log entries, never the training.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api as hparams
+
+from gan.files import first_line, write_atomically
+
+PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+# With bce, a discriminator that cannot tell real from generated has these losses.
+REFERENCES = {"loss/reference_ln2": math.log(2), "loss/reference_2ln2": 2 * math.log(2)}
+DESCRIPTIONS = {
+    "loss/g": "Generator loss. With bce, ln 2 = 0.693 is where D says 1/2 everywhere.",
+    "loss/d": "Discriminator loss, real + generated. With bce, 2 ln 2 = 1.386 is where "
+    "D says 1/2 everywhere; far below, D wins.",
+    "d/prob_real": "Mean D(x), the probability D gives to real images.",
+    "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
+    "time/compile_seconds": "First call of the compiled step, tracing included.",
+    "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
+}
+
+
+class RunLog:
+    """Writes what happens in a run; used as a context manager."""
+
+    def __init__(self, directory: Path, num_steps: int, console: Console) -> None:
+        """Opens nothing yet.
+
+        Args:
+            directory: the run folder.
+            num_steps: budget, for the progress display.
+            console: where messages and progress go.
+        """
+        self.directory, self.num_steps, self.console = directory, num_steps, console
+        self._failed: set[str] = set()
+        self._last_line = -math.inf
+        self._progress = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=num_steps)
+
+    def __enter__(self) -> "RunLog":
+        """Opens the event file and starts the display."""
+        self._writer = tf.summary.create_file_writer(str(self.directory))
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Flushes and closes everything."""
+        self._progress.stop()
+        self._guard("TensorBoard", self._writer.close)
+
+    def say(self, text: str) -> None:
+        """Shows one message above the progress display."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
+        """Logs what the run is, and forgets lines after `step`.
+
+        Args:
+            step: finished steps at the start; later lines belong to steps that a kill
+                has taken back and that are now done again.
+            settings: tables of the resolved configuration.
+            text: the layer tables.
+        """
+        self._guard("log.jsonl", lambda: self._truncate(step))
+        self._progress.update(self._task, completed=step)
+
+        def write() -> None:
+            pairs = [(f"{s}.{k}", v) for s, t in settings.items() for k, v in t.items()]
+            lines = ["|setting|value|", "|---|---|", *(f"|{k}|{v}|" for k, v in pairs)]
+            with self._writer.as_default(step=step):
+                tf.summary.text("config", "\n".join(lines))
+                tf.summary.text("layers", f"```\n{text}\n```")
+                # HParams takes single values only.
+                hparams.hparams({k: str(v) if isinstance(v, tuple) else v
+                                 for k, v in pairs})
+                tf.summary.experimental.write_raw_pb(
+                    custom_scalar.pb(loss_layout()).SerializeToString(), step=0
+                )
+
+        self._guard("TensorBoard", write)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes named scalars to log.jsonl and TensorBoard."""
+
+        def write_line() -> None:
+            line = {"step": step, **{k: round(v, 7) for k, v in values.items()}}
+            with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+        def write_events() -> None:
+            with self._writer.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value, description=DESCRIPTIONS.get(name))
+
+        self._guard("log.jsonl", write_line)
+        self._guard("TensorBoard", write_events)
+
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        """Writes the step's metrics, with the reference lines of the losses."""
+        self.scalars(step, values)
+
+        def write() -> None:
+            with self._writer.as_default(step=step):
+                for name, value in REFERENCES.items():
+                    tf.summary.scalar(name, value)
+
+        self._guard("TensorBoard", write)
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, uint8 (height, width, channels), to TensorBoard."""
+
+        def write() -> None:
+            with self._writer.as_default(step=step):
+                tf.summary.image(name, image[None])
+
+        self._guard("TensorBoard", write)
+
+    def grid(self, step: int, image: np.ndarray) -> None:
+        """Stores the sample grid of `step` as a file and in TensorBoard."""
+        path = self.directory / "samples" / f"step-{step:08d}.png"
+        self._guard(
+            "sample grids", lambda: write_atomically(path, lambda p: save_png(p, image))
+        )
+        self.picture(step, "samples/ema", image)
+
+    def histograms(self, step: int, variables: list[Any]) -> None:
+        """Writes the distribution of each variable to TensorBoard."""
+
+        def write() -> None:
+            with self._writer.as_default(step=step):
+                for variable in variables:
+                    tf.summary.histogram(variable.path, variable.value)
+
+        self._guard("TensorBoard", write)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Updates the display; without a terminal, prints a line now and then."""
+        text = (
+            f"loss d {values['loss/d']:.3f} g {values['loss/g']:.3f}  "
+            f"D(x) {values['d/prob_real']:.2f} D(G(z)) {values['d/prob_fake']:.2f}  "
+            f"{values['speed/images_per_second']:.0f} images/s"
+        )
+        self._progress.update(self._task, completed=step, description=text)
+        now = time.monotonic()
+        due = now - self._last_line >= PLAIN_LINE_SECONDS or step == self.num_steps
+        if not self.console.is_terminal and due:
+            self._last_line = now
+            left = (self.num_steps - step) * values["speed/seconds_per_step"]
+            self.say(f"step {step}/{self.num_steps}  {text}  {left / 60:.1f} min left")
+
+    def _truncate(self, step: int) -> None:
+        """Drops lines of log.jsonl after `step`, and a torn last one."""
+        path = self.directory / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue
+        write_atomically(path, lambda p: p.write_text("".join(kept), encoding="utf-8"))
+
+    def _guard(self, what: str, write: Callable[[], Any]) -> None:
+        """Calls `write`; a disk error is shown once and then passed over."""
+        try:
+            write()
+        except (OSError, tf.errors.OpError) as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                self.say(f"warning: {what} cannot be written ({first_line(error)}); "
+                         "training goes on")
+
+
+def loss_layout() -> layout_pb2.Layout:
+    """The custom-scalars page: losses together with their reference lines."""
+    chart = layout_pb2.Chart(
+        title="losses; 0.693 and 1.386: D cannot tell real from generated (bce)",
+        multiline=layout_pb2.MultilineChartContent(
+            tag=["loss/g$", "loss/d$", "loss/reference_.*"]
+        ),
+    )
+    return layout_pb2.Layout(
+        category=[layout_pb2.Category(title="equilibrium", chart=[chart])]
+    )
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Stores uint8 (height, width, 1 or 3) as PNG."""
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+        path, format="PNG"
+    )

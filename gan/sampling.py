@@ -1,0 +1,156 @@
+"""From a finished or running run to a generator, and from seeds to images.
+
+The one door through which commands and the analysis reach a run. The model is rebuilt
+from our own config.json and only weights are loaded, so that a stranger's file is never
+executed.
+"""
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from config.schema import Config
+from gan.checkpoint import CheckpointError, available, verify
+from gan.data import latents_from_seeds
+from gan.files import first_line
+from gan.images import to_uint8
+from gan.models import build_generator
+from gan.runfolder import RunError, read_run
+
+Sampler = Callable[[Sequence[int]], np.ndarray]
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run opened for reading.
+
+    Attributes:
+        directory: the run folder.
+        config: resolved settings.
+        step: finished steps of the weights that were loaded.
+        image_size: height and width in pixels.
+        channels: of the images.
+        dataset_name: what the run was trained on.
+        generator: the averaged generator (EMA weights and statistics).
+    """
+
+    directory: Path
+    config: Config
+    step: int
+    image_size: int
+    channels: int
+    dataset_name: str
+    generator: keras.Model
+
+
+def open_run(directory: str | Path, checkpoint: str = "latest") -> Run:
+    """Opens a run, also while it is training; nothing in the folder is changed.
+
+    Args:
+        directory: the run folder.
+        checkpoint: "latest", "best" where one was kept, or a step number.
+
+    Raises:
+        RunError: when the folder is no run or has no usable checkpoint.
+    """
+    directory = Path(directory)
+    facts = read_run(directory)
+    size, channels = facts.dataset["image_size"], facts.dataset["channels"]
+    config = facts.config
+    generator = build_generator(
+        config.model, size, channels, config.run.seed, config.train.precision
+    )
+    step = load_generator(directory, generator, checkpoint)
+    name = str(facts.dataset.get("name", config.data.dataset))
+    return Run(directory, config, step, size, channels, name, generator)
+
+
+def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> int:
+    """Loads the weights that `checkpoint` names; returns their step."""
+    folder = directory / ("best" if checkpoint == "best" else "state")
+    found = available(folder)
+    if checkpoint not in ("latest", "best"):
+        found = [(step, path) for step, path in found if str(step) == checkpoint]
+    problems = []
+    for step, path in found:
+        try:
+            verify(path)
+            reader = tf.train.Checkpoint(ema_generator=generator)
+            status = reader.read(str(path / "ckpt"))
+            status.expect_partial().assert_existing_objects_matched()
+        except (CheckpointError, AssertionError, OSError, tf.errors.OpError) as error:
+            problems.append(f"{path.name}: {error}")
+            continue
+        return step
+    if checkpoint == "latest" and (directory / "generator.keras").exists():
+        return load_exported(directory / "generator.keras", generator)
+    steps = ", ".join(str(step) for step, _ in available(folder)) or "none"
+    detail = "; ".join(problems) or f"kept: {steps}"
+    raise RunError(f"{directory} has no usable checkpoint {checkpoint!r} ({detail})")
+
+
+def load_exported(path: Path, generator: keras.Model) -> int:
+    """Loads the weights of an exported `.keras` file; returns step -1 (not recorded).
+
+    Keras reads weights from such a file without looking at the architecture in it.
+    """
+    try:
+        generator.load_weights(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path} does not hold this generator: {first_line(error)}"
+        ) from None
+    return -1
+
+
+def sampler(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Sampler:
+    """Makes the function from seeds to images, compiled once.
+
+    Every call runs batches of one fixed size, padded by repetition: the picture of a
+    seed is then the same alone, in a grid, or among ten thousand.
+
+    Args:
+        generator: a model from latents to images in [-1, 1].
+        batch_size: images a call of the network.
+
+    Returns:
+        A function from seeds to uint8 images (len(seeds), height, width, channels).
+    """
+    latent_dim = int(generator.input_shape[1])
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((batch_size, latent_dim), tf.float32)],
+        autograph=False,
+    )
+    def infer(latents: tf.Tensor) -> tf.Tensor:
+        return generator(latents, training=False)
+
+    def sample_seeds(seeds: Sequence[int]) -> np.ndarray:
+        batches = [
+            to_uint8(infer(latents_from_seeds(batch, latent_dim)).numpy())
+            for batch in fixed_batches(seeds, batch_size)
+        ]
+        return np.concatenate(batches)[: len(seeds)]
+
+    return sample_seeds
+
+
+def fixed_batches(seeds: Sequence[int], batch_size: int) -> list[np.ndarray]:
+    """Splits seeds into batches of exactly `batch_size`, the last one padded."""
+    if not len(seeds):
+        raise ValueError("received no seeds, expected at least one")
+    padded = np.resize(seeds, -(-len(seeds) // batch_size) * batch_size)
+    return list(padded.reshape(-1, batch_size))
+
+
+def sample(
+    generator: keras.Model, seeds: Sequence[int], batch_size: int = BATCH_SIZE
+) -> np.ndarray:
+    """Images of `seeds`, uint8 (len(seeds), height, width, channels)."""
+    return sampler(generator, batch_size)(seeds)

@@ -1,0 +1,131 @@
+"""Everything a run must remember, and the proof that nothing is forgotten."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import keras
+import tensorflow as tf
+
+from config.schema import Config
+from gan.models import build_discriminator, build_generator
+
+
+class StateError(RuntimeError):
+    """A variable would be lost at resume."""
+
+
+@dataclass
+class TrainState:
+    """Networks, averaged generator, optimizers and the step counter of one run.
+
+    `step` counts finished steps. It is our own because an optimizer's `iterations`
+    stands still when loss scaling skips a step.
+    """
+
+    generator: keras.Model
+    ema_generator: keras.Model
+    discriminator: keras.Model
+    g_optimizer: keras.optimizers.Optimizer
+    d_optimizer: keras.optimizers.Optimizer
+    step: tf.Variable = field(
+        default_factory=lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
+    )
+
+    def __post_init__(self) -> None:
+        """Collects all variables in `self.checkpoint`.
+
+        Raises:
+            StateError: naming the variables that a checkpoint would not hold.
+        """
+        self.checkpoint = tf.train.Checkpoint(
+            step=self.step,
+            generator=self.generator,
+            ema_generator=self.ema_generator,
+            discriminator=self.discriminator,
+            g_optimizer=self.g_optimizer,
+            d_optimizer=self.d_optimizer,
+            random_state=self.random_state(),
+        )
+        if lost := self.untracked():
+            raise StateError(f"not part of the checkpoint: {', '.join(lost)}")
+
+    def random_state(self) -> list[tf.Variable]:
+        """Seed states of layers such as dropout.
+
+        Keras lists them in `variables` but not in `weights`, tf.train.Checkpoint does
+        not see them, and a restore without them passes every assertion of TensorFlow.
+        """
+        return [
+            variable.value
+            for model in (self.generator, self.discriminator)
+            for variable in model.variables
+            if not any(variable is weight for weight in model.weights)
+        ]
+
+    def variables(self) -> list[keras.Variable]:
+        """Every Keras variable of the networks and optimizers."""
+        owners = (
+            self.generator,
+            self.ema_generator,
+            self.discriminator,
+            self.g_optimizer,
+            self.d_optimizer,
+        )
+        return [variable for owner in owners for variable in owner.variables]
+
+    def untracked(self) -> list[str]:
+        """Paths of variables that `self.checkpoint` would not save."""
+        tracked = set()
+        for item in tf.train.TrackableView(self.checkpoint).descendants():
+            item = item.value if isinstance(item, keras.Variable) else item
+            if isinstance(item, tf.Variable):
+                tracked.add(id(item))
+        return [v.path for v in self.variables() if id(v.value) not in tracked]
+
+    def digest(self) -> str:
+        """SHA-256 over the step and the bytes of every variable, in a fixed order."""
+        digest = hashlib.sha256(str(int(self.step)).encode())
+        for variable in self.variables():
+            digest.update(variable.path.encode())
+            digest.update(variable.value.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_state(config: Config, image_size: int, channels: int) -> TrainState:
+    """Builds networks and optimizers, all variables created and none restored.
+
+    Args:
+        config: of the run.
+        image_size: height and width in pixels.
+        channels: of the images.
+    """
+    shape = (image_size, channels, config.run.seed, config.train.precision)
+    generator = build_generator(config.model, *shape)
+    ema_generator = build_generator(config.model, *shape)
+    ema_generator.set_weights(generator.get_weights())
+    discriminator = build_discriminator(config.model, *shape)
+    return TrainState(
+        generator=generator,
+        ema_generator=ema_generator,
+        discriminator=discriminator,
+        g_optimizer=build_optimizer(config, generator, config.train.g_learning_rate),
+        d_optimizer=build_optimizer(
+            config, discriminator, config.train.d_learning_rate
+        ),
+    )
+
+
+def build_optimizer(
+    config: Config, model: keras.Model, learning_rate: float
+) -> keras.optimizers.Optimizer:
+    """Adam for one network, with loss scaling where float16 needs it.
+
+    Built at once: an optimizer whose slots appear at its first step cannot be restored.
+    """
+    optimizer = keras.optimizers.Adam(
+        learning_rate, beta_1=config.train.beta_1, beta_2=config.train.beta_2
+    )
+    if config.train.precision == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    return optimizer

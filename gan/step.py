@@ -1,0 +1,139 @@
+"""The training step: one compiled function over the state of a run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from config.schema import Config
+from gan.losses import LOSSES
+from gan.state import TrainState
+
+METRICS = (
+    "loss/g",
+    "loss/d",
+    "loss/d_real",
+    "loss/d_fake",
+    "d/prob_real",
+    "d/prob_fake",
+    "grad_norm/g",
+    "grad_norm/d",
+    "lr/g",
+    "lr/d",
+)
+
+
+def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
+    """Compiles the training step.
+
+    Args:
+        config: of the run, its `num_steps` resolved.
+        state: what the step changes.
+
+    Returns:
+        A function (images_uint8 (N, h, w, c), indices int64 (K, B), latents float32
+        (K, B, latent_dim)) -> metrics float32 (K, len(METRICS)), which does K steps in
+        one call. It is traced once, whatever K.
+    """
+    step = make_step(config, state)
+
+    @tf.function(reduce_retracing=True)
+    def train_steps(
+        images_uint8: tf.Tensor, indices: tf.Tensor, latents: tf.Tensor
+    ) -> tf.Tensor:
+        num_steps = tf.shape(indices)[0]
+        metrics = tf.TensorArray(tf.float32, num_steps, element_shape=(len(METRICS),))
+        for k in tf.range(num_steps):
+            batch = tf.gather(images_uint8, indices[k])
+            real_images = tf.cast(batch, tf.float32) / 127.5 - 1.0
+            metrics = metrics.write(k, step(real_images, latents[k]))
+        return metrics.stack()
+
+    return train_steps
+
+
+def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
+    """Makes one step: (real images, latents) -> metrics float32 (len(METRICS),)."""
+    settings = config.train
+    losses = LOSSES[settings.loss]
+    generator, discriminator = state.generator, state.discriminator
+
+    @tf.function(jit_compile=settings.jit)
+    def step(real_images: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
+        g_scale, d_scale = loss_scale(state.g_optimizer), loss_scale(state.d_optimizer)
+        with tf.GradientTape(persistent=True) as tape:
+            fake_images = generator(latents, training=True)
+            real_logits = discriminator(real_images, training=True)
+            fake_logits = discriminator(fake_images, training=True)
+            d_loss_real, d_loss_fake, g_loss = losses(real_logits, fake_logits)
+            d_loss = d_loss_real + d_loss_fake
+            g_scaled, d_scaled = g_loss * g_scale, d_loss * d_scale
+        # Both gradients are taken from this one forward pass before either update.
+        g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
+        d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
+
+        factor = rate_factor(state.step, settings.num_steps, settings.decay_start)
+        g_rate = settings.g_learning_rate * factor
+        d_rate = settings.d_learning_rate * factor
+        set_rate(state.g_optimizer, g_rate)
+        set_rate(state.d_optimizer, d_rate)
+        state.g_optimizer.apply(g_gradients, generator.trainable_variables)
+        state.d_optimizer.apply(d_gradients, discriminator.trainable_variables)
+        update_average(state, ema_decay(state.step, settings.ema_decay))
+        state.step.assign_add(1)
+        return tf.stack(
+            [
+                g_loss,
+                d_loss,
+                d_loss_real,
+                d_loss_fake,
+                tf.reduce_mean(tf.sigmoid(real_logits)),
+                tf.reduce_mean(tf.sigmoid(fake_logits)),
+                tf.linalg.global_norm(g_gradients) / g_scale,
+                tf.linalg.global_norm(d_gradients) / d_scale,
+                g_rate,
+                d_rate,
+            ]
+        )
+
+    return step
+
+
+def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
+    """Share of the learning rate at `step`: 1, then linear to 0 at `num_steps`.
+
+    At decay_start 0.5 and 100 steps: 1 up to step 50, 0.5 at step 75.
+    """
+    if decay_start >= 1:
+        return tf.constant(1.0)
+    left = num_steps - tf.cast(step, tf.float32)
+    return tf.clip_by_value(left / (num_steps * (1 - decay_start)), 0.0, 1.0)
+
+
+def ema_decay(step: Any, decay: float) -> tf.Tensor:
+    """Decay of the average after `step` steps: min(decay, (1 + step) / (10 + step))."""
+    step = tf.cast(step, tf.float32)
+    return tf.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def update_average(state: TrainState, decay: tf.Tensor) -> None:
+    """Moves all of the averaged generator, batch-norm statistics too, to the current.
+
+    An optimizer's own average covers trainable variables only, and weights averaged
+    without their statistics give another network.
+    """
+    for average, variable in zip(
+        state.ema_generator.variables, state.generator.variables, strict=True
+    ):
+        average.assign(average + (1.0 - decay) * (variable - average))
+
+
+def loss_scale(optimizer: Any) -> tf.Tensor:
+    """Factor on the loss that keeps float16 gradients above underflow; else 1."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    return tf.constant(1.0) if scale is None else tf.convert_to_tensor(scale)
+
+
+def set_rate(optimizer: Any, rate: tf.Tensor) -> None:
+    """Sets the learning rate, also inside a loss-scaling optimizer."""
+    getattr(optimizer, "inner_optimizer", optimizer).learning_rate.assign(rate)

@@ -1,0 +1,206 @@
+"""Trains a DCGAN: `python train.py --upsample transpose`.
+
+The same command again continues an unfinished run exactly where it stopped. This file
+turns flags into a Config and makes one call; TensorFlow is imported only after the
+flags have been checked.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from config.loader import load_config, to_dict
+from config.schema import PRECISIONS, UPSAMPLER_ALIASES, UPSAMPLERS, Config, ConfigError
+from gan import backend
+from gan.data import BUNDLED_NAME, BUNDLED_TRAIN_IMAGES, DataError, load_dataset
+from gan.runfolder import RunError, RunFolder, default_name, run_directory
+
+GROUPS = {
+    "What": ("upsample", "dataset", "config", "seed"),
+    "How long": ("epochs", "steps", "max_minutes"),
+    "How": ("batch_size", "precision", "jit", "sets"),
+    "Where": ("run", "runs_dir", "dry_run"),
+}
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the options in named groups."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Writes one section for each group."""
+        by_name = {parameter.name: parameter for parameter in self.get_params(ctx)}
+        for title, names in GROUPS.items():
+            with formatter.section(title):
+                options = [by_name[name] for name in names]
+                records = [option.get_help_record(ctx) for option in options]
+                formatter.write_dl([record for record in records if record])
+
+
+@click.command(cls=GroupedCommand)
+@click.option(
+    "--upsample",
+    type=click.Choice([*UPSAMPLERS, *UPSAMPLER_ALIASES]),
+    help="how the generator doubles height and width",
+)
+@click.option(
+    "--dataset",
+    metavar="NAME|PATH",
+    help="fashion_mnist (bundled), a tensorflow-datasets name, a folder, .npz or .npy",
+)
+@click.option(
+    "--config", metavar="PRESET", default="", help="preset in config/, or a TOML file"
+)
+@click.option("--seed", type=int, help="of weights, order and noise")
+@click.option("--epochs", type=float, help="budget in passes over the data")
+@click.option("--steps", type=int, help="budget in steps")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="save and stop after this time; the same command continues",
+)
+@click.option("--batch-size", type=int, help="images a step")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="numerics of layers")
+@click.option("--jit/--no-jit", default=None, help="compile the step with XLA")
+@click.option(
+    "--set", "sets", metavar="KEY=VALUE", multiple=True, help="any section.key=value"
+)
+@click.option("--run", metavar="NAME", help="name of the run folder")
+@click.option("--runs-dir", type=Path, default="checkpoints", show_default=True,
+              metavar="DIR", help="where run folders are")
+@click.option("--dry-run", is_flag=True, help="print what would be done, and stop")
+def main(
+    sets: tuple[str, ...],
+    run: str | None,
+    runs_dir: Path,
+    dry_run: bool,
+    max_minutes: float | None,
+    **flags: Any,
+) -> None:
+    """Trains a DCGAN on real images, or continues an unfinished run.
+
+    Every setting is in config/schema.py; --set reaches those without a flag. Watch with
+    `tensorboard --logdir checkpoints`.
+
+    Example: python train.py --upsample transpose
+    """
+    console = Console()
+    try:
+        config = resolve(flags, sets)
+        directory = run_directory(runs_dir, run or default_name(config, flags["config"]))
+        if dry_run:
+            show_plan(console, config, directory, max_minutes)
+            return
+        exit_code = start(config, directory, max_minutes, console)
+    except (ConfigError, DataError, RunError) as error:
+        fail(error)
+    sys.exit(exit_code)
+
+
+def resolve(flags: dict[str, Any], sets: tuple[str, ...]) -> Config:
+    """Preset, flags and --set to a Config; of --steps and --epochs the given one."""
+    if flags["steps"] is not None and flags["epochs"] is not None:
+        raise ConfigError("received --steps and --epochs, expected one of them")
+    num_steps = 0 if flags["epochs"] is not None else flags["steps"]
+    if flags["steps"] is not None and flags["steps"] < 1:
+        raise ConfigError(f"--steps: received {num_steps}, expected at least 1")
+    given = {
+        "model.upsample": flags["upsample"],
+        "data.dataset": flags["dataset"],
+        "run.seed": flags["seed"],
+        "train.epochs": flags["epochs"],
+        "train.num_steps": num_steps,
+        "train.batch_size": flags["batch_size"],
+        "train.precision": flags["precision"],
+        "train.jit": flags["jit"],
+    }
+    return load_config(flags["config"], given, sets)
+
+
+def with_budget(config: Config, num_images: int) -> Config:
+    """Resolves `train.num_steps` from epochs."""
+    train = config.train
+    steps = train.num_steps or max(
+        1, round(train.epochs * num_images / train.batch_size)
+    )
+    return dataclasses.replace(
+        config, train=dataclasses.replace(train, num_steps=steps)
+    )
+
+
+def show_plan(
+    console: Console, config: Config, directory: Path, max_minutes: float | None
+) -> None:
+    """Prints resolved settings, run folder and budget."""
+    table = Table("setting", "value", title=f"run folder: {directory}", title_style="")
+    for section, settings in to_dict(config).items():
+        for key, value in settings.items():
+            table.add_row(f"{section}.{key}", str(value))
+    console.print(table)
+    known = config.data.dataset == BUNDLED_NAME and not config.data.limit
+    if known:
+        config = with_budget(config, BUNDLED_TRAIN_IMAGES)
+    steps = config.train.num_steps or "epochs x images / batch size"
+    limit = f", at most {max_minutes:g} minutes in this call" if max_minutes else ""
+    console.print(
+        f"budget: {steps} steps of {config.train.batch_size} images{limit}",
+        highlight=False,
+    )
+
+
+def start(
+    config: Config, directory: Path, max_minutes: float | None, console: Console
+) -> int:
+    """Loads the images, trains, and returns the exit code."""
+    dataset = load_dataset(config.data)
+    config = with_budget(config, len(dataset.images_uint8))
+    for note in dataset.notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+
+    backend.prepare()
+    from gan.checkpoint import CheckpointError
+    from gan.training import TrainingError, train
+
+    with RunFolder(directory) as folder:
+        console.print(
+            f"{dataset.name}: {len(dataset.images_uint8)} images "
+            f"-> {directory}; watch: tensorboard --logdir {directory.parent}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        try:
+            outcome = train(
+                config,
+                dataset,
+                folder,
+                max_seconds=max_minutes * 60 if max_minutes else None,
+                console=console,
+            )
+        except (CheckpointError, TrainingError) as error:
+            fail(error)
+    command = shlex.join(["python", *sys.argv])
+    text = (
+        f"{outcome.stop} after step {outcome.step}; continue with: {command}"
+        if outcome.stop
+        else f"finished: {outcome.step} steps; samples and generator.keras in {directory}"
+    )
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return outcome.exit_code
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the program with one line and exit code 1."""
+    click.echo(f"error: {error}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
