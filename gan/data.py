@@ -17,6 +17,7 @@ from config.schema import DataConfig
 from gan.images import fit_image
 
 BUNDLED_NAME = "fashion_mnist"
+BUNDLED_TRAIN_IMAGES = 60_000
 BUNDLED_FILE = Path(__file__).parent / "assets" / "fashion_mnist.npz"
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 
@@ -55,7 +56,8 @@ class Source:
         shapes: every (height, width, channels) that occurs.
         examples: pairs of a uint8 (H, W, 1 or 3) image and its label, read once.
         has_labels: whether the labels mean anything.
-        notes: may grow while `examples` is read.
+        notes: see `Dataset`.
+        skipped: unreadable files; grows while `examples` is read.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Source:
     examples: Iterable[tuple[np.ndarray, int]]
     has_labels: bool
     notes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
@@ -82,10 +85,9 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit))
         labels.append(label)
+    notes = source.notes + note_skipped(source.skipped)
     if not images:
-        raise DataError(
-            f"{config.dataset}: no readable image. {' '.join(source.notes)}"
-        )
+        raise DataError(" ".join([f"{config.dataset}: no image found.", *notes]))
     stacked = np.stack(images)
     return Dataset(
         name=source.name,
@@ -93,17 +95,28 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         images_uint8=stacked,
         labels=np.array(labels, np.int64) if source.has_labels else None,
         digest=digest(stacked),
-        notes=tuple(source.notes),
+        notes=tuple(notes),
     )
 
 
 def open_source(config: DataConfig, split: str) -> Source:
     """Finds out what `config.dataset` means: the bundled set, a path, or a name."""
-    if config.dataset != BUNDLED_NAME:
-        raise DataError(f"{config.dataset}: unknown data set")
-    with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
-        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-    return array_source(BUNDLED_NAME, images[..., np.newaxis], labels)
+    name = config.dataset
+    if name == BUNDLED_NAME:
+        with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        return array_source(name, images[..., np.newaxis], labels)
+    path = Path(name).expanduser()
+    if name and path.exists():
+        from gan.file_source import open_path
+
+        # Transparent pixels are black in the end.
+        return open_path(path, split, background=255 if config.invert else 0)
+    if name.startswith((".", "~", "/")) or path.suffix in (".npz", ".npy"):
+        raise DataError(f"{name}: no such folder or file")
+    from gan.tfds_source import open_tfds
+
+    return open_tfds(name, split)
 
 
 def array_source(
@@ -139,6 +152,12 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
             f"{size}x{size} px (fit: {config.fit})."
         )
     return size, channels
+
+
+def note_skipped(names: list[str]) -> list[str]:
+    """Names the first unreadable files, quoted: names may hold any character."""
+    shown = ", ".join([repr(name) for name in names[:5]] + ["..."] * (len(names) > 5))
+    return [f"Unreadable files skipped: {len(names)} ({shown})."] if names else []
 
 
 def digest(images_uint8: np.ndarray) -> str:
