@@ -1,0 +1,189 @@
+"""What a kernel does to a constant: phase gains, imbalance, exact spectral lines.
+
+Takes weights as arrays and knows nothing of layers; `analysis.probe` measures what is
+predicted here. A stage is "put stride - 1 zeros between the samples, then convolve":
+y[n] = sum_j x[j] w[n - stride j]. Its output spectrum is Y(f) = W(f) X(stride f), so
+a constant input reappears at every multiple of 1/stride, weighted by W. All lines
+vanish exactly if all phase gains are equal (the polyphase condition of Harada,
+Muramatsu and Kiya; the Strang-Fix condition of order 1). The uneven overlap that Odena
+et al. 2016 (doi:10.23915/distill.00003) blame decides this for constant kernels only.
+
+Arrays: kernel (kernel_height, kernel_width, out, in), the layout of Conv2DTranspose;
+phases and bins (stride_height, stride_width, out, in). Frequencies in cycles per pixel.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Strides = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One linear step of a generator: zero insertion, then a convolution."""
+
+    name: str
+    strides: Strides
+    kernel: np.ndarray  # (kernel_height, kernel_width, out, in)
+
+
+def convolution_stage(name: str, kernel: np.ndarray) -> Stage:
+    """A Conv2D of stride 1 as a stage.
+
+    Args:
+        name: of the layer.
+        kernel: (kernel_height, kernel_width, in, out), the layout of Conv2D, which
+            correlates: the stage holds it rotated by 180 degrees.
+    """
+    return Stage(name, (1, 1), kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
+def resize_stage(name: str, strides: Strides, channels: int, method: str) -> Stage:
+    """An enlargement by whole factors as a stage, away from the border.
+
+    Args:
+        name: of the layer.
+        strides: factors of height and width.
+        channels: each is enlarged by itself.
+        method: "nearest" (a box of `stride` taps) or "bilinear" (half-pixel centres: a
+            triangle, [1, 3, 3, 1] / 4 for stride 2).
+
+    Raises:
+        ValueError: for another method.
+    """
+    if method not in ("nearest", "bilinear"):
+        raise ValueError(
+            f"resize method: received {method!r}, expected nearest or bilinear"
+        )
+    taps = []
+    for stride in strides:
+        box = np.ones(stride)
+        if method == "bilinear":
+            # Half-pixel centres: an even stride's triangle peaks between two taps.
+            length = 2 * stride - stride % 2
+            box = 1 - np.abs(np.arange(length) - (length - 1) / 2) / stride
+        taps.append(box)
+    kernel = np.einsum("h,w,oi->hwoi", *taps, np.eye(channels))
+    return Stage(name, strides, kernel)
+
+
+def phase_gains(kernel: np.ndarray, strides: Strides) -> np.ndarray:
+    """Gain of a constant at each output phase: G[r] = sum of the taps congruent to r.
+
+    Returns:
+        (stride_height, stride_width, out, in) float64. All-ones 5 taps at stride 2 give
+        9, 6, 6, 4.
+    """
+    height, width = strides
+    gains = np.zeros((height, width, *kernel.shape[2:]))
+    for row in range(height):
+        for column in range(width):
+            gains[row, column] = kernel[row::height, column::width].sum(axis=(0, 1))
+    return gains
+
+
+def imbalance(kernel: np.ndarray, strides: Strides) -> float:
+    """Imbalance index in [0, 1]: the share of the phase gains' power not in their mean.
+
+    eta = 1 - sum |sum_r G|^2 / (S sum sum_r |G|^2), outer sums over channel pairs, S
+    the number of phases. 0: no line from any constant. Independent zero-mean weights
+    give 1 - 1/S on average if the kernel is at least as long as the stride: 0.75 at
+    stride 2. An all-zero kernel gives 0.
+    """
+    gains = phase_gains(kernel, strides)
+    total = np.prod(strides) * np.sum(gains**2)
+    return float(1 - np.sum(gains.sum(axis=(0, 1)) ** 2) / total) if total else 0.0
+
+
+def response(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
+    """The kernel's Fourier transform W(f) = sum_t w[t] exp(-2 pi i f.t).
+
+    Returns:
+        (out, in) complex128. At (0, 0) the sum of the taps; a box of k taps is zero at
+        the multiples of 1/k.
+    """
+    waves = [
+        np.exp(-2j * np.pi * f * np.arange(taps))
+        for f, taps in zip(frequency, kernel.shape[:2], strict=True)
+    ]
+    return np.einsum("hwoi,h,w->oi", kernel, *waves)
+
+
+def line_responses(kernel: np.ndarray, strides: Strides) -> np.ndarray:
+    """W at the line frequencies (m1/s1, m2/s2): the DFT of the phase gains, exactly.
+
+    Returns:
+        (stride_height, stride_width, out, in) complex128; index (0, 0) is DC.
+    """
+    return np.fft.fft2(phase_gains(kernel, strides), axes=(0, 1))
+
+
+def line_amplitudes(
+    kernel: np.ndarray, strides: Strides, mean_activations: np.ndarray
+) -> np.ndarray:
+    """Predicted complex amplitude of each line per output channel.
+
+    A_o(m) = (1/S) sum_c W_co(m/s) mu_c: what the layer's input means turn into. A
+    bias adds to DC alone.
+
+    Args:
+        kernel: (kernel_height, kernel_width, out, in).
+        strides: of the transposed convolution.
+        mean_activations: (in,), the mean of each input channel.
+
+    Returns:
+        (stride_height, stride_width, out) complex128, in units of the output.
+    """
+    lines = line_responses(kernel, strides) @ mean_activations
+    return lines / np.prod(strides)
+
+
+def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.ndarray:
+    """Line amplitudes at the end of a linear chain of stages fed with a constant.
+
+    A line at b/S behind a stage of stride s came from b/(S/s) before it:
+    A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two all-ones 5-tap stages give 1/5 of the
+    mean at (1/2, 0) and 1/25 at (1/4, 0).
+
+    Args:
+        stages: in the order of the signal.
+        mean_activations: (in,), of the constant input.
+
+    Returns:
+        (S_height, S_width, out) complex128, S the cumulated strides, bin b at b/S.
+    """
+    lines = np.asarray(mean_activations, complex)[None, None]
+    for stage in stages:
+        before, strides = lines, stage.strides
+        rows, columns = before.shape[0] * strides[0], before.shape[1] * strides[1]
+        lines = np.empty((rows, columns, stage.kernel.shape[2]), complex)
+        for row in range(rows):
+            for column in range(columns):
+                source = before[row % before.shape[0], column % before.shape[1]]
+                gain = response(stage.kernel, (row / rows, column / columns))
+                lines[row, column] = gain @ source / np.prod(strides)
+    return lines
+
+
+def culprits(strides: Sequence[Strides]) -> np.ndarray:
+    """Which stage puts a constant's power into each bin of the chain's line table.
+
+    The first stage behind which the bin is no longer DC; later stages only let it
+    through. With strides 2, 2 the lines at 1/2 belong to the last, those at 1/4 to the
+    one before.
+
+    Returns:
+        (S_height, S_width) int64 index into `strides`; -1 at DC.
+    """
+    totals = np.cumprod(np.asarray(strides, int).reshape(-1, 2), axis=0)
+    rows, columns = totals[-1]
+    table = np.full((rows, columns), -1)
+    for index in reversed(range(len(totals))):
+        height, width = totals[index]
+        is_line = (np.arange(rows) % height != 0)[:, None] | (
+            np.arange(columns) % width != 0
+        )[None]
+        table[is_line] = index
+    return table
