@@ -93,6 +93,7 @@ def fold(
                 continue
             received = [values[id(t)] for t in node.input_tensors]
             name = prefix + node.operation.name
+            outputs: Sequence[Any]
             if functional_graph(node.operation) is not None:
                 outputs = fold(node.operation, received, visit, f"{name}/")
             else:
