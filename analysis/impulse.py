@@ -14,7 +14,7 @@ import numpy as np
 from analysis.geometry import AxisPlan
 from analysis.plans import MAX_POOLS
 
-MAX_ELEMENTS = 2**22  # of the probe's input and output: a second or so, not a minute
+MAX_TERMS = 2**25  # products to sum: a second or so, not a minute
 TOLERANCE = 1e-3  # float32 interpolation weights on inputs of at most 9
 SHIFTS = (-2, -1, 0, 1, 2)
 PLAIN: dict[str, Any] = {  # hyper-parameters that move no pixel, set to the simplest
@@ -108,9 +108,9 @@ def known_inputs(axes: Sequence[AxisPlan]) -> np.ndarray:
         ValueError: if the map is too large to probe.
     """
     shape = [axis.input_size for axis in axes]
-    elements = max(math.prod(shape), math.prod(axis.output_size for axis in axes))
-    if elements > MAX_ELEMENTS:
-        raise ValueError(f"{elements} pixels are too many to run")
+    terms = math.prod(axis.output_size * axis.kernel for axis in axes)
+    if max(terms, math.prod(shape)) > MAX_TERMS:
+        raise ValueError(f"{terms} products are too many to run")
     numbers = np.random.default_rng(0).integers(1, 10, shape)
     return numbers.astype(np.float32)
 

@@ -42,6 +42,9 @@ POINTWISE = _classes(
 )
 
 
+MAX_AXIS_PX = 2**14  # of a map, kernel or stride: beyond it nothing is listed by pixel
+
+
 class NotPredicted(ValueError):
     """The layer, or its size, is unknown: nothing may be said about it."""
 
@@ -142,6 +145,9 @@ def _predict_spatial(layer: Any, shape: Shape) -> Prediction:
             reason = f"only its size is predicted: {layer.interpolation} interpolation"
         axes = axis_plans(layer, known)
         outputs = tuple(axis.output_size for axis in axes)
+    lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
+    if max((*known, *outputs, *lengths)) > MAX_AXIS_PX:
+        raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
     filters = output_channels(layer, channels)
     macs = _macs(layer, axes, channels, filters)
     output_shape = join_shape(layer, shape[0], outputs, filters)

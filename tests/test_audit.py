@@ -214,6 +214,21 @@ def test_interpolations_without_a_plan_are_checked_for_size_only(layer):
     assert record.reason.startswith("only its size is predicted")
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.UpSampling2D(2**18), (8, 8, 1)),
+        (layers.Conv2DTranspose(1, 1, 2**18), (8, 8, 1)),
+        (layers.MaxPooling2D(3), (2**18, 2**18, 1)),
+        (layers.Conv2D(1, 100), (2000, 2000, 1)),
+    ],
+)
+def test_an_absurd_size_is_not_worked_through(layer, shape):
+    (record,) = audit_model(one_layer(layer, *shape))
+    assert not record.checked
+    assert "more than" in record.reason or "too many" in record.reason
+
+
 def test_a_u_net_with_skips():
     inputs = x = keras.Input((32, 24, 3))
     skips = []
