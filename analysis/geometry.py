@@ -308,7 +308,7 @@ def conv_transpose_axis(
     problems = _errors(
         E1=(
             not bad_op and (o < 1 or forward != i),
-            f"TensorFlow aborts: {o} px belong to input {max(forward, 0)}, not {i}",
+            f"{o} px convolve to {max(forward, 0)}, not {i}: TensorFlow aborts",
         ),
         E2=(
             bad_op,
