@@ -73,8 +73,14 @@ class GroupedCommand(click.Command):
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="any section.key=value"
 )
 @click.option("--run", metavar="NAME", help="name of the run folder")
-@click.option("--runs-dir", type=Path, default="checkpoints", show_default=True,
-              metavar="DIR", help="where run folders are")
+@click.option(
+    "--runs-dir",
+    type=Path,
+    default="checkpoints",
+    show_default=True,
+    metavar="DIR",
+    help="where run folders are",
+)
 @click.option("--dry-run", is_flag=True, help="print what would be done, and stop")
 def main(
     sets: tuple[str, ...],
@@ -94,7 +100,9 @@ def main(
     console = Console()
     try:
         config = resolve(flags, sets)
-        directory = run_directory(runs_dir, run or default_name(config, flags["config"]))
+        directory = run_directory(
+            runs_dir, run or default_name(config, flags["config"])
+        )
         if dry_run:
             show_plan(console, config, directory, max_minutes)
             return
@@ -190,7 +198,7 @@ def start(
     text = (
         f"{outcome.stop} after step {outcome.step}; continue with: {command}"
         if outcome.stop
-        else f"finished: {outcome.step} steps; samples and generator.keras in {directory}"
+        else f"finished: {outcome.step} steps; samples and generator in {directory}"
     )
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return outcome.exit_code

@@ -55,7 +55,9 @@ class DataConfig:
 class ModelConfig:
     """Generator and discriminator."""
 
-    upsample: str = setting("transpose", "how the generator doubles", choices=UPSAMPLERS)
+    upsample: str = setting(
+        "transpose", "how the generator doubles", choices=UPSAMPLERS
+    )
     kernel_size: int = setting(
         5, "kernel of the two doublings, in taps", minimum=2, maximum=9
     )

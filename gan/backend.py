@@ -3,8 +3,8 @@
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def prepare() -> None:
@@ -22,9 +22,8 @@ def prepare() -> None:
 
         tf.config.list_physical_devices()  # where drivers that are not there complain
     if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"KERAS_BACKEND: received {keras.backend.backend()!r}, expected 'tensorflow'"
-        )
+        received = keras.backend.backend()
+        raise RuntimeError(f"KERAS_BACKEND: received {received!r}, expected tensorflow")
     # It tries to fuse bias and LeakyReLU of the discriminator, fails since the gradient
     # needs the sum between them, and says so on the terminal at every start.
     tf.config.optimizer.set_experimental_options({"remapping": False})

@@ -81,9 +81,7 @@ def save(
     return final
 
 
-def restore_newest(
-    directory: Path, checkpoint: tf.train.Checkpoint
-) -> Restored | None:
+def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored | None:
     """Restores the newest valid checkpoint and sets invalid ones aside.
 
     Returns:

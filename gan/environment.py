@@ -27,7 +27,11 @@ def describe() -> dict[str, Any]:
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line for each recorded fact that is different now."""
-    return [f"{key}: {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    return [
+        f"{key}: {old.get(key)} -> {new[key]}"
+        for key in new
+        if old.get(key) != new[key]
+    ]
 
 
 def peak_memory_bytes() -> int:

@@ -93,8 +93,9 @@ class RunLog:
                 tf.summary.text("config", "\n".join(lines))
                 tf.summary.text("layers", f"```\n{text}\n```")
                 # HParams takes single values only.
-                hparams.hparams({k: str(v) if isinstance(v, tuple) else v
-                                 for k, v in pairs})
+                hparams.hparams(
+                    {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
+                )
                 tf.summary.experimental.write_raw_pb(
                     custom_scalar.pb(loss_layout()).SerializeToString(), step=0
                 )
@@ -191,8 +192,10 @@ class RunLog:
         except (OSError, tf.errors.OpError) as error:
             if what not in self._failed:
                 self._failed.add(what)
-                self.say(f"warning: {what} cannot be written ({first_line(error)}); "
-                         "training goes on")
+                self.say(
+                    f"warning: {what} cannot be written ({first_line(error)}); "
+                    "training goes on"
+                )
 
 
 def loss_layout() -> layout_pb2.Layout:

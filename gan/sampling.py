@@ -22,7 +22,7 @@ from gan.images import to_uint8
 from gan.models import build_generator
 from gan.runfolder import RunError, read_run
 
-Sampler = Callable[[Sequence[int]], np.ndarray]
+Renderer = Callable[[np.ndarray], np.ndarray]
 BATCH_SIZE = 64
 
 
@@ -109,48 +109,42 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     return -1
 
 
-def sampler(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Sampler:
-    """Makes the function from seeds to images, compiled once.
+def renderer(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Renderer:
+    """Makes the function from latents to images, compiled once.
 
     Every call runs batches of one fixed size, padded by repetition: the picture of a
-    seed is then the same alone, in a grid, or among ten thousand.
+    latent is then the same alone, in a grid, or among ten thousand.
 
     Args:
         generator: a model from latents to images in [-1, 1].
         batch_size: images a call of the network.
 
     Returns:
-        A function from seeds to uint8 images (len(seeds), height, width, channels).
+        A function from latents float32 (N, latent_dim) to uint8 images (N, height,
+        width, channels).
     """
-    latent_dim = int(generator.input_shape[1])
+    shape = (batch_size, int(generator.input_shape[1]))
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((batch_size, latent_dim), tf.float32)],
-        autograph=False,
-    )
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)], autograph=False)
     def infer(latents: tf.Tensor) -> tf.Tensor:
         return generator(latents, training=False)
 
-    def sample_seeds(seeds: Sequence[int]) -> np.ndarray:
-        batches = [
-            to_uint8(infer(latents_from_seeds(batch, latent_dim)).numpy())
-            for batch in fixed_batches(seeds, batch_size)
-        ]
-        return np.concatenate(batches)[: len(seeds)]
+    def render(latents: np.ndarray) -> np.ndarray:
+        if not len(latents):
+            raise ValueError("received no latents, expected at least one")
+        num_batches = -(-len(latents) // batch_size)
+        padded = np.resize(latents, (num_batches * batch_size, shape[1]))
+        batches = padded.reshape(num_batches, *shape)
+        images_uint8 = [to_uint8(infer(batch).numpy()) for batch in batches]
+        return np.concatenate(images_uint8)[: len(latents)]
 
-    return sample_seeds
-
-
-def fixed_batches(seeds: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Splits seeds into batches of exactly `batch_size`, the last one padded."""
-    if not len(seeds):
-        raise ValueError("received no seeds, expected at least one")
-    padded = np.resize(seeds, -(-len(seeds) // batch_size) * batch_size)
-    return list(padded.reshape(-1, batch_size))
+    return render
 
 
-def sample(
-    generator: keras.Model, seeds: Sequence[int], batch_size: int = BATCH_SIZE
-) -> np.ndarray:
-    """Images of `seeds`, uint8 (len(seeds), height, width, channels)."""
-    return sampler(generator, batch_size)(seeds)
+def sample(generator: keras.Model, seeds: Sequence[int]) -> np.ndarray:
+    """Images of `seeds`, uint8 (len(seeds), height, width, channels).
+
+    The picture of a seed depends on the generator and that seed alone.
+    """
+    latent_dim = int(generator.input_shape[1])
+    return renderer(generator)(latents_from_seeds(seeds, latent_dim))

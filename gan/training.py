@@ -4,13 +4,9 @@ Observers plug in here: they see a step number, pictures and the state, and retu
 scalars and pictures. They never feed the training.
 """
 
-import signal
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Protocol
 
 import numpy as np
@@ -20,15 +16,16 @@ from rich.console import Console
 from config.loader import to_dict
 from config.schema import Config
 from gan import checkpoint
-from gan.data import Dataset, batch_indices, latents
+from gan.data import Dataset, batch_indices, latents, latents_from_seeds
 from gan.environment import changes, describe, peak_memory_bytes
 from gan.files import write_atomically
 from gan.images import tile
 from gan.runfolder import RunFacts, RunFolder
 from gan.runlog import RunLog
-from gan.sampling import sampler
+from gan.sampling import renderer
 from gan.state import TrainState, build_state
 from gan.step import METRICS, make_train_steps
+from gan.wallclock import Clock, StopSignals, stop_reason
 
 
 class TrainingError(RuntimeError):
@@ -86,73 +83,29 @@ class Outcome:
     exit_code: int = 0
 
 
-class Clock:
-    """Seconds of wall time by kind of work: compile, input, step, evaluate, ...
-
-    Attributes:
-        seconds: total by kind.
-        step_seconds: of each step since the last log line, compilation apart.
-    """
-
-    def __init__(self) -> None:
-        """Starts with nothing."""
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.step_seconds: list[float] = []
-
-    @contextmanager
-    def measure(self, kind: str, num_steps: int = 0) -> Iterator[None]:
-        """Adds the duration of a `with` block of `num_steps` steps to `kind`."""
-        start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self.seconds[kind] += seconds
-        if kind == "step":
-            self.step_seconds += [seconds / num_steps] * num_steps
-
-
-class StopSignals:
-    """Turns SIGINT and SIGTERM into a wish to stop, for the length of a `with` block.
-
-    A second signal is delivered as usual, for those who cannot wait for the step.
-    """
-
-    def __enter__(self) -> "StopSignals":
-        """Installs the handlers."""
-        self.received = 0
-        self._before = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Puts back what was installed before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, self._before[signal.Signals(number)])
-
-
 class Evaluation:
     """Grids of fixed latents, and the observers."""
 
     def __init__(
-        self, log: RunLog, state: TrainState, observers: Sequence[Observer], config: Config
+        self,
+        log: RunLog,
+        state: TrainState,
+        observers: Sequence[Observer],
+        config: Config,
     ) -> None:
         """Compiles the samplers; the latents are those of the seeds 0, 1, 2, ..."""
         self.log, self.state, self.observers = log, state, observers
         self.num_grid, self.histograms = config.run.grid_images, config.run.histograms
-        self.num_images = max([self.num_grid, *(o.num_images for o in observers)])
-        self.sample_average = sampler(state.ema_generator)
-        self.sample_raw = sampler(state.generator)
+        num_images = max([self.num_grid, *(o.num_images for o in observers)])
+        self.latents = latents_from_seeds(range(num_images), config.model.latent_dim)
+        self.render_average = renderer(state.ema_generator)
+        self.render_raw = renderer(state.generator)
 
     def __call__(self, step: int) -> None:
         """Evaluates the state after `step` steps."""
-        images_uint8 = self.sample_average(range(self.num_images))
+        images_uint8 = self.render_average(self.latents)
         self.log.grid(step, tile(images_uint8[: self.num_grid]))
-        raw = self.sample_raw(range(self.num_grid))
+        raw = self.render_raw(self.latents[: self.num_grid])
         self.log.picture(step, "samples/raw", tile(raw))
         if self.histograms:
             self.log.histograms(step, self.state.variables())
@@ -392,18 +345,6 @@ def summarize(
         values[f"time/{kind}_seconds"] = total
     values["memory/peak_mib"] = peak_memory_bytes() / 2**20
     return values
-
-
-def stop_reason(
-    signals: StopSignals, deadline: float | None
-) -> tuple[str, int] | None:
-    """Words and exit code when the user or the clock asks to stop."""
-    if signals.received:
-        name = signal.Signals(signals.received).name
-        return f"stopped by {name}", 128 + signals.received
-    if deadline is not None and time.monotonic() >= deadline:
-        return "time limit reached", 0
-    return None
 
 
 def tables(state: TrainState) -> str:

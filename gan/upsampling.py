@@ -27,9 +27,7 @@ class Upsampler:
     expected: str
 
 
-def transpose(
-    x: Any, filters: int, kernel_size: int, name: str, **options: Any
-) -> Any:
+def transpose(x: Any, filters: int, kernel_size: int, name: str, **options: Any) -> Any:
     """Transposed convolution of stride 2, `same` padding."""
     return layers.Conv2DTranspose(
         filters, kernel_size, strides=2, padding="same", name=name, **options
@@ -41,7 +39,10 @@ def resize(interpolation: str) -> Callable[..., Any]:
 
     def build(x: Any, filters: int, kernel_size: int, name: str, **options: Any) -> Any:
         x = layers.UpSampling2D(
-            2, interpolation=interpolation, name=f"{name}_resize", dtype=options["dtype"]
+            2,
+            interpolation=interpolation,
+            name=f"{name}_resize",
+            dtype=options["dtype"],
         )(x)
         return layers.Conv2D(
             filters, kernel_size, padding="same", name=f"{name}_conv", **options
@@ -52,8 +53,9 @@ def resize(interpolation: str) -> Callable[..., Any]:
 
 CATALOGUE = {
     "transpose": Upsampler(
-        transpose, "lines at 1/2 and 1/4 from phase gains that differ; odd kernels "
-        "also overlap unevenly and drift by half a pixel"
+        transpose,
+        "lines at 1/2 and 1/4 from phase gains that differ; odd kernels "
+        "also overlap unevenly and drift by half a pixel",
     ),
     "resize-nearest": Upsampler(resize("nearest"), "a notch at 1/2, no line"),
     "resize-bilinear": Upsampler(resize("bilinear"), "a deeper low-pass, no line"),
