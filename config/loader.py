@@ -56,7 +56,7 @@ def read_preset(preset: str) -> Settings:
         raise ConfigError(
             f"--config: cannot read {preset!r}; give a TOML file or one of: {names}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config {preset}: not valid TOML: {error}") from None
 
 
@@ -74,7 +74,7 @@ def literal(text: str) -> Any:
     """Reads one TOML value; what is no TOML value is a plain string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -84,6 +84,8 @@ def from_dict(settings: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: on an unknown section or key, a wrong type or a bad value.
     """
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings: received {settings!r}, expected tables")
     types = get_type_hints(Config)
     sections = {}
     for section, table in settings.items():
@@ -112,11 +114,11 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     """Returns `value` as the setting's type, where that loses nothing."""
     if key == "model.upsample" and isinstance(value, str):
         value = UPSAMPLER_ALIASES.get(value, value)
-    integer = isinstance(value, int) and not isinstance(value, bool)
+    integer = type(value) is int and abs(value) < 2**63  # a bool is no number here
     if hint is float and (integer or isinstance(value, float)):
         if math.isfinite(value):
             return float(value)
-    elif hint is int and integer and abs(value) < 2**63:
+    elif hint is int and integer:
         return value
     elif hint in (bool, str) and isinstance(value, hint):
         return value

@@ -13,6 +13,7 @@ UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 FITS = ("crop", "pad", "stretch")
+MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling memory
 
 
 class ConfigError(ValueError):
@@ -41,7 +42,10 @@ class DataConfig:
         "the bundled fashion_mnist, a tensorflow-datasets name, or a path",
     )
     image_size: int = setting(
-        0, "height and width in pixels, a multiple of 4; 0: the images' own", minimum=0
+        0,
+        "height and width in pixels, a multiple of 4; 0: the images' own",
+        minimum=0,
+        maximum=1024,
     )
     channels: int = setting(
         0, "1 (grey) or 3 (RGB); 0: the images' own", minimum=0, maximum=3
@@ -61,7 +65,7 @@ class ModelConfig:
     kernel_size: int = setting(
         5, "kernel of the two doublings, in taps", minimum=2, maximum=9
     )
-    latent_dim: int = setting(100, "length of a latent vector", minimum=1)
+    latent_dim: int = setting(100, "length of a latent vector", minimum=1, maximum=4096)
     generator_widths: tuple[int, ...] = setting(
         (256, 128, 64), "channels of the base grid, before and after the first doubling"
     )
@@ -84,7 +88,7 @@ class ModelConfig:
 class TrainConfig:
     """Loss, optimizers, budget and numerics."""
 
-    batch_size: int = setting(64, "images a step", minimum=1)
+    batch_size: int = setting(64, "images a step", minimum=1, maximum=65_536)
     loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
     g_learning_rate: float = setting(2e-4, "Adam, generator", minimum=0)
     d_learning_rate: float = setting(2e-4, "Adam, discriminator", minimum=0)
@@ -99,8 +103,10 @@ class TrainConfig:
     ema_decay: float = setting(
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
-    epochs: float = setting(6.0, "step budget in passes over the data", minimum=0)
-    num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0)
+    epochs: float = setting(
+        6.0, "step budget in passes over the data", minimum=0, maximum=1e6
+    )
+    num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)
     jit: bool = setting(False, "compile the step with XLA")
     steps_per_call: int = setting(
@@ -148,10 +154,10 @@ class Config:
             raise ConfigError("data.channels: received 2, expected 1, 3 or 0")
         for name, length in (("generator_widths", 3), ("discriminator_widths", 2)):
             widths = getattr(self.model, name)
-            if len(widths) != length or min(widths) < 1:
+            if len(widths) != length or not all(0 < w <= MAX_WIDTH for w in widths):
                 raise ConfigError(
                     f"model.{name}: received {list(widths)}, "
-                    f"expected {length} positive numbers"
+                    f"expected {length} numbers from 1 to {MAX_WIDTH}"
                 )
         if not self.train.num_steps and not self.train.epochs:
             raise ConfigError("train.epochs and train.num_steps are both 0: no budget")
