@@ -1,0 +1,56 @@
+"""One tiny run, trained once and shared; settings small enough to compile quickly."""
+
+import os
+import shutil
+
+import pytest
+
+from config.loader import load_config
+from config.schema import DataConfig
+from gan.data import load_dataset
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# 256 images and batches of 8: 32 steps an epoch. Every 5th of 12 steps is saved.
+TINY = {
+    "data.limit": 256,
+    "model.generator_widths": [8, 8, 4],
+    "model.discriminator_widths": [4, 8],
+    "model.latent_dim": 8,
+    "train.batch_size": 8,
+    "train.num_steps": 12,
+    "run.log_every_steps": 1,
+    "run.evaluate_every_steps": 6,
+    "run.checkpoint_every_steps": 5,
+    "run.grid_images": 9,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A function from changed settings, `{"section.key": value}`, to a Config."""
+    return lambda changes=(): load_config(flags=TINY | dict(changes))
+
+
+@pytest.fixture(scope="session")
+def images():
+    """The first 256 images of the bundled set."""
+    return load_dataset(DataConfig(limit=256))
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, images, tmp_path_factory):
+    """The folder of a finished tiny run, to be read only."""
+    from gan.runfolder import RunFolder
+    from gan.training import train
+
+    directory = tmp_path_factory.mktemp("runs") / "tiny"
+    with RunFolder(directory) as folder:
+        assert train(tiny(), images, folder).step == 12
+    return directory
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the tiny run, to be damaged at will."""
+    return shutil.copytree(trained, tmp_path / "run")
