@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from config.loader import differences, from_dict, to_dict
-from config.schema import Config, ConfigError
+from config.schema import Config
 from gan.files import write_atomically
 
 CONFIG = "config.json"
@@ -38,14 +38,18 @@ class RunFacts:
 
 def default_name(config: Config, preset: str = "") -> str:
     """Data set, upsampler, a kernel size that is not 5, seed, and the preset."""
-    dataset = re.sub(r"[^A-Za-z0-9.]+", "_", Path(config.data.dataset).name or "data")
-    parts = [dataset.strip("._") or "data", config.model.upsample]
+    parts = [plain(config.data.dataset) or "data", config.model.upsample]
     if config.model.kernel_size != 5:
         parts.append(f"k{config.model.kernel_size}")
     parts.append(f"seed{config.run.seed}")
     if preset and Path(preset).stem != "fashion_mnist":
-        parts.append(Path(preset).stem)
+        parts.append(plain(Path(preset).stem) or "preset")
     return "-".join(parts)
+
+
+def plain(path: str) -> str:
+    """The last part of a path or name, in the characters of a run's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "_", Path(path).name).strip("._")
 
 
 def run_directory(runs_dir: str | Path, name: str) -> Path:
@@ -70,14 +74,13 @@ def read_run(directory: Path) -> RunFacts:
         content = json.loads(path.read_text(encoding="utf-8"))
         dataset = content["dataset"]
         for key in ("image_size", "channels", "num_images"):
-            if not isinstance(dataset[key], int):
-                raise TypeError(key)
-        return RunFacts(
-            from_dict(content["config"]), dataset, content.get("environment", {})
-        )
+            if not isinstance(dataset[key], int) or dataset[key] < 1:
+                raise ValueError(f"{key}: {dataset[key]!r}")
+        environment = dict(content.get("environment", {}))
+        return RunFacts(from_dict(content["config"]), dataset, environment)
     except OSError:
         raise RunError(f"{directory} is not a run folder: no {CONFIG}") from None
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error!r}") from None
 
 
@@ -101,9 +104,9 @@ class RunFolder:
         try:
             for path in (self.directory, self.state, self.samples):
                 path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.directory / ".lock").open("a+")
             if not os.access(self.directory, os.W_OK):
                 raise PermissionError("not writable")
+            self._lock = (self.directory / ".lock").open("a+")
         except OSError as error:
             raise RunError(
                 f"cannot write to {self.directory}: {error.strerror or error}; "
@@ -149,6 +152,11 @@ class RunFolder:
                 )
             if old.config == facts.config:
                 return True
+        elif any(self.state.glob("step-*")):
+            raise RunError(
+                f"{self.directory} has checkpoints but no {CONFIG} that says what they "
+                "are; put it back or choose another name with --run"
+            )
         content = {
             "config": to_dict(facts.config),
             "dataset": facts.dataset,
@@ -167,6 +175,6 @@ def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
         raised = new.config.train.num_steps >= old.config.train.num_steps
         if key not in EXTENDABLE or not raised:
             changes.append(line)
-    if old.dataset["digest"] != new.dataset["digest"]:
+    if old.dataset.get("digest") != new.dataset["digest"]:
         changes.append("the images of the data set have changed")
     return changes
