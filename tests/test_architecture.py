@@ -98,7 +98,7 @@ def test_a_call_of_print_would_be_seen():
 
 
 def test_no_command_loads_a_model_file_as_a_program():
-    """`load_model` executes what is in the file; models are built and weights loaded."""
+    """`load_model` executes what a file holds; models are built, weights loaded."""
     for package in ("config", "gan", "analysis"):
         for name, path in sources(package).items():
             attributes = {

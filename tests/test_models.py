@@ -1,0 +1,187 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from config.schema import UPSAMPLERS, ModelConfig
+from gan.models import build_discriminator, build_generator
+from gan.upsampling import CATALOGUE
+
+TINY = {"generator_widths": (8, 8, 4), "discriminator_widths": (4, 8), "latent_dim": 8}
+KERNELS = [(method, 5) for method in CATALOGUE] + [("transpose", 4)]
+
+
+def tiny(upsample="transpose", kernel_size=5, **settings):
+    return ModelConfig(upsample=upsample, kernel_size=kernel_size, **(TINY | settings))
+
+
+def latents(num, seed=0):
+    return np.random.default_rng(seed).standard_normal((num, 8)).astype(np.float32)
+
+
+def test_every_method_that_may_be_asked_for_can_be_built():
+    assert tuple(CATALOGUE) == UPSAMPLERS
+    assert all(row.expected for row in CATALOGUE.values())
+
+
+@pytest.mark.parametrize(("method", "kernel_size"), KERNELS)
+def test_images_have_the_size_asked_for_and_stay_in_range(method, kernel_size):
+    for size, channels in itertools.product((28, 32, 64), (1, 3)):
+        generator = build_generator(tiny(method, kernel_size), size, channels)
+        images = generator(1e3 * latents(2)).numpy()
+        assert images.shape == (2, size, size, channels)
+        assert images.dtype == np.float32 and np.abs(images).max() <= 1
+        assert generator.get_layer("base_reshape").output.shape[1] == size // 4
+
+
+@pytest.mark.parametrize("size", [28, 32, 64])
+def test_the_discriminator_gives_one_logit_an_image(size):
+    for channels in (1, 3):
+        discriminator = build_discriminator(tiny(), size, channels)
+        logits = discriminator(np.ones((5, size, size, channels), np.float32))
+        assert logits.shape == (5, 1)
+
+
+def test_the_default_networks_have_the_parameters_of_the_sum():
+    generator, discriminator = (
+        build_generator(ModelConfig()),
+        build_discriminator(ModelConfig()),
+    )
+    weights = [100 * 7 * 7 * 256, 25 * 256 * 128, 25 * 128 * 64, 25 * 64 * 1]  # no bias
+    norms = [7 * 7 * 256, 128, 64]  # scale, offset, and two statistics each
+    assert generator.count_params() == sum(weights) + 4 * sum(norms) == 2_330_944
+    trainable = sum(np.prod(v.shape) for v in generator.trainable_variables)
+    assert trainable == sum(weights) + 2 * sum(norms) == 2_305_472
+    sums = [25 * 1 * 64 + 64, 25 * 64 * 128 + 128, 7 * 7 * 128 + 1]
+    assert discriminator.count_params() == sum(sums) == 212_865
+
+
+def test_every_learning_layer_has_the_name_that_the_analysis_asks_for():
+    names = {
+        method: {layer.name for layer in build_generator(tiny(method)).layers}
+        for method in ("transpose", "resize-nearest")
+    }
+    assert names["transpose"] - names["resize-nearest"] == {
+        "stage2_upsample",
+        "stage3_upsample",
+    }
+    assert names["resize-nearest"] - names["transpose"] == {
+        f"stage{stage}_upsample_{part}"
+        for stage in (2, 3)
+        for part in ("resize", "conv")
+    }
+    assert {"base_dense", "base_norm", "base_act", "base_reshape", "stage1_conv"} < (
+        names["transpose"]
+    )
+
+
+def upsampled(method, x, kernel, filters):
+    """`method` applied with a kernel of our choice (size, size, in, out)."""
+    inputs = keras.Input(x.shape[1:])
+    outputs = CATALOGUE[method].build(
+        inputs, filters, len(kernel), "up", use_bias=False, dtype="float32"
+    )
+    model = keras.Model(inputs, outputs)
+    transposed = isinstance(model.layers[-1], layers.Conv2DTranspose)
+    model.set_weights([kernel.swapaxes(2, 3) if transposed else kernel])
+    return model(x).numpy()
+
+
+@pytest.mark.parametrize(("method", "kernel_size"), KERNELS)
+def test_each_method_doubles_height_and_width(method, kernel_size):
+    x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
+    kernel = np.ones((kernel_size, kernel_size, 3, 5), np.float32)
+    assert upsampled(method, x, kernel, 5).shape == (2, 8, 12, 5)
+
+
+def test_nearest_is_repetition():
+    """Seen through a kernel that passes its centre."""
+    x = np.random.default_rng(1).standard_normal((1, 3, 4, 1)).astype(np.float32)
+    delta = np.zeros((5, 5, 1, 1), np.float32)
+    delta[2, 2] = 1
+    expected = x.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(upsampled("resize-nearest", x, delta, 1), expected)
+    assert np.abs(upsampled("resize-bilinear", x, delta, 1) - expected).max() > 0.1
+
+
+def test_bilinear_weighs_the_two_neighbours_three_to_one():
+    """Half-pixel centres: 0, 4 becomes 0, 1, 3, 4, and the ends repeat."""
+    x = np.array([0, 4], np.float32).reshape(1, 1, 2, 1)
+    delta = np.ones((1, 1, 1, 1), np.float32)
+    rows = upsampled("resize-bilinear", x, delta, 1)[0, :, :, 0]
+    np.testing.assert_allclose(rows, [[0, 1, 3, 4]] * 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel_size", [4, 5])
+def test_the_transposed_convolution_is_the_adjoint_of_the_convolution(kernel_size):
+    """<conv(x), y> = <x, convT(y)> for the same kernel, stride and padding."""
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((1, 8, 8, 2)), rng.standard_normal((1, 4, 4, 3))
+    kernel = rng.standard_normal((kernel_size, kernel_size, 3, 2))
+    down = tf.nn.conv2d(x, kernel.swapaxes(2, 3), strides=2, padding="SAME").numpy()
+    up = upsampled("transpose", y.astype("f"), kernel.astype("f"), 2)
+    assert np.vdot(down, y) == pytest.approx(np.vdot(x, up), rel=1e-5)
+
+
+def test_constant_input_ripples_with_kernel_5_and_not_with_4():
+    """Ones through ones: a pixel counts the taps that reach it, 2 or 3 of 5 an axis."""
+    x = np.ones((1, 6, 6, 1), np.float32)
+    for size, levels in ((5, {4, 6, 9}), (4, {4})):
+        image = upsampled("transpose", x, np.ones((size, size, 1, 1), "f"), 1)
+        assert set(image[0, 3:-3, 3:-3, 0].ravel().tolist()) == levels
+
+
+def weights(model):
+    return {v.path: v.value.numpy() for v in model.variables}
+
+
+def test_weights_depend_on_the_seed_alone():
+    keras.utils.set_random_seed(1)
+    first = weights(build_generator(tiny(), seed=7))
+    keras.utils.set_random_seed(2)
+    build_discriminator(tiny(), seed=7)  # what else was built does not matter
+    again = weights(build_generator(tiny(), seed=7))
+    assert first.keys() == again.keys()
+    assert all(np.array_equal(first[path], again[path]) for path in first)
+    other = weights(build_generator(tiny(), seed=8))
+    assert not np.array_equal(first["base_dense/kernel"], other["base_dense/kernel"])
+
+
+def test_runs_with_different_methods_start_from_equal_shared_layers():
+    start = {method: weights(build_generator(tiny(method))) for method in CATALOGUE}
+    reference = start.pop("transpose")
+    for other in start.values():
+        shared = {path for path in other if path in reference}
+        assert {"base_dense/kernel", "stage1_conv/kernel"} <= shared
+        assert all(np.array_equal(reference[p], other[p]) for p in shared)
+
+
+def test_initial_weights_have_the_spread_asked_for():
+    kernel = weights(build_generator(ModelConfig()))["stage1_conv/kernel"]
+    assert kernel.std() == pytest.approx(0.02, rel=0.01)  # 819,200 draws: 0.1 %
+    glorot = weights(build_generator(ModelConfig(initializer_stddev=0)))
+    limit = np.sqrt(6 / (25 * 256 + 25 * 128))
+    assert np.abs(glorot["stage1_conv/kernel"]).max() == pytest.approx(limit, rel=1e-3)
+
+
+def test_an_image_does_not_depend_on_its_neighbours_unless_training():
+    generator, z = build_generator(tiny(initializer_stddev=0.2)), latents(6)
+    together = generator(z, training=False).numpy()
+    alone = np.concatenate([generator(z[i : i + 1], training=False) for i in range(6)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    mixed = generator(z, training=True).numpy()[:2]
+    pair = generator(z[:2], training=True).numpy()
+    assert np.abs(mixed - pair).max() > 1e-3  # batch statistics: the negative control
+
+
+def test_half_precision_keeps_pixels_logits_and_variables_in_float32():
+    generator = build_generator(tiny(), precision="mixed_bfloat16")
+    discriminator = build_discriminator(tiny(), precision="mixed_bfloat16")
+    images = generator(latents(2))
+    assert images.dtype == discriminator(images).dtype == tf.float32
+    variables = generator.variables + discriminator.variables
+    assert {v.dtype for v in variables if "seed" not in v.path} == {"float32"}
+    assert generator.get_layer("stage1_conv").compute_dtype == "bfloat16"
