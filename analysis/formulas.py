@@ -44,6 +44,11 @@ class Layer:
     output_padding: int | None = None
     dilation: int = 1
 
+    @property
+    def framework(self) -> str:
+        """Whose rules apply."""
+        return "PyTorch" if isinstance(self.padding, int) else "TensorFlow"
+
     def plan(self) -> AxisPlan:
         """The geometry of this axis.
 

@@ -13,79 +13,87 @@ from analysis.geometry import AxisPlan, findings
 
 WIDEST_ROW = 24  # positions that fit a terminal
 WIDEST_MATRIX = 16
+LARGEST = 1024  # pixels on a side; the counts take time, not understanding
 
 
-class PaddingType(click.ParamType):
-    """`same`, `valid` or a number of pixels."""
+class PairType(click.ParamType):
+    """A whole number, or two as `5x3` for height and width; words stay words."""
 
-    name = "same|valid|pixels"
+    def __init__(self, smallest: int, words: Sequence[str] = ()) -> None:
+        self.smallest = smallest
+        self.words = words
+        self.name = "|".join([*words, "N|NxM"])
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | int:
-        """The word in lower case, or the number."""
+    ) -> tuple[int | str, int | str]:
+        """The value for the height and the one for the width."""
         text = str(value).lower()
-        if text in ("same", "valid"):
-            return text
-        if text.isdecimal():
-            return int(text)
-        self.fail(f"{value!r} is not same, valid or a number of pixels", param, ctx)
+        if text in self.words:
+            return text, text
+        parts = text.split("x")
+        if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+        if not all(self.smallest <= int(part) <= LARGEST for part in parts):
+            self.fail(f"{value!r} is not in {self.smallest}..{LARGEST}", param, ctx)
+        return int(parts[0]), int(parts[-1])
 
 
 def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe one layer, for `explain` and `draw`."""
-    positive = click.IntRange(1)
-    for option in reversed(
-        [
-            click.option("--input", "input_size", type=positive, required=True),
-            click.option("--kernel", type=positive, required=True),
-            click.option("--stride", type=positive, default=1, show_default=True),
-            click.option(
-                "--padding",
-                type=PaddingType(),
-                default="same",
-                show_default=True,
-                help="a word for TensorFlow's rules, a number for PyTorch's",
-            ),
-            click.option(
-                "--op",
-                type=click.Choice(["transpose", "conv"]),
-                default="transpose",
-                show_default=True,
-            ),
-            click.option("--output-padding", type=click.IntRange(0)),
-            click.option("--dilation", type=positive, default=1, show_default=True),
-        ]
+    words = PairType(0, ("same", "valid"))
+    rules = "a word for TensorFlow's rules, a number for PyTorch's"
+    shown: dict[str, Any] = {"show_default": True}
+    operation = click.Choice(["transpose", "conv"])
+    for option in (
+        click.option("--dilation", type=PairType(1), default="1", **shown),
+        click.option("--output-padding", type=PairType(0)),
+        click.option("--op", type=operation, default="transpose", **shown),
+        click.option("--padding", type=words, default="same", help=rules, **shown),
+        click.option("--stride", type=PairType(1), default="1", **shown),
+        click.option("--kernel", type=PairType(1), required=True),
+        click.option("--input", "input_size", type=PairType(1), required=True),
     ):
         command = option(command)
     return command
 
 
-def checked_plan(layer: Layer) -> AxisPlan:
-    """The layer's plan, or one line saying why there is none."""
-    try:
-        return layer.plan()
-    except ValueError as error:
-        where = f"{layer.call()} on {layer.input_size} px"
-        raise click.ClickException(f"{where}: {error}") from error
+def checked_layers(options: dict[str, Any]) -> list[Layer]:
+    """The layer along the height and the width, or one line saying what is wrong."""
+    pairs = {key: value for key, value in options.items() if isinstance(value, tuple)}
+    layers = []
+    for axis in (0, 1):
+        sizes = {key: pair[axis] for key, pair in pairs.items()}
+        layer = Layer(**{**options, **sizes})
+        try:
+            if layer.plan().output_size > LARGEST:
+                raise ValueError(f"the output is larger than {LARGEST} px")
+        except ValueError as error:
+            where = f"{layer.call()} on {layer.input_size} px"
+            raise click.ClickException(f"{where}: {error}") from error
+        layers.append(layer)
+    return layers
 
 
 @click.command("explain")
 @layer_options
 def command(**options: Any) -> None:
-    """Prints sizes, crop, coverage and matrix of one layer, one axis.
+    """Prints sizes, crop, coverage and matrix of one layer.
 
     The layer is shown beside the one of the other framework that gives the same size,
-    because the same size does not mean the same pixels.
+    because the same size does not mean the same pixels. A size may differ between
+    height and width: --kernel 5x3.
     """
-    layer = Layer(**options)
-    plan = checked_plan(layer)
-    other = layer.counterpart()
+    for layer in dict.fromkeys(checked_layers(options)):
+        _explain(layer, Console(highlight=False))
+
+
+def _explain(layer: Layer, console: Console) -> None:
+    plan, other = layer.plan(), layer.counterpart()
     shown = [layer, *([other] if other else [])]
-    shown.sort(key=lambda one: isinstance(one.padding, int))
+    shown.sort(key=lambda one: one.framework != "TensorFlow")
     plans = [one.plan() for one in shown]
-    console = Console(highlight=False)
-    console.print(f"{layer.call()}: {plan.input_size} -> {plan.output_size} px\n")
+    console.print(f"{layer.call()}: {plan.input_size} to {plan.output_size} px\n")
     console.print(_comparison(shown))
     if other is None:
         console.print("The other framework has no layer of these sizes.")
@@ -104,16 +112,12 @@ def command(**options: Any) -> None:
         console.print("\nand in the plane, row by row:", _matrix(plan, 2), sep="\n")
 
 
-def _framework(layer: Layer) -> str:
-    return "PyTorch" if isinstance(layer.padding, int) else "TensorFlow"
-
-
 def _comparison(layers: list[Layer]) -> Table:
     table = Table(show_lines=True)
     table.add_column("")
     plans = [layer.plan() for layer in layers]
     for layer in layers:
-        table.add_column(_framework(layer), overflow="fold")
+        table.add_column(layer.framework, overflow="fold")
     table.add_row("call", *(layer.call() for layer in layers))
     table.add_row("size", *("\n".join(layer.size_lines()) for layer in layers))
     table.add_row("coverage", *(_short(plan.coverage()) for plan in plans))
@@ -152,7 +156,7 @@ def _windows(layers: list[Layer]) -> Table:
         step = 1 if scatter else plan.stride
         offset = plan.pad_before if scatter else -plan.pad_before
         at = {offset + step * n: str(n) for n in range(plan.output_size)}
-        table.add_row(_framework(layer), *(at.get(place, ".") for place in positions))
+        table.add_row(layer.framework, *(at.get(place, ".") for place in positions))
     return table
 
 

@@ -1,0 +1,49 @@
+"""`python -m analysis draw`: one convolution step by step, as PNG, GIF or HTML."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analysis.commands.explain import checked_layers, layer_options
+from analysis.formulas import Layer
+
+
+@click.command("draw")
+@layer_options
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option(
+    "--framework",
+    type=click.Choice(["tensorflow", "torch"]),
+    help="draw this framework's layer of the same sizes",
+)
+def command(out: Path, framework: str | None, **options: Any) -> None:
+    """Draws one layer step by step; --out names a .png, .gif or .html file.
+
+    A size may differ between height and width: --kernel 5x3.
+    """
+    from analysis import drawing
+
+    savers = {
+        ".png": drawing.save_sheet,
+        ".gif": drawing.save_animation,
+        ".html": drawing.save_page,
+    }
+    if out.suffix not in savers:
+        raise click.BadParameter(f"{out} does not end in {', '.join(savers)}")
+    layers = [_in_framework(layer, framework) for layer in checked_layers(options)]
+    try:
+        savers[out.suffix](drawing.Scene(*layers), out)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(out)
+
+
+def _in_framework(layer: Layer, framework: str | None) -> Layer:
+    """The layer, or the other framework's of its sizes if that one is asked for."""
+    fits = framework is None or layer.framework.lower().endswith(framework)
+    found = layer if fits else layer.counterpart()
+    if found is None:
+        sizes = f"{layer.input_size} to {layer.plan().output_size} px"
+        raise click.ClickException(f"{framework} has no such layer of {sizes}")
+    return found
