@@ -262,7 +262,11 @@ def conv_axis(
     dilation: int = 1,
     kind: Literal["conv", "pool"] = "conv",
 ) -> AxisPlan:
-    """Ordinary convolution; SAME pads by the *input* size, the odd pixel at the end."""
+    """Ordinary convolution; SAME pads by the *input* size, the odd pixel at the end.
+
+    A padding in words is Keras', which refuses stride with dilation; a pair of pads is
+    anybody's.
+    """
     i, s, reach = input_size, stride, effective_kernel(kernel, dilation)
     if padding == "same":
         output = -(-i // max(s, 1))
@@ -272,8 +276,9 @@ def conv_axis(
         pads = {"valid": (0, 0), "causal": (reach - 1, 0)}
         before, after = pads[padding] if isinstance(padding, str) else padding
         output = max((i + before + after - reach) // max(s, 1) + 1, 0)
+    both = s > 1 and dilation > 1 and isinstance(padding, str)
     problems = _errors(
-        E3=(s > 1 and dilation > 1, f"stride {s} with dilation {dilation}: refused"),
+        E3=(both, f"Keras refuses stride {s} with dilation {dilation}"),
         E4=(
             output < 1,
             f"kernel reach {reach} exceeds {i + before + after} px of input",
@@ -314,7 +319,10 @@ def conv_transpose_axis(
             bad_op,
             f"output_padding {output_padding} is not in 0..{s - 1} (stride {s})",
         ),
-        E3=(s > 1 and dilation > 1, f"stride {s} with dilation {dilation}: refused"),
+        E3=(
+            s > 1 and dilation > 1,
+            f"Keras refuses stride {s} with dilation {dilation}",
+        ),
     )
     total = max((i - 1) * s + reach - o, 0) if same else 0
     before, after = total // 2, total - total // 2

@@ -58,6 +58,7 @@ def test_a_counterpart_has_the_same_sizes_in_the_other_framework():
         if other:
             assert other.framework != layer.framework
             assert other.plan().output_size == layer.plan().output_size
+    assert Layer("conv", 9, 3, 2, 2, dilation=2).counterpart() is None  # Keras refuses
     torch = Layer("transpose", 7, 5, 2).counterpart()
     assert torch == Layer("transpose", 7, 5, 2, 2, 1)
     assert Layer("transpose", 7, 4).counterpart() is None

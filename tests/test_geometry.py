@@ -354,6 +354,10 @@ def test_pytorchs_window_is_tensorflows_moved_by_one():
 
 def test_pytorch_itself():
     torch = pytest.importorskip("torch")
+    dilated = conv_axis(9, 3, 2, (2, 2), 2)
+    weights, impulses = torch.from_numpy(taps(3))[None, None], torch.eye(9)[:, None]
+    got = torch.nn.functional.conv1d(impulses, weights, None, 2, 2, 2)
+    assert np.array_equal(got[:, 0].numpy().T, dilated.matrix(taps(3)))
     for i, k, s, p, op, d in itertools.product(
         (2, 5), (2, 3, 5), (1, 2, 3), (0, 1, 2), (0, 1), (1, 2)
     ):
