@@ -114,7 +114,8 @@ def audit_call(call: Call, chain: Chain = ()) -> LayerRecord:
         prediction = predict(layer, shapes)
     except NotPredicted as error:
         return dataclasses.replace(record, reason=str(error))
-    reason, findings = _compare(layer, prediction, record.output_shape)
+    reason, errors = _compare(layer, prediction, record.output_shape)
+    chain = _extend(chain, record, prediction)
     return dataclasses.replace(
         record,
         predicted_shape=prediction.output_shape,
@@ -122,8 +123,8 @@ def audit_call(call: Call, chain: Chain = ()) -> LayerRecord:
         reason=reason,
         macs=prediction.macs,
         axes=prediction.axes,
-        chain=_extend(chain, record, prediction),
-        findings=(*findings, *_rules(prediction.axes)),
+        chain=chain,
+        findings=(*errors, *_rules(prediction.axes), *_path(prediction.axes, chain)),
     )
 
 
@@ -189,6 +190,23 @@ def _rules(axes: Sequence[AxisPlan]) -> Iterator[Finding]:
                 yield finding
 
 
+def _path(axes: Sequence[AxisPlan], chain: Chain) -> Iterator[Finding]:
+    """I2: what the layers up to an enlarging one do together."""
+    if not chain or not axes[0:1] or not axes[0].is_scatter:
+        return
+    rows = list(zip(*chain, strict=True))
+    cells = _said([str(row[0].input_size) for row in rows])
+    painted = _said([str(geometry.chain_footprint(row)) for row in rows])
+    drift = _said([f"{geometry.chain_drift(row):+g}" for row in rows])
+    text = f"a cell of the first map ({cells} px) paints {painted} px, drift {drift} px"
+    yield Finding("I2", "info", text)
+
+
+def _said(values: Sequence[str]) -> str:
+    """One word for each axis, once if all are equal."""
+    return "x".join(dict.fromkeys(values) if len(set(values)) == 1 else values)
+
+
 def transposed_findings(axis: AxisPlan) -> Iterator[Finding]:
     """Rules W9, I1 and I3 of one axis of a transposed convolution."""
     if axis.kind != "transpose" or not axis.feasible or axis.stride == 1:
@@ -211,25 +229,26 @@ def transposed_findings(axis: AxisPlan) -> Iterator[Finding]:
 
 def input_size_finding(axis: AxisPlan) -> Iterator[Finding]:
     """I3: what the padding would be if it followed from the input's size."""
-    if axis.output_size != axis.input_size * axis.stride:
+    pads = axis.pad_before, axis.pad_after
+    if axis.output_size != axis.input_size * axis.stride or not sum(pads):
         return
     wrong = geometry.conv_axis(
         axis.input_size, axis.kernel, axis.stride, "same", axis.dilation
     )
-    pads, kept = (axis.pad_before, axis.pad_after), (wrong.pad_before, wrong.pad_after)
-    if pads == kept:
+    kept = wrong.pad_before, wrong.pad_after
+    shift = kept[0] - pads[0]
+    if not shift:
         return
     full = (axis.input_size - 1) * axis.stride + axis.effective_kernel
     extra = axis.output_size - (full - sum(kept))
-    shift = kept[0] - pads[0]
     corner = "upper left" if shift > 0 else "lower right"
-    effect = f"every value {abs(shift)} px to the {corner}" if shift else "equal values"
     yield Finding(
         "I3",
         "info",
         f"crop {pads} follows from the output size {axis.output_size}, as TensorFlow "
         f"computes it; from the input size {axis.input_size} it would be {kept} plus "
-        f"{extra} of output padding: the same size, {effect}",
+        f"{extra} of output padding: the same size, "
+        f"every value {abs(shift)} px to the {corner}",
     )
 
 

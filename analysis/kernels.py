@@ -22,51 +22,16 @@ Strides = tuple[int, int]
 
 @dataclass(frozen=True)
 class Stage:
-    """One linear step of a generator: zero insertion, then a convolution."""
+    """One linear step of a generator: zero insertion, then a convolution.
 
-    name: str
+    Attributes:
+        strides: of height and width; (1, 1) for a plain convolution.
+        kernel: (kernel_height, kernel_width, out, in), as Conv2DTranspose keeps it. A
+            Conv2D correlates: rotate its kernel by 180 degrees and swap its channels.
+    """
+
     strides: Strides
-    kernel: np.ndarray  # (kernel_height, kernel_width, out, in)
-
-
-def convolution_stage(name: str, kernel: np.ndarray) -> Stage:
-    """A Conv2D of stride 1 as a stage.
-
-    Args:
-        name: of the layer.
-        kernel: (kernel_height, kernel_width, in, out), the layout of Conv2D, which
-            correlates: the stage holds it rotated by 180 degrees.
-    """
-    return Stage(name, (1, 1), kernel[::-1, ::-1].transpose(0, 1, 3, 2))
-
-
-def resize_stage(name: str, strides: Strides, channels: int, method: str) -> Stage:
-    """An enlargement by whole factors as a stage, away from the border.
-
-    Args:
-        name: of the layer.
-        strides: factors of height and width.
-        channels: each is enlarged by itself.
-        method: "nearest" (a box of `stride` taps) or "bilinear" (half-pixel centres: a
-            triangle, [1, 3, 3, 1] / 4 for stride 2).
-
-    Raises:
-        ValueError: for another method.
-    """
-    if method not in ("nearest", "bilinear"):
-        raise ValueError(
-            f"resize method: received {method!r}, expected nearest or bilinear"
-        )
-    taps = []
-    for stride in strides:
-        box = np.ones(stride)
-        if method == "bilinear":
-            # Half-pixel centres: an even stride's triangle peaks between two taps.
-            length = 2 * stride - stride % 2
-            box = 1 - np.abs(np.arange(length) - (length - 1) / 2) / stride
-        taps.append(box)
-    kernel = np.einsum("h,w,oi->hwoi", *taps, np.eye(channels))
-    return Stage(name, strides, kernel)
+    kernel: np.ndarray
 
 
 def phase_gains(kernel: np.ndarray, strides: Strides) -> np.ndarray:
@@ -120,32 +85,14 @@ def line_responses(kernel: np.ndarray, strides: Strides) -> np.ndarray:
     return np.fft.fft2(phase_gains(kernel, strides), axes=(0, 1))
 
 
-def line_amplitudes(
-    kernel: np.ndarray, strides: Strides, mean_activations: np.ndarray
-) -> np.ndarray:
-    """Predicted complex amplitude of each line per output channel.
-
-    A_o(m) = (1/S) sum_c W_co(m/s) mu_c: what the layer's input means turn into. A
-    bias adds to DC alone.
-
-    Args:
-        kernel: (kernel_height, kernel_width, out, in).
-        strides: of the transposed convolution.
-        mean_activations: (in,), the mean of each input channel.
-
-    Returns:
-        (stride_height, stride_width, out) complex128, in units of the output.
-    """
-    lines = line_responses(kernel, strides) @ mean_activations
-    return lines / np.prod(strides)
-
-
 def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.ndarray:
     """Line amplitudes at the end of a linear chain of stages fed with a constant.
 
-    A line at b/S behind a stage of stride s came from b/(S/s) before it:
-    A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two all-ones 5-tap stages give 1/5 of the
-    mean at (1/2, 0) and 1/25 at (1/4, 0).
+    Behind one stage A_o(m) = (1/S) sum_c W_co(m/s) mu_c, with S phases; give it the
+    recorded mean activations of a layer to predict what the layer itself adds. A bias
+    adds to DC alone. Further on, a line at b/S behind a stage of stride s came from
+    b/(S/s) before it: A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two all-ones 5-tap stages
+    give 1/5 of the mean at (1/2, 0) and 1/25 at (1/4, 0).
 
     Args:
         stages: in the order of the signal.

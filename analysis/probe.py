@@ -7,6 +7,7 @@ predicts for linear layers is measured here through the real ones. The model is 
 called, not changed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import keras
 import numpy as np
 
 from analysis.graph import Call, fold
+from analysis.kernels import Strides, culprits, imbalance
 
 GREY_LEVELS = 127.5  # in one unit of the [-1, 1] scale
 FLOOR_DB = -200.0  # stands for an exact zero
@@ -62,6 +64,53 @@ class ProbeResult:
 def line_table(phases: np.ndarray) -> np.ndarray:
     """DFT over the phases of (N, S, S, channels); the DC bin is the mean."""
     return np.fft.fft2(phases, axes=(1, 2), norm="forward")
+
+
+def measure_lines(
+    generator: Any,
+    upsamplers: Sequence[tuple[str, Strides]],
+    num_fields: int = 16,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Line strength of a generator by the layer that causes it.
+
+    Args:
+        generator: as for `probe`.
+        upsamplers: name and strides of each enlarging layer, first to last.
+        num_fields: random latents.
+        seed: of the latents.
+
+    Returns:
+        One object a layer: `layer`; `line_db`, the power of all its lines relative to
+        the mean's, before a final activation; `line_grey`, their root mean square in
+        the images, grey levels; `imbalance` of a transposed convolution's kernel, else
+        None.
+
+    Raises:
+        ValueError: as `probe`, or if other layers enlarge the map as well.
+    """
+    draws = np.random.default_rng(seed)
+    latents = draws.standard_normal((num_fields, generator.input_shape[-1]))
+    result = probe(generator, latents.astype(np.float32))
+    table = culprits([strides for _, strides in upsamplers])
+    if table.shape != result.strides:
+        raise ValueError(f"the map grows by {result.strides}, not by {table.shape}")
+    found = []
+    for index, (name, strides) in enumerate(upsamplers):
+        power = np.sum(10 ** (result.lines_db[table == index] / 10))
+        kernel = getattr(generator.get_layer(name), "kernel", None)
+        eta = None if kernel is None else imbalance(np.asarray(kernel), strides)
+        found.append(
+            {
+                "layer": name,
+                "line_db": round(float(10 * np.log10(power)), 2),
+                "line_grey": float(
+                    np.linalg.norm(result.amplitudes_grey[table == index])
+                ),
+                "imbalance": eta,
+            }
+        )
+    return found
 
 
 def probe(

@@ -9,8 +9,8 @@ from analysis.audit import audit_model
     ("name", "size", "num_records"),
     [
         ("MobileNetV2", 96, 155),
-        ("EfficientNetB0", 224, 239),
-        ("ResNet50", 224, 176),
+        pytest.param("EfficientNetB0", 224, 239, marks=pytest.mark.slow),
+        pytest.param("ResNet50", 224, 176, marks=pytest.mark.slow),
     ],
 )
 def test_a_published_model_is_predicted_layer_by_layer(name, size, num_records):

@@ -64,6 +64,12 @@ def test_padding_by_input_size_is_told_apart_only_where_it_differs():
     assert "1 px to the upper left" in text
 
 
+def test_no_rule_of_same_padding_is_told_of_a_valid_layer():
+    layer = layers.Conv2DTranspose(1, 3, 3, padding="valid")
+    (record,) = audit_model(one_layer(layer, 7, 7, 1))
+    assert set(codes(record)) == {"I1", "I2"}
+
+
 def test_the_all_ones_line_is_the_transform_of_the_overlap():
     records = assert_true(build_generator(ModelConfig()))
     text = next(f.text for f in records["stage3_upsample"].findings if f.code == "I1")
@@ -74,7 +80,7 @@ def test_the_all_ones_line_is_the_transform_of_the_overlap():
 def test_resize_generators_break_no_rule_of_the_doublings(upsample):
     records = assert_true(build_generator(ModelConfig(upsample=upsample)))
     for name in ("stage2_upsample_resize", "stage2_upsample_conv"):
-        assert codes(records[name]) == []
+        assert set(codes(records[name])) <= {"I2"}
 
 
 def test_the_discriminator():

@@ -49,11 +49,22 @@ def test_a_keras_file_and_its_json_give_the_same_audit(tmp_path):
         assert all(record.checked for record in records)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNet",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("EfficientNetB0", "ResNet50", "DenseNet121", "InceptionV3")
+        ),
+    ],
+)
 def test_a_published_architecture_is_read(tmp_path, name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3))
     (tmp_path / "m.json").write_text(model.to_json())
-    assert read_architecture(tmp_path / "m.json").count_params() == model.count_params()
+    read = read_architecture(tmp_path / "m.json")
+    assert read.count_params() == model.count_params()
+    assert all(record.checked for record in audit_model(read))
 
 
 HOSTILE = {

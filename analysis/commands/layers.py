@@ -1,0 +1,230 @@
+"""`python -m analysis layers`: what each layer does to size, position and coverage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
+
+NARROWEST = 130  # columns when the output is no terminal
+ROUNDING_DB = -120  # float32
+MOST_NAMES = 4  # layers listed beside one finding
+STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+@click.command(name="layers")
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw maps, windows and coverage into this .png.",
+)
+@click.option(
+    "--framework",
+    type=click.Choice(["tensorflow", "torch"]),
+    default="tensorflow",
+    show_default=True,
+    help="torch: show PyTorch's window of equal size beside TensorFlow's.",
+)
+@click.option("--size", type=click.IntRange(1), help="Image height and width, pixels.")
+@click.option("--kernel-size", type=click.IntRange(2, 9), help="Of an upsampler, taps.")
+@click.option(
+    "--what",
+    type=click.Choice(["generator", "discriminator"]),
+    default="generator",
+    show_default=True,
+    help="Which network of an upsampler or a run.",
+)
+@click.option(
+    "--lines", is_flag=True, help="Also run the generator on constant fields."
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    as_json: bool,
+    figure: Path | None,
+    framework: str,
+    lines: bool,
+    **options: Any,
+) -> None:
+    """Audits the layers of TARGET: an upsampler, a run, or a Keras model file.
+
+    Shapes are predicted from the hyper-parameters and compared with those Keras built;
+    values are computed by each layer and compared with its geometry. Of a file only the
+    architecture is read. The exit status is 1 if a layer breaks a rule at error level.
+    """
+    from analysis.audit import audit_model
+    from analysis.layer_tables import describe, upsamplers
+
+    try:
+        model, image_shape = load_target(target, weights=lines, **options)
+        records = audit_model(model, image_shape)
+        summary = describe(model.name, records, torch=framework == "torch")
+        if lines:
+            from analysis.probe import measure_lines
+
+            summary["lines"] = measure_lines(model, upsamplers(records))
+        if figure:
+            from analysis.layer_figures import draw_layers
+
+            draw_layers(records, f"{target}: {model.name}").savefig(figure, dpi=150)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        print_summary(summary)
+    if summary["num_errors"]:
+        ctx.exit(1)
+
+
+def load_target(
+    target: str, *, weights: bool, size: int | None, kernel_size: int | None, what: str
+) -> tuple[Any, tuple[int, int, int] | None]:
+    """The model that TARGET means and the images it should return, if known.
+
+    Raises:
+        ValueError: if it means none.
+    """
+    from analysis.model_files import read_architecture
+    from gan.models import build_discriminator, build_generator
+    from gan.runfolder import read_run
+    from gan.sampling import open_run
+
+    path, name = Path(target), UPSAMPLER_ALIASES.get(target, target)
+    if name in UPSAMPLERS:
+        config = ModelConfig(upsample=name, kernel_size=kernel_size or 5)
+        image_shape = (size or 28, size or 28, 1)
+        if image_shape[0] % 4:
+            raise ValueError(f"--size: received {size}, expected a multiple of 4")
+    elif kernel_size:
+        raise ValueError("--kernel-size belongs to an upsampler's name")
+    elif path.is_dir() and not (path / "saved_model.pb").exists():
+        facts = read_run(path)
+        config = facts.config.model
+        side = facts.dataset["image_size"]
+        image_shape = (side, side, facts.dataset["channels"])
+    elif not path.exists():
+        known = ", ".join((*UPSAMPLERS, *UPSAMPLER_ALIASES))
+        raise ValueError(
+            f"received {target!r}, expected {known}, a run folder or a model file"
+        )
+    elif weights:
+        raise ValueError("--lines needs weights, and those of a file are not read")
+    else:
+        model = read_architecture(path)
+        expected = (size, size, model.output_shape[-1]) if size else None
+        return model, expected
+    if what == "discriminator":
+        return build_discriminator(config, image_shape[0], image_shape[2]), None
+    if weights and path.is_dir():
+        return open_run(path).generator, image_shape
+    return build_generator(config, image_shape[0], image_shape[2]), image_shape
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Prints the table of layers, then each finding once."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, NARROWEST))
+    console.print(layer_table(summary))
+    for (level, code, text), names in group_findings(summary["layers"]).items():
+        shown = ", ".join(names[:MOST_NAMES])
+        if len(names) > MOST_NAMES:
+            shown += f" and {len(names) - MOST_NAMES} more"
+        style = STYLES[level]
+        console.print(f"[{style}]{code} {level}[/] {escape(f'{shown}: {text}')}")
+    for layer in summary["layers"]:
+        if not layer["checked"]:
+            console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
+        elif "torch" in layer:
+            console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
+    for line in summary.get("lines", ()):
+        console.print(escape(line_text(line)))
+    checked = len(summary["layers"]) - summary["num_not_checked"]
+    console.print(
+        f"{checked} of {len(summary['layers'])} layers as predicted, "
+        f"{summary['num_errors']} errors; {summary['params']:,} parameters, "
+        f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates an image"
+    )
+
+
+def layer_table(summary: dict[str, Any]) -> Table:
+    """One row a layer; empty cells where a layer moves no pixel."""
+    table = Table(title=escape(summary["model"]), box=box.SIMPLE, padding=(0, 1, 0, 0))
+    torch = any("torch" in layer for layer in summary["layers"])
+    columns = ["layer", "type", "in", "out", "k", "s", "pad/crop"]
+    columns += ["PyTorch's"] if torch else ["drift"]
+    columns += ["M MAC", "checked", "codes"]
+    for column in columns:
+        wrap = column in ("type", "codes")
+        table.add_column(column, no_wrap=not wrap, overflow="fold")
+    for layer in summary["layers"]:
+        cells = [layer["name"], layer["type"]]
+        cells += [size(layer[key]) for key in ("input_shape", "output_shape")]
+        cells += [each(layer[key]) for key in ("kernel_size", "strides", "pads")]
+        if torch:
+            cells.append(each(layer.get("torch", {}).get("pads")))
+        else:
+            cells.append(
+                each(layer["drift_px"], "{:+g}") if any(layer["drift_px"]) else ""
+            )
+        cells.append(f"{layer['macs'] / 1e6:.2f}" if layer["macs"] else "")
+        wrong = any(f["level"] == "error" for f in layer["findings"])
+        cells.append("WRONG" if wrong else "yes" if layer["checked"] else "no")
+        codes = (finding["code"] for finding in layer["findings"])
+        cells.append(" ".join(dict.fromkeys(codes)))
+        style = "bold red" if wrong else None if layer["checked"] else "dim"
+        table.add_row(*(escape(cell) for cell in cells), style=style)
+    return table
+
+
+def size(shape: list[int | None] | None) -> str:
+    """A shape without its batch axis: 14x14x64."""
+    return "x".join("?" if n is None else str(n) for n in (shape or [])[1:])
+
+
+def each(values: list[Any] | None, form: str = "{}") -> str:
+    """One value for each axis, said once if all are equal."""
+    shown = [
+        "({},{})".format(*value) if isinstance(value, list) else form.format(value)
+        for value in values or []
+    ]
+    return shown[0] if len(set(shown)) == 1 else " ".join(shown)
+
+
+def line_text(line: dict[str, Any]) -> str:
+    """One layer's lines on constant fields."""
+    eta = line["imbalance"]
+    kernel = "" if eta is None else f"; imbalance of its kernel {eta:.3f} of 1"
+    strength = (
+        f"{line['line_db']:+.1f} dB of the mean, {line['line_grey']:.3g} grey levels"
+        if line["line_db"] > ROUNDING_DB
+        else f"none (below {ROUNDING_DB} dB)"
+    )
+    return f"lines of {line['layer']}: {strength}{kernel}"
+
+
+def group_findings(
+    layers: list[dict[str, Any]],
+) -> dict[tuple[str, str, str], list[str]]:
+    """Layers by finding: (level, code, text), errors first."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for layer in layers:
+        for finding in layer["findings"]:
+            key = (finding["level"], finding["code"], finding["text"])
+            groups.setdefault(key, []).append(layer["name"])
+    order = list(STYLES)
+    return dict(
+        sorted(
+            groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1])
+        )
+    )
