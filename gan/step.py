@@ -36,8 +36,14 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
         one call. It is traced once, whatever K.
     """
     step = make_step(config, state)
+    size, latent_dim = config.train.batch_size, config.model.latent_dim
+    signature = [
+        tf.TensorSpec((None, *state.discriminator.input_shape[1:]), tf.uint8),
+        tf.TensorSpec((None, size), tf.int64),
+        tf.TensorSpec((None, size, latent_dim), tf.float32),
+    ]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=signature)
     def train_steps(
         images_uint8: tf.Tensor, indices: tf.Tensor, latents: tf.Tensor
     ) -> tf.Tensor:
