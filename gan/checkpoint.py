@@ -96,7 +96,8 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
         try:
             manifest = verify(path)
             checkpoint.read(str(path / "ckpt")).assert_consumed()
-        except (CheckpointError, AssertionError, tf.errors.OpError) as error:
+        # ValueError: damaged, or of other shapes. AssertionError: of other variables.
+        except (ValueError, AssertionError, tf.errors.OpError) as error:
             aside = path.with_name(f"corrupt-{step:08d}-{uuid.uuid4().hex[:8]}")
             path.rename(aside)
             reason = first_line(error)
@@ -134,16 +135,17 @@ def verify(path: Path) -> dict[str, Any]:
         facts = manifest["facts"]
         if not isinstance(files, dict) or not isinstance(facts, dict):
             raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
+        name = f"step-{step:08d}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(f"{MANIFEST} is missing or unreadable") from None
-    if path.name != f"step-{step:08d}" or "ckpt.index" not in files:
+    if path.name != name or "ckpt.index" not in files:
         raise CheckpointError(f"{MANIFEST} does not belong to {path.name}")
     for name, expected in files.items():
         if Path(name).name != name:
             raise CheckpointError(f"{MANIFEST} names {name!r} outside the folder")
         try:
             actual = fingerprint(path / name)
-        except OSError:
+        except (OSError, ValueError):
             raise CheckpointError(f"{name} is missing or unreadable") from None
         if actual != expected:
             raise CheckpointError(f"{name} differs from its recorded size or sha256")

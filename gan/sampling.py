@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from config.schema import Config
-from gan.checkpoint import CheckpointError, available, verify
+from gan.checkpoint import available, verify
 from gan.data import latents_from_seeds
 from gan.files import first_line
 from gan.images import to_uint8
@@ -84,8 +84,8 @@ def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> 
             reader = tf.train.Checkpoint(ema_generator=generator)
             status = reader.read(str(path / "ckpt"))
             status.expect_partial().assert_existing_objects_matched()
-        except (CheckpointError, AssertionError, OSError, tf.errors.OpError) as error:
-            problems.append(f"{path.name}: {error}")
+        except (ValueError, AssertionError, OSError, tf.errors.OpError) as error:
+            problems.append(f"{path.name}: {first_line(error)}")
             continue
         return step
     if checkpoint == "latest" and (directory / "generator.keras").exists():
