@@ -197,14 +197,14 @@ def _path(axes: Sequence[AxisPlan], chain: Chain) -> Iterator[Finding]:
     rows = list(zip(*chain, strict=True))
     cells = _said([str(row[0].input_size) for row in rows])
     painted = _said([str(geometry.chain_footprint(row)) for row in rows])
-    drift = _said([f"{geometry.chain_drift(row):+g}" for row in rows])
+    drift = _said([f"{geometry.chain_drift(row):+g}" for row in rows], ", ")
     text = f"a cell of the first map ({cells} px) paints {painted} px, drift {drift} px"
     yield Finding("I2", "info", text)
 
 
-def _said(values: Sequence[str]) -> str:
+def _said(values: Sequence[str], between: str = "x") -> str:
     """One word for each axis, once if all are equal."""
-    return "x".join(dict.fromkeys(values) if len(set(values)) == 1 else values)
+    return between.join(dict.fromkeys(values) if len(set(values)) == 1 else values)
 
 
 def transposed_findings(axis: AxisPlan) -> Iterator[Finding]:

@@ -89,6 +89,8 @@ def measure_lines(
     Raises:
         ValueError: as `probe`, or if other layers enlarge the map as well.
     """
+    if not upsamplers:
+        raise ValueError("no layer is known to enlarge a 2-D map: no lines to name")
     draws = np.random.default_rng(seed)
     latents = draws.standard_normal((num_fields, generator.input_shape[-1]))
     result = probe(generator, latents.astype(np.float32))

@@ -9,6 +9,8 @@ from keras import layers
 
 from analysis import plans
 from analysis.commands.layers import command
+from config.loader import to_dict
+from config.schema import Config, ModelConfig
 
 
 def run(*arguments):
@@ -102,6 +104,19 @@ def test_a_model_file_is_audited_and_compared_with_the_images(tmp_path):
     assert {"W7", "W8"} <= set(codes)
 
 
+def test_a_run_is_read_from_its_configuration(tmp_path):
+    config = Config(model=ModelConfig(upsample="resize-bilinear", kernel_size=3))
+    facts = {"image_size": 32, "channels": 3, "num_images": 1}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"config": to_dict(config), "dataset": facts})
+    )
+    found = by_name(audit_json(tmp_path))
+    assert found["stage3_upsample_conv"]["output_shape"] == [None, 32, 32, 3]
+    assert found["stage3_upsample_conv"]["kernel_size"] == [3, 3]
+    found = by_name(audit_json(tmp_path, "--what", "discriminator"))
+    assert found["stage1_conv"]["input_shape"] == [None, 32, 32, 3]
+
+
 def test_an_error_sets_the_exit_status(tmp_path, monkeypatch):
     layer = layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
     model = keras.Sequential([keras.Input((7, 7, 3)), layer])
@@ -125,6 +140,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path):
         (tmp_path / "m.h5",): "HDF5 files are not read",
         (tmp_path / "no_run",): "not a run folder",
         (tmp_path / "m.h5", "--lines"): "--lines needs weights",
+        ("transpose", "--what", "discriminator", "--lines"): "no lines to name",
         (tmp_path / "m.h5", "--kernel-size", 4): "belongs to an upsampler",
         ("transpose", "--figure", tmp_path / "absent" / "f.png"): "No such file",
     }.items():

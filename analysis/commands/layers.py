@@ -121,7 +121,7 @@ def load_target(
         raise ValueError("--lines needs weights, and those of a file are not read")
     else:
         model = read_architecture(path)
-        expected = (size, size, model.output_shape[-1]) if size else None
+        expected = (size, size, model.outputs[0].shape[-1]) if size else None
         return model, expected
     if what == "discriminator":
         return build_discriminator(config, image_shape[0], image_shape[2]), None
