@@ -1,0 +1,224 @@
+"""Where images to be measured come from: a run, an .npz, a folder; and the real ones.
+
+The one place that decides this, for spectra, quality and reports alike. Nothing is
+resized or rescaled on the way, since both would change a spectrum.
+"""
+
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config.schema import DataConfig
+from gan.data import digest, load_dataset
+from gan.file_source import open_path
+from gan.images import to_uint8
+
+# What a file that is no .npz can raise; TypeError: a single array without a name.
+NPZ_ERRORS = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
+MIN_IMAGES = 500
+ADVISED_IMAGES = 2000
+
+
+class SampleError(ValueError):
+    """Images that cannot be measured; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images of one size, and where they came from.
+
+    Attributes:
+        images_uint8: uint8 (N, H, W, C), C 1 or 3.
+        name: short, for tables.
+        source: "run", "file", "folder" or "data set".
+        digest: hexadecimal sha256 of shape and bytes.
+        facts: more about the source: path, split, step, upsample, seeds.
+        data: what a run was trained on, else None.
+        notes: what a reader of results should know, one sentence each.
+    """
+
+    images_uint8: np.ndarray
+    name: str
+    source: str
+    digest: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> str:
+        """Height, width and channels in words."""
+        height, width, channels = self.images_uint8.shape[1:]
+        return f"{height}x{width} px, {'grey' if channels == 1 else 'RGB'}"
+
+
+def load_samples(
+    path: str | Path, num_images: int = 10_000, checkpoint: str = "latest"
+) -> Samples:
+    """Loads images to be measured.
+
+    Args:
+        path: a run folder, an .npz with `images`, or a folder of pictures.
+        num_images: made by a run from the seeds 0, 1, ...; else the first ones.
+        checkpoint: of a run: "latest", "best" or a step.
+
+    Raises:
+        SampleError: if these are no images that can be measured.
+        ValueError: from `gan`, if a run or a folder cannot be read.
+    """
+    path = Path(path).resolve()
+    if (path / "config.json").is_file():
+        return sample_run(path, num_images, checkpoint)
+    source, name, images = read_path(path, num_images)
+    return make_samples(images, name, source, {"path": str(path)})
+
+
+def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
+    """Makes images with a run's averaged generator."""
+    from gan.sampling import open_run, sample
+
+    run = open_run(path, checkpoint)
+    images = sample(run.generator, range(num_images))
+    facts = {
+        "path": str(path),
+        "step": run.step,
+        "upsample": run.config.model.upsample,
+        "training_seed": run.config.run.seed,
+        "latent_seeds": f"0..{num_images - 1}",
+    }
+    return make_samples(images, path.name, "run", facts, run.config.data)
+
+
+def load_reference(
+    reference: str | None = None, samples: Samples | None = None, split: str = "train"
+) -> Samples:
+    """Loads the real images to compare with.
+
+    Args:
+        reference: an .npz, a folder or a data set name; None: what the samples' run was
+            trained on, else Fashion-MNIST.
+        samples: what they are compared with; sizes and channels must be equal.
+        split: of a data set.
+
+    Raises:
+        SampleError: if they do not fit the samples or cannot be measured.
+        ValueError: from `gan`, if they cannot be read.
+    """
+    if reference and Path(reference).exists():
+        path = Path(reference).resolve()
+        source, name, images = read_path(path, None)
+        real = make_samples(images, name, source, {"path": str(path)})
+    else:
+        data = samples.data if samples else None
+        config = DataConfig(dataset=reference) if reference else data or DataConfig()
+        dataset = load_dataset(config, split)
+        facts = {"split": split}
+        real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
+    if samples and samples.images_uint8.shape[1:] != real.images_uint8.shape[1:]:
+        raise SampleError(
+            f"{samples.name}: received images of {samples.size}; the reference "
+            f"{real.name} has {real.size}; name the real set with --reference"
+        )
+    return real
+
+
+def halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Splits real images into R1 (the reference) and R2 (the null), disjoint.
+
+    Even and odd positions: whatever order a set has, by class or by date, both halves
+    get the same mixture.
+    """
+    return images[0::2], images[1::2]
+
+
+def make_samples(
+    images_uint8: np.ndarray,
+    name: str,
+    source: str,
+    facts: dict[str, Any],
+    data: DataConfig | None = None,
+) -> Samples:
+    """Refuses what cannot be measured, and notes what is doubtful.
+
+    Raises:
+        SampleError: for fewer than MIN_IMAGES images, or constant ones.
+    """
+    num_images = len(images_uint8)
+    if num_images < MIN_IMAGES:
+        raise SampleError(
+            f"{name}: received {num_images} images, expected at least {MIN_IMAGES}"
+        )
+    flat = images_uint8.reshape(num_images, -1)
+    num_constant = int((flat.max(axis=1) == flat.min(axis=1)).sum())
+    if num_constant == num_images:
+        raise SampleError(f"{name}: every image is constant, expected pictures")
+    notes = []
+    if num_images < ADVISED_IMAGES:
+        notes.append(f"{num_images} images; {ADVISED_IMAGES} or more are advised.")
+    if num_constant:
+        notes.append(f"{num_constant} of {num_images} images are constant.")
+    if (flat == flat[0]).all():
+        notes.append("All images are the same one.")
+    number = digest(images_uint8)
+    return Samples(images_uint8, name, source, number, facts, data, tuple(notes))
+
+
+def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]:
+    """Reads an .npz or a folder of pictures: source, name, uint8 (N, H, W, C)."""
+    if path.suffix == ".npz" and path.is_file():
+        return "file", path.stem, read_npz(path)[:num_images]
+    if not path.is_dir():
+        raise SampleError(f"{path}: expected a run, an .npz file or a folder of images")
+    pictures = open_path(path, "train", background=0)
+    if len(pictures.shapes) > 1:
+        sizes = ", ".join("x".join(map(str, s)) for s in sorted(pictures.shapes))
+        raise SampleError(f"{path}: received images of several sizes ({sizes})")
+    images = [image for image, _ in islice(pictures.examples, num_images)]
+    if not images:
+        raise SampleError(f"{path}: no run and no images found here")
+    return "folder", path.name, np.stack(images)
+
+
+def read_npz(path: Path) -> np.ndarray:
+    """Reads `images` of an .npz: uint8, or floats in [-1, 1], (N, H, W) or with C."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            images = arrays["images"]
+    except KeyError:
+        raise SampleError(f"{path}: expected an array called images") from None
+    except NPZ_ERRORS as error:
+        reason = "images of several sizes" if "Object arrays" in str(error) else error
+        raise SampleError(f"{path}: cannot be read ({reason})") from None
+    images = images[..., np.newaxis] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise SampleError(
+            f"{path}: received images of shape {images.shape}, expected (N, H, W) or "
+            "(N, H, W, C) with 1 or 3 channels"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        return quantise(images, path.name)
+    if images.dtype != np.uint8:
+        raise SampleError(f"{path}: received {images.dtype}, expected uint8")
+    return images
+
+
+def quantise(images: np.ndarray, name: str) -> np.ndarray:
+    """Rounds floats in [-1, 1] to uint8 as the data are.
+
+    Raises:
+        SampleError: for NaN, or a range that is not [-1, 1].
+    """
+    if not np.isfinite(images).all():
+        raise SampleError(f"{name}: received NaN or infinite values")
+    low, high = (float(f(initial=0)) for f in (images.min, images.max))
+    if max(-low, high) > 1.001 or low >= 0:
+        raise SampleError(
+            f"{name}: received floats in [{low:.3g}, {high:.3g}], expected uint8, or "
+            "floats in [-1, 1]"
+        )
+    return to_uint8(images)
