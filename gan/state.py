@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from config.schema import Config
@@ -19,7 +20,8 @@ class TrainState:
     """Networks, averaged generator, optimizers and the step counter of one run.
 
     `step` counts finished steps. It is our own because an optimizer's `iterations`
-    stands still when loss scaling skips a step.
+    stands still when loss scaling skips a step. `rate_scale` multiplies both learning
+    rates and is halved whenever an alarm has taken the run back.
     """
 
     generator: keras.Model
@@ -30,6 +32,9 @@ class TrainState:
     step: tf.Variable = field(
         default_factory=lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
     )
+    rate_scale: tf.Variable = field(
+        default_factory=lambda: tf.Variable(1.0, trainable=False)
+    )
 
     def __post_init__(self) -> None:
         """Collects all variables in `self.checkpoint`.
@@ -39,6 +44,7 @@ class TrainState:
         """
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
+            rate_scale=self.rate_scale,
             generator=self.generator,
             ema_generator=self.ema_generator,
             discriminator=self.discriminator,
@@ -64,14 +70,37 @@ class TrainState:
 
     def variables(self) -> list[keras.Variable]:
         """Every Keras variable of the networks and optimizers."""
-        owners = (
-            self.generator,
-            self.ema_generator,
-            self.discriminator,
-            self.g_optimizer,
-            self.d_optimizer,
-        )
-        return [variable for owner in owners for variable in owner.variables]
+        return [variable for _, variable in self.named_variables()]
+
+    def named_variables(self) -> list[tuple[str, keras.Variable]]:
+        """The same with names such as `generator base_dense/kernel`."""
+        owners = {
+            "generator": self.generator,
+            "averaged generator": self.ema_generator,
+            "discriminator": self.discriminator,
+            "generator's optimizer": self.g_optimizer,
+            "discriminator's optimizer": self.d_optimizer,
+        }
+        return [
+            (f"{name} {variable.path}", variable)
+            for name, owner in owners.items()
+            for variable in owner.variables
+        ]
+
+    def non_finite(self) -> list[str]:
+        """Names of variables that hold NaN or infinity."""
+        return [
+            name
+            for name, variable in self.named_variables()
+            if not np.isfinite(variable.value.numpy()).all()
+        ]
+
+    def reset(self, other: "TrainState") -> None:
+        """Takes over every value of another state of the same configuration."""
+        for mine, theirs in zip(self.variables(), other.variables(), strict=True):
+            mine.value.assign(theirs.value)
+        self.step.assign(other.step)
+        self.rate_scale.assign(other.rate_scale)
 
     def untracked(self) -> list[str]:
         """Paths of variables that `self.checkpoint` would not save."""
@@ -83,11 +112,11 @@ class TrainState:
         return [v.path for v in self.variables() if id(v.value) not in tracked]
 
     def digest(self) -> str:
-        """SHA-256 over the step and the bytes of every variable, in a fixed order.
+        """SHA-256 over step, rate scale and the bytes of every variable, in order.
 
         Not over names: Keras numbers the optimizers of a process.
         """
-        digest = hashlib.sha256(str(int(self.step)).encode())
+        digest = hashlib.sha256(f"{int(self.step)} {float(self.rate_scale)}".encode())
         for variable in self.variables():
             digest.update(repr(tuple(variable.shape)).encode())
             digest.update(variable.value.numpy().tobytes())

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from config.schema import Config
+from config.schema import Config, TrainConfig
 from gan.losses import LOSSES
 from gan.state import TrainState
 
@@ -78,15 +78,7 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
         g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
         d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
 
-        factor = rate_factor(state.step, settings.num_steps, settings.decay_start)
-        g_rate = settings.g_learning_rate * factor
-        d_rate = settings.d_learning_rate * factor
-        set_rate(state.g_optimizer, g_rate)
-        set_rate(state.d_optimizer, d_rate)
-        state.g_optimizer.apply(g_gradients, generator.trainable_variables)
-        state.d_optimizer.apply(d_gradients, discriminator.trainable_variables)
-        update_average(state, ema_decay(state.step, settings.ema_decay))
-        state.step.assign_add(1)
+        g_rate, d_rate = update(settings, state, g_gradients, d_gradients)
         return tf.stack(
             [
                 g_loss,
@@ -103,6 +95,26 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
         )
 
     return step
+
+
+def update(
+    settings: TrainConfig,
+    state: TrainState,
+    g_gradients: list[tf.Tensor],
+    d_gradients: list[tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Changes the state by one step's gradients; returns both learning rates."""
+    factor = rate_factor(state.step, settings.num_steps, settings.decay_start)
+    factor *= state.rate_scale
+    g_rate = settings.g_learning_rate * factor
+    d_rate = settings.d_learning_rate * factor
+    set_rate(state.g_optimizer, g_rate)
+    set_rate(state.d_optimizer, d_rate)
+    state.g_optimizer.apply(g_gradients, state.generator.trainable_variables)
+    state.d_optimizer.apply(d_gradients, state.discriminator.trainable_variables)
+    update_average(state, ema_decay(state.step, settings.ema_decay))
+    state.step.assign_add(1)
+    return g_rate, d_rate
 
 
 def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
