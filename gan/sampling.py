@@ -5,11 +5,14 @@ from our own config.json and only weights are loaded, so that a stranger's file 
 executed.
 """
 
+import io
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
@@ -101,12 +104,30 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     Keras reads weights from such a file without looking at the architecture in it.
     """
     try:
+        stored = stored_shapes(path)
+        if stored != sorted(tuple(weight.shape) for weight in generator.weights):
+            raise ValueError("it has other layers")  # more of them would pass Keras
         generator.load_weights(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises whatever it likes
         raise RunError(
             f"{path} does not hold this generator: {first_line(error)}"
         ) from None
     return -1
+
+
+def stored_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Shapes of all arrays in a `.keras` file, sorted."""
+    shapes = []
+
+    def note(_: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            shapes.append(item.shape)
+
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")  # checks its CRC
+    with h5py.File(io.BytesIO(weights), "r") as file:
+        file.visititems(note)  # which follows no link out of the file
+    return sorted(shapes)
 
 
 def renderer(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Renderer:
