@@ -61,7 +61,8 @@ class RunLog:
 
     def __enter__(self) -> "RunLog":
         """Opens the event file and starts the display."""
-        self._writer = tf.summary.create_file_writer(str(self.directory))
+        self._writer = tf.summary.create_noop_writer()
+        self._guard("TensorBoard", self._open)
         self._progress.start()
         return self
 
@@ -171,13 +172,17 @@ class RunLog:
             left = (self.num_steps - step) * values["speed/seconds_per_step"]
             self.say(f"step {step}/{self.num_steps}  {text}  {left / 60:.1f} min left")
 
+    def _open(self) -> None:
+        self._writer = tf.summary.create_file_writer(str(self.directory))
+
     def _truncate(self, step: int) -> None:
         """Drops lines of log.jsonl after `step`, and a torn last one."""
         path = self.directory / "log.jsonl"
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] <= step and line.endswith("\n"):
                     kept.append(line)
