@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from config.loader import load_config, to_dict
@@ -63,7 +64,7 @@ class GroupedCommand(click.Command):
 @click.option("--steps", type=int, help="budget in steps")
 @click.option(
     "--max-minutes",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     help="save and stop after this time; the same command continues",
 )
 @click.option("--batch-size", type=int, help="images a step")
@@ -99,6 +100,10 @@ def main(
     """
     console = Console()
     try:
+        if max_minutes is not None and not max_minutes > 0:  # NaN fails too
+            raise ConfigError(
+                f"--max-minutes: received {max_minutes:g}, expected more than 0"
+            )
         config = resolve(flags, sets)
         directory = run_directory(
             runs_dir, run or default_name(config, flags["config"])
@@ -107,7 +112,7 @@ def main(
             show_plan(console, config, directory, max_minutes)
             return
         exit_code = start(config, directory, max_minutes, console)
-    except (ConfigError, DataError, RunError) as error:
+    except (ConfigError, DataError, RunError, OSError) as error:
         fail(error)
     sys.exit(exit_code)
 
@@ -147,10 +152,11 @@ def show_plan(
     console: Console, config: Config, directory: Path, max_minutes: float | None
 ) -> None:
     """Prints resolved settings, run folder and budget."""
-    table = Table("setting", "value", title=f"run folder: {directory}", title_style="")
+    title = escape(f"run folder: {directory}")
+    table = Table("setting", "value", title=title, title_style="")
     for section, settings in to_dict(config).items():
         for key, value in settings.items():
-            table.add_row(f"{section}.{key}", str(value))
+            table.add_row(f"{section}.{key}", escape(str(value)))
     console.print(table)
     known = config.data.dataset == BUNDLED_NAME and not config.data.limit
     if known:

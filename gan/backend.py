@@ -6,24 +6,25 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from config.schema import ConfigError
+
 
 def prepare() -> None:
     """Imports TensorFlow and Keras.
 
     Raises:
+        ConfigError: when Keras is told to use another backend.
         ImportError: with what TensorFlow printed, when it cannot be imported.
-        RuntimeError: when Keras was told to use another backend.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ConfigError(f"KERAS_BACKEND: received {backend!r}, expected tensorflow")
     with silent_stderr():
-        import keras
+        import keras  # noqa: F401
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # where drivers that are not there complain
-    if keras.backend.backend() != "tensorflow":
-        received = keras.backend.backend()
-        raise RuntimeError(f"KERAS_BACKEND: received {received!r}, expected tensorflow")
     # It tries to fuse bias and LeakyReLU of the discriminator, fails since the gradient
     # needs the sum between them, and says so on the terminal at every start.
     tf.config.optimizer.set_experimental_options({"remapping": False})
