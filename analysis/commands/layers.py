@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
+from gan import backend
 
 NARROWEST = 130  # columns when the output is no terminal
 ROUNDING_DB = -120  # float32
@@ -61,6 +62,7 @@ def command(
     values are computed by each layer and compared with its geometry. Of a file only the
     architecture is read. The exit status is 1 if a layer breaks a rule at error level.
     """
+    backend.prepare()
     from analysis.audit import audit_model
     from analysis.layer_tables import describe, upsamplers
 
