@@ -44,6 +44,11 @@ def events(directory):
     return found
 
 
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def tensors(found, tag):
     return [(e.step, tf.make_ndarray(e.tensor_proto)) for e in found.Tensors(tag)]
 
@@ -88,10 +93,9 @@ def test_tensorboard_shows_grids_settings_layers_and_reference_lines(trained):
         assert [step for step, _ in pictures] == [0, 6, 12]
         width, height, png = pictures[-1][1]
         assert (int(width), int(height)) == (86, 86)  # 3 x 28 and two gaps
-    stored = (trained / "samples" / "step-00000012.png").read_bytes()
     np.testing.assert_array_equal(
         tf.io.decode_png(tensors(found, "samples/ema")[-1][1][2])[..., 0],
-        np.asarray(Image.open(io.BytesIO(stored))),
+        pixels(trained / "samples" / "step-00000012.png"),
     )
     text = tensors(found, "config")[0][1].item().decode()
     assert "|train.batch_size|8|" in text
@@ -207,4 +211,4 @@ def test_colour_grids_are_stored_as_such(log):
     with log:
         log.grid(7, grid)
     path = log.directory / "samples" / "step-00000007.png"
-    np.testing.assert_array_equal(np.asarray(Image.open(path)), grid)
+    np.testing.assert_array_equal(pixels(path), grid)

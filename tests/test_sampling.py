@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from gan import sampling
 from gan.checkpoint import available, restore_newest
@@ -44,11 +45,9 @@ def test_the_picture_of_a_seed_depends_on_nothing_else(trained):
 
 
 def test_the_grid_of_training_shows_the_same_pictures(trained):
-    from PIL import Image
-
-    stored = np.asarray(Image.open(trained / "samples" / "step-00000012.png"))
     grid = tile(sample(open_run(trained).generator, range(9)))
-    np.testing.assert_array_equal(stored, grid[..., 0])
+    with Image.open(trained / "samples" / "step-00000012.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), grid[..., 0])
 
 
 def test_no_image_is_asked_for(trained):
