@@ -135,6 +135,11 @@ class Watch:
                 return Verdict(state, evidence.reason, evidence.quiet_step)
         return Verdict()
 
+    @property
+    def code(self) -> int:
+        """The state as a number: its place in STATES."""
+        return STATES.index(self.verdict.state)
+
     def wish_to_stop(self, rate_scale: float) -> tuple[str, int] | None:
         """Words and exit code if an alarm is to end the call.
 

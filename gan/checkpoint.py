@@ -45,14 +45,18 @@ def save(
     checkpoint: tf.train.Checkpoint,
     facts: dict[str, Any],
     keep: int,
+    *,
+    replace: bool = False,
 ) -> Path:
     """Commits a checkpoint and removes the oldest beyond `keep`.
+
+    One of the same step stays as it is, unless `replace` says that it is outdated.
 
     Raises:
         CheckpointError: when the disk refuses; earlier checkpoints stay as they were.
     """
     final = directory / f"step-{step:08d}"
-    if final.exists():
+    if final.exists() and not replace:
         return final
     temporary = directory / f".tmp-{step:08d}-{uuid.uuid4().hex[:8]}"
     try:
@@ -67,6 +71,8 @@ def save(
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
             flush(path)
+        if final.exists():
+            remove(final)
         temporary.rename(final)  # the commit
         flush(directory)
     except BaseException as error:

@@ -92,6 +92,8 @@ class RunFolder:
         self.directory = directory
         self.state = directory / "state"
         self.samples = directory / "samples"
+        self.best = directory / "best"
+        self.diverged = directory / "diverged"
 
     def __enter__(self) -> Self:
         """Creates the folder and locks it.

@@ -19,6 +19,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams
 
+from gan.alarms import Verdict
 from gan.files import first_line, write_atomically
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -30,6 +31,11 @@ DESCRIPTIONS = {
     "D says 1/2 everywhere; far below, D wins.",
     "d/prob_real": "Mean D(x), the probability D gives to real images.",
     "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
+    "alarm/code": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
+    "gap/batch_vs_moving": "Mean difference in grey levels between samples normalised "
+    "by their batch and by the moving statistics.",
+    "gap/raw_vs_ema": "Mean difference in grey levels between samples of the current "
+    "and of the averaged generator.",
     "time/compile_seconds": "First call of the compiled step, tracing included.",
     "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
 }
@@ -49,6 +55,7 @@ class RunLog:
         self.directory, self.num_steps, self.console = directory, num_steps, console
         self._failed: set[str] = set()
         self._last_line = -math.inf
+        self._state = "ok"
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=24),
@@ -98,7 +105,7 @@ class RunLog:
                     {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
                 )
                 tf.summary.experimental.write_raw_pb(
-                    custom_scalar.pb(loss_layout()).SerializeToString(), step=0
+                    custom_scalar.pb(chart_layout()).SerializeToString(), step=0
                 )
 
         self._guard("TensorBoard", write)
@@ -106,17 +113,12 @@ class RunLog:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes named scalars to log.jsonl and TensorBoard."""
 
-        def write_line() -> None:
-            line = {"step": step, **{k: round(v, 7) for k, v in values.items()}}
-            with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
         def write_events() -> None:
             with self._writer.as_default(step=step):
                 for name, value in values.items():
                     tf.summary.scalar(name, value, description=DESCRIPTIONS.get(name))
 
-        self._guard("log.jsonl", write_line)
+        self._line({"step": step, **{k: round(v, 7) for k, v in values.items()}})
         self._guard("TensorBoard", write_events)
 
     def losses(self, step: int, values: dict[str, float]) -> None:
@@ -127,6 +129,37 @@ class RunLog:
             with self._writer.as_default(step=step):
                 for name, value in REFERENCES.items():
                     tf.summary.scalar(name, value)
+
+        self._guard("TensorBoard", write)
+
+    def verdict(self, step: int, verdict: Verdict, say: bool = True) -> None:
+        """Notes in which state the run is, whenever that changes."""
+        if verdict.state == self._state:
+            return
+        self._state = verdict.state
+        text = f"{verdict.state}: {verdict.reason}".removesuffix(": ")
+        if say:
+            self.say(f"alarm at step {step}: {text}")
+        self._note(step, text)
+
+    def rewind(self, step: int, verdict: Verdict, rate_scale: float) -> None:
+        """Notes that an alarm took the run back to `step`, and forgets lines after."""
+        text = (
+            f"back to step {step}, learning rates x {rate_scale:g}, because of "
+            f"{verdict.state}: {verdict.reason}"
+        )
+        self._guard("log.jsonl", lambda: self._truncate(step or -1))
+        self._state = "ok"
+        self.say(text)
+        self._note(step, text)
+
+    def _note(self, step: int, text: str) -> None:
+        """Writes what is said of the run's state to log.jsonl and TensorBoard."""
+        self._line({"step": step, "alarm": text})
+
+        def write() -> None:
+            with self._writer.as_default(step=step):
+                tf.summary.text("alarm", text)
 
         self._guard("TensorBoard", write)
 
@@ -164,6 +197,7 @@ class RunLog:
             f"D(x) {values['d/prob_real']:.2f} D(G(z)) {values['d/prob_fake']:.2f}  "
             f"{values['speed/images_per_second']:.0f} images/s"
         )
+        text += f"  {self._state}" if self._state != "ok" else ""
         self._progress.update(self._task, completed=step, description=text)
         now = time.monotonic()
         due = now - self._last_line >= PLAIN_LINE_SECONDS or step == self.num_steps
@@ -174,6 +208,15 @@ class RunLog:
 
     def _open(self) -> None:
         self._writer = tf.summary.create_file_writer(str(self.directory))
+
+    def _line(self, values: dict[str, Any]) -> None:
+        """Appends a line to log.jsonl."""
+
+        def write() -> None:
+            with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+        self._guard("log.jsonl", write)
 
     def _truncate(self, step: int) -> None:
         """Drops lines of log.jsonl after `step`, and a torn last one."""
@@ -203,16 +246,30 @@ class RunLog:
                 )
 
 
-def loss_layout() -> layout_pb2.Layout:
-    """The custom-scalars page: losses together with their reference lines."""
-    chart = layout_pb2.Chart(
-        title="losses; 0.693 and 1.386: D cannot tell real from generated (bce)",
-        multiline=layout_pb2.MultilineChartContent(
-            tag=["loss/g$", "loss/d$", "loss/reference_.*"]
-        ),
-    )
+def chart_layout() -> layout_pb2.Layout:
+    """The custom-scalars page: numbers together with the lines they are held to."""
+    charts = {
+        "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
+            "loss/g$",
+            "loss/d$",
+            "loss/reference_.*",
+        ],
+        "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
+        "share of real images with a sample near; floor: real": ["coverage[^/]*/.*"],
+    }
     return layout_pb2.Layout(
-        category=[layout_pb2.Category(title="equilibrium", chart=[chart])]
+        category=[
+            layout_pb2.Category(
+                title="with reference lines",
+                chart=[
+                    layout_pb2.Chart(
+                        title=title,
+                        multiline=layout_pb2.MultilineChartContent(tag=tags),
+                    )
+                    for title, tags in charts.items()
+                ],
+            )
+        ]
     )
 
 

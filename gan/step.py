@@ -1,11 +1,13 @@
 """The training step: one compiled function over the state of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from config.schema import Config, TrainConfig
+from gan.data import batch_indices, latents
 from gan.losses import LOSSES
 from gan.state import TrainState
 
@@ -21,6 +23,16 @@ METRICS = (
     "lr/g",
     "lr/d",
 )
+
+
+def draw(
+    config: Config, steps: Sequence[int], num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices int64 (K, B) and noise float32 (K, B, latent_dim) of `steps`."""
+    seed, size = config.run.seed, config.train.batch_size
+    indices = [batch_indices(seed, step, size, num_images) for step in steps]
+    noise = [latents(seed, step, size, config.model.latent_dim) for step in steps]
+    return np.stack(indices), np.stack(noise)
 
 
 def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:

@@ -7,7 +7,7 @@ scalars and pictures. They never feed the training.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -16,15 +16,18 @@ from rich.console import Console
 from config.loader import to_dict
 from config.schema import Config
 from gan import checkpoint
-from gan.data import Dataset, batch_indices, latents, latents_from_seeds
+from gan.alarms import RollBack, Watch
+from gan.data import Dataset, latents_from_seeds
 from gan.environment import changes, describe, peak_memory_bytes
-from gan.files import write_atomically
-from gan.images import tile
+from gan.images import tile, to_uint8
+from gan.models import build_generator
+from gan.replay import Incident, record
 from gan.runfolder import RunFacts, RunFolder
 from gan.runlog import RunLog
 from gan.sampling import renderer
+from gan.saver import Saver
 from gan.state import TrainState, build_state
-from gan.step import METRICS, make_train_steps
+from gan.step import METRICS, draw, make_train_steps
 from gan.wallclock import Clock, StopSignals, stop_reason
 
 
@@ -39,10 +42,15 @@ class Observation:
     Attributes:
         scalars: name to value, logged as they are.
         pictures: name to uint8 (height, width, channels).
+        alarm: why samples look collapsed; empty: they do not.
+        score: which of the scalars chooses the best checkpoint, the lowest being best;
+            empty: none.
     """
 
     scalars: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    alarm: str = ""
+    score: str = ""
 
 
 class Observer(Protocol):
@@ -84,39 +92,63 @@ class Outcome:
 
 
 class Evaluation:
-    """Grids of fixed latents, and the observers."""
+    """Grids of fixed latents, the batch-norm gap, and the observers."""
 
     def __init__(
-        self,
-        log: RunLog,
-        state: TrainState,
-        observers: Sequence[Observer],
-        config: Config,
+        self, saver: Saver, observers: Sequence[Observer], config: Config
     ) -> None:
         """Compiles the samplers; the latents are those of the seeds 0, 1, 2, ..."""
-        self.log, self.state, self.observers = log, state, observers
-        self.num_grid, self.histograms = config.run.grid_images, config.run.histograms
-        num_images = max([self.num_grid, *(o.num_images for o in observers)])
+        self.saver, self.observers, self.run = saver, observers, config.run
+        self.log, self.state = saver.log, saver.state
+        self.num_raw = max(config.run.grid_images, min(config.train.batch_size, 256))
+        num_images = max([self.num_raw, *(o.num_images for o in observers)])
         self.latents = latents_from_seeds(range(num_images), config.model.latent_dim)
-        self.render_average = renderer(state.ema_generator)
-        self.render_raw = renderer(state.generator)
+        self.render_average = renderer(self.state.ema_generator)
+        self.render_raw = renderer(self.state.generator)
+        _, size, _, channels = self.state.generator.output_shape
+        self.twin = build_generator(
+            config.model, size, channels, precision=config.train.precision
+        )
 
     def __call__(self, step: int) -> None:
         """Evaluates the state after `step` steps."""
-        images_uint8 = self.render_average(self.latents)
-        self.log.grid(step, tile(images_uint8[: self.num_grid]))
-        raw = self.render_raw(self.latents[: self.num_grid])
-        self.log.picture(step, "samples/raw", tile(raw))
-        if self.histograms:
+        num_grid = self.run.grid_images
+        average = self.render_average(self.latents)
+        raw = self.render_raw(self.latents[: self.num_raw])
+        self.log.grid(step, tile(average[:num_grid]))
+        self.log.picture(step, "samples/raw", tile(raw[:num_grid]))
+        self.log.scalars(step, self.gaps(average, raw))
+        if self.run.histograms:
             self.log.histograms(step, self.state.variables())
+        alarms = []
         for observer in self.observers:
-            seen = observer.observe(
-                step, images_uint8[: observer.num_images], self.state
-            )
+            seen = observer.observe(step, average[: observer.num_images], self.state)
             if seen.scalars:
                 self.log.scalars(step, seen.scalars)
             for name, picture in seen.pictures.items():
                 self.log.picture(step, name, picture)
+            alarms.append(seen.alarm)
+            if seen.score and step:
+                self.saver.keep_best(step, seen.score, seen.scalars[seen.score])
+        self.saver.watch.see_observation(step, "; ".join(filter(None, alarms)))
+
+    def gaps(self, average: np.ndarray, raw: np.ndarray) -> dict[str, float]:
+        """Mean absolute differences in grey levels between pictures of equal latents.
+
+        Normalised by the statistics of the batch or by the moving ones; by the current
+        or by the averaged generator. Training mode would move the statistics of the
+        run, so it is a twin that works in it.
+        """
+        self.twin.set_weights(self.state.generator.get_weights())
+        batch = to_uint8(self.twin(self.latents[: self.num_raw], training=True))
+        pairs = {
+            "gap/batch_vs_moving": (batch, raw),
+            "gap/raw_vs_ema": (raw, average[: self.num_raw]),
+        }
+        return {
+            name: float(np.abs(a.astype(np.int16) - b).mean())
+            for name, (a, b) in pairs.items()
+        }
 
 
 def train(
@@ -127,6 +159,7 @@ def train(
     observers: Sequence[Observer] = (),
     max_seconds: float | None = None,
     console: Console | None = None,
+    on_alarm: str = "warn",
 ) -> Outcome:
     """Trains a run, or continues it exactly where its newest checkpoint stands.
 
@@ -137,6 +170,8 @@ def train(
         observers: called at evaluations.
         max_seconds: wall time after which this call saves and returns.
         console: where messages and progress go; none: nowhere.
+        on_alarm: "warn"; "stop", saving the state; or "rollback", to the newest
+            checkpoint before the alarm with half the learning rates.
 
     Returns:
         The outcome; its state is on disk.
@@ -151,36 +186,42 @@ def train(
     folder.claim(facts)
     state = build_state(config, *dataset.images_uint8.shape[2:])
     restored = checkpoint.restore_newest(folder.state, state.checkpoint)
+    watch = Watch(config.train.loss, on_alarm)
+    if restored and "alarms" in restored.facts:
+        watch.recall(restored.facts["alarms"])
     console = console or Console(quiet=True)
     with RunLog(folder.directory, config.train.num_steps, console) as log:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
         announce(log, restored, facts)
         with StopSignals() as signals:
-            saver = Saver(folder, state, facts, log)
-            outcome = loop(
-                config,
-                dataset,
-                state,
-                observers,
-                saver,
-                lambda: stop_reason(signals, deadline),
-            )
-    return outcome
+            saver = Saver(folder, state, facts, log, watch)
+            while True:
+                try:
+                    return loop(
+                        config,
+                        dataset,
+                        observers,
+                        saver,
+                        lambda: stop_reason(signals, deadline),
+                    )
+                except RollBack as alarm:
+                    step = saver.roll_back(alarm.verdict.quiet_step)
+                    log.rewind(step, alarm.verdict, float(state.rate_scale))
 
 
 def loop(
     config: Config,
     dataset: Dataset,
-    state: TrainState,
     observers: Sequence[Observer],
-    saver: "Saver",
+    saver: Saver,
     wish_to_stop: Callable[[], tuple[str, int] | None],
 ) -> Outcome:
     """Steps, logs, evaluates and saves until the budget or a wish ends it."""
-    settings, cadence, log = config.train, config.run, saver.log
+    settings, cadence = config.train, config.run
+    state, log, watch = saver.state, saver.log, saver.watch
     images_uint8 = tf.constant(dataset.images_uint8)
     train_steps = make_train_steps(config, state)
-    evaluate = Evaluation(log, state, observers, config)
+    evaluate = Evaluation(saver, observers, config)
     clock, window = Clock(), []
     first = step = int(state.step.numpy())
     if step == 0:
@@ -191,12 +232,13 @@ def loop(
         # Input: order and noise are pure functions of seed and step.
         with clock.measure("input"):
             count = steps_until_boundary(step, config)
-            indices, noise = draw(config, range(step, step + count), len(images_uint8))
+            inputs = draw(config, range(step, step + count), len(images_uint8))
 
         # As many steps as the cadence allows, in one call.
         with clock.measure("compile" if step == first else "step", count):
-            metrics = train_steps(images_uint8, indices, noise).numpy()
-        refuse_non_finite(metrics, step, settings.precision)
+            metrics = train_steps(images_uint8, *inputs).numpy()
+        if bad := first_non_finite(metrics, settings.precision):
+            give_up(saver, step, explain(saver, dataset, step, inputs, metrics, bad))
         window.extend(metrics)
         step += count
         last = step == settings.num_steps
@@ -205,7 +247,8 @@ def loop(
         if last or step % cadence.log_every_steps == 0:
             with clock.measure("log"):
                 values = summarize(window, clock, settings.batch_size)
-                log.losses(step, values)
+                watch.see_losses(step, values)
+                log.losses(step, values | {"alarm/code": watch.code})
                 log.progress(step, values)
             window, clock.step_seconds = [], []
 
@@ -214,48 +257,19 @@ def loop(
             with clock.measure("evaluate"):
                 evaluate(step)
 
-        # State, also when asked to stop.
-        stop = None if last else wish_to_stop()
+        # State, also when an alarm or the user asks to stop.
+        log.verdict(step, watch.verdict)
+        stop = watch.wish_to_stop(float(state.rate_scale))
+        stop = stop or (None if last else wish_to_stop())
         if last or stop or step % cadence.checkpoint_every_steps == 0:
             with clock.measure("checkpoint"):
+                if lost := state.non_finite():
+                    give_up(saver, step, f"{lost[0]} is not finite after step {step}")
                 saver.save(step, required=last or stop is not None)
         if stop:
             return Outcome(step, *stop)
     saver.export()
     return Outcome(step)
-
-
-class Saver:
-    """Commits checkpoints and the exported generator of one run."""
-
-    def __init__(
-        self, folder: RunFolder, state: TrainState, facts: RunFacts, log: RunLog
-    ) -> None:
-        """Names what is saved and where."""
-        self.folder, self.state, self.facts, self.log = folder, state, facts, log
-
-    def save(self, step: int, required: bool) -> None:
-        """Commits the state; unless `required`, a full disk is only a warning."""
-        try:
-            checkpoint.save(
-                self.folder.state,
-                step,
-                self.state.checkpoint,
-                {"environment": self.facts.environment},
-                self.facts.config.run.keep_checkpoints,
-            )
-        except checkpoint.CheckpointError as error:
-            if required:
-                raise
-            self.log.say(f"warning: {error}; training goes on, the next one is tried")
-
-    def export(self) -> None:
-        """Writes generator.keras with the averaged weights."""
-        path = self.folder.directory / "generator.keras"
-        try:
-            write_atomically(path, self.state.ema_generator.save)
-        except OSError as error:
-            raise checkpoint.CheckpointError(f"{path} not written: {error}") from error
 
 
 def run_facts(config: Config, dataset: Dataset) -> RunFacts:
@@ -300,34 +314,55 @@ def steps_until_boundary(step: int, config: Config) -> int:
     return min(config.train.steps_per_call, left, *boundaries)
 
 
-def draw(
-    config: Config, steps: Sequence[int], num_images: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64 (K, B) and noise float32 (K, B, latent_dim) of `steps`."""
-    seed, size = config.run.seed, config.train.batch_size
-    indices = [batch_indices(seed, step, size, num_images) for step in steps]
-    noise = [latents(seed, step, size, config.model.latent_dim) for step in steps]
-    return np.stack(indices), np.stack(noise)
-
-
-def refuse_non_finite(metrics: np.ndarray, step: int, precision: str) -> None:
-    """Stops before a state that is not finite reaches a checkpoint.
+def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | None:
+    """Row and name of the first bad value of (K, len(METRICS)) metrics, if any.
 
     With float16 an infinite gradient norm is normal: loss scaling skips that update.
     """
-    names = [
-        name
-        for name in METRICS
-        if precision != "mixed_float16" or not name.startswith("grad_norm")
-    ]
-    columns = [METRICS.index(name) for name in names]
-    bad = ~np.isfinite(metrics[:, columns])
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise TrainingError(
-            f"{names[column]} is not finite at step {step + row + 1}; the last "
-            "checkpoint is kept; try a lower learning rate or --precision float32"
-        )
+    for row, values in enumerate(metrics):
+        for name, value in zip(METRICS, values, strict=True):
+            skipped = precision == "mixed_float16" and name.startswith("grad_norm")
+            if not np.isfinite(value) and not skipped:
+                return row, name
+    return None
+
+
+def explain(
+    saver: Saver,
+    dataset: Dataset,
+    step: int,
+    inputs: tuple[np.ndarray, np.ndarray],
+    metrics: np.ndarray,
+    bad: tuple[int, str],
+) -> str:
+    """Keeps the bad step of the call at `step`, and says in a line where it began."""
+    row, name = bad
+    reason = f"{name} is not finite at step {step + row + 1}"
+    saver.log.say(f"{reason}; repeating the steps from the last checkpoint to see why")
+    indices, noise = inputs[0][row], inputs[1][row]
+    incident = Incident(
+        saver.facts.config,
+        step + row + 1,
+        indices,
+        dataset.images_uint8[indices],
+        noise,
+        metrics[: row + 1],
+    )
+    return f"{reason}; {record(incident, dataset, saver.folder)}"
+
+
+def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
+    """Ends the call before a state that is not finite reaches a checkpoint.
+
+    Raises:
+        RollBack: if an alarm is to take the run back.
+        TrainingError: else.
+    """
+    watch = saver.watch
+    watch.see_non_finite(step, reason)
+    watch.wish_to_stop(float(saver.state.rate_scale))
+    saver.log.verdict(step, watch.verdict, say=False)
+    raise TrainingError(f"{reason}; try a lower learning rate or --precision float32")
 
 
 def summarize(
