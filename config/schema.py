@@ -88,10 +88,10 @@ class ModelConfig:
 class TrainConfig:
     """Loss, optimizers, budget and numerics."""
 
-    batch_size: int = setting(64, "images a step", minimum=1, maximum=65_536)
+    batch_size: int = setting(32, "images a step", minimum=1, maximum=65_536)
     loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
-    g_learning_rate: float = setting(2e-4, "Adam, generator", minimum=0)
-    d_learning_rate: float = setting(2e-4, "Adam, discriminator", minimum=0)
+    g_learning_rate: float = setting(4e-4, "Adam, generator", minimum=0)
+    d_learning_rate: float = setting(4e-4, "Adam, discriminator", minimum=0)
     beta_1: float = setting(0.5, "Adam, both networks", minimum=0, maximum=0.9999)
     beta_2: float = setting(0.999, "Adam, both networks", minimum=0, maximum=0.999999)
     decay_start: float = setting(
@@ -104,7 +104,7 @@ class TrainConfig:
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
     epochs: float = setting(
-        6.0, "step budget in passes over the data", minimum=0, maximum=1e6
+        5.0, "step budget in passes over the data", minimum=0, maximum=1e6
     )
     num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)
@@ -119,9 +119,9 @@ class RunConfig:
     """Identity, cadence and retention of a run."""
 
     seed: int = setting(0, "of weights, order and noise", minimum=0, maximum=2**31 - 1)
-    log_every_steps: int = setting(25, "scalars are written", minimum=1)
-    evaluate_every_steps: int = setting(250, "grid and observers", minimum=1)
-    checkpoint_every_steps: int = setting(250, "state is saved", minimum=1)
+    log_every_steps: int = setting(50, "scalars are written", minimum=1)
+    evaluate_every_steps: int = setting(500, "grid and observers", minimum=1)
+    checkpoint_every_steps: int = setting(500, "state is saved", minimum=1)
     keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
     grid_images: int = setting(64, "images in a sample grid", minimum=1, maximum=1024)
     histograms: bool = setting(False, "weight histograms at evaluations")

@@ -19,7 +19,7 @@ def test_the_last_of_defaults_preset_flags_and_sets_wins(tmp_path):
     preset.write_text("[train]\nbatch_size = 2\nepochs = 2\nbeta_1 = 0.2\n")
     flags = {"train.batch_size": 3, "train.epochs": 3.0, "run.seed": None}
     config = load_config(str(preset), flags, ["train.batch_size=4"])
-    assert Config().train.batch_size == 64
+    assert Config().train.batch_size == 32
     assert (config.train.batch_size, config.train.epochs) == (4, 3.0)
     assert (config.train.beta_1, config.train.beta_2) == (0.2, 0.999)
     assert config.run.seed == 0  # a flag of None was not given
