@@ -27,21 +27,24 @@ def draw_training(
         axes.plot(steps, [scores[key] for _, scores in points], "o-", color="C0")
         for name, scores in anchors.items():
             axes.axhline(scores[key], color="0.6", linewidth=0.8, zorder=0)
-            label = name if name == "floor" else f"{name} levels"
+            is_floor = name == "floor"  # labelled on its far side from the ladder
             axes.annotate(
-                label,
+                name if is_floor else f"{name} levels",
                 (0.99, scores[key]),
                 xycoords=("axes fraction", "data"),
                 ha="right",
-                va="bottom",
+                va="top" if is_floor == (key == "fcd") else "bottom",
                 fontsize=8,
                 color="0.35",
             )
         axes.set_title(yardstick.name(key), fontsize=10)
         axes.set_xlabel("training step")
+        if len(steps) == 1:
+            axes.set_xticks(steps)
         axes.grid(alpha=0.2)
         if key == "fcd":
             axes.set_yscale("log")
+            axes.margins(y=0.1)
         else:
             axes.set_ylim(0, 1.08)
     return figure

@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "fcd": ("FCD", "{:.3f}"),
-    "kcd": ("KCD x1000", "{:.2f}"),
-    "kcd_se": ("s.e.", "{:.2f}"),
-    "density": ("density", "{:.3f}"),
-    "coverage": ("coverage", "{:.3f}"),
-    "diversity": ("diversity", "{:.2f}"),
+    "kcd": ("KCD\nx1000", "{:.1f}"),
+    "kcd_se": ("s.e.\nx1000", "{:.1f}"),
+    "density": ("den-\nsity", "{:.2f}"),
+    "coverage": ("cov-\nerage", "{:.3f}"),
+    "diversity": ("diver-\nsity", "{:.2f}"),
     "duplicates": ("dupli-\ncates", "{:.3f}"),
     "class_tv": ("class\nTV", "{:.3f}"),
-    "num_classes": ("classes", "{:.0f}"),
-    "copy_pixels": ("copying,\npixels", "{:.2f}"),
-    "copy_features": ("copying,\nfeatures", "{:.2f}"),
+    "num_classes": ("clas-\nses", "{:.0f}"),
+    "copy_pixels": ("copies\npixels", "{:.2f}"),
+    "copy_features": ("copies\nfeat.", "{:.2f}"),
 }
-LEGEND = """\
-Aim: FCD and KCD at the floor (real training images), density 1, \
-coverage {coverage:.3f}, diversity 1, duplicates and class TV 0, copying 1 (below \
-0.7: memorised).
-FCD is no FID: it comes from the feature net {id} and is compared with nothing that
-another net or another number of images gave."""
+LEGEND = (
+    "Aim: FCD and KCD at the floor (real training images), density 1, coverage "
+    "{coverage:.3f}, diversity 1, duplicates and class TV 0, copies 1 (below 0.7: "
+    "memorised). FCD is no FID: it comes from the feature net {id} and is never "
+    "compared with what another net or another number of images gave."
+)
 
 
 @click.command(name="quality")
@@ -97,7 +97,8 @@ def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
 
     if checkpoint != "all":
         samples = load_samples(source, num_images, checkpoint)
-        return {samples.name: samples}
+        step = samples.facts.get("step", -1)
+        return {"samples" if step < 0 else f"step {step}": samples}
     from gan.checkpoint import available
 
     steps = [str(step) for step, _ in reversed(available(Path(source) / "state"))]
@@ -157,16 +158,16 @@ def print_table(
     notes: list[str],
 ) -> None:
     """Prints samples, below them floor and ladder, then how to read them."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from analysis.quality import expected_coverage
 
-    table = Table(
-        title=f"{yardstick.name('fcd')}: {yardstick.num_images} images against as many "
-        f"of {yardstick.test.name} {yardstick.test.split}"
-    )
-    table.add_column("")
+    title = f"{yardstick.name('fcd')}: {yardstick.num_images} images against as many"
+    title += f" of {yardstick.test.name}, {yardstick.test.split}"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("", no_wrap=True)
     keys = [key for key in COLUMNS if any(key in scores for scores in rows.values())]
     for key in keys:
         table.add_column(COLUMNS[key][0], justify="right")
