@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from config.schema import DataConfig
+from gan import backend
 from gan.data import digest, load_dataset
 from gan.file_source import open_path
 from gan.images import to_uint8
@@ -80,6 +81,7 @@ def load_samples(
 
 def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
     """Makes images with a run's averaged generator."""
+    backend.prepare()
     from gan.sampling import open_run, sample
 
     run = open_run(path, checkpoint)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gan import backend
+
 if TYPE_CHECKING:
     from analysis.samples import Samples
     from analysis.yardstick import Copies, Scores, Yardstick
@@ -66,6 +68,7 @@ def command(  # noqa: PLR0913
     sample RUN --n 10000 --out FOLDER` and give the folder to an outside tool, such as
     clean-fid or torch-fidelity, with 10,000 test images.
     """
+    backend.prepare()
     from analysis.quality_figures import draw_pairs, draw_training
 
     try:

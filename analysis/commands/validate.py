@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from gan import backend
+
 
 @click.command(name="validate")
 @click.option("--reference", help="Real images: .npz, folder or data set name.")
@@ -22,6 +24,7 @@ def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> N
         real = load_reference(reference)
         controls: list[Any] = run_controls(real.images_uint8, seed)
         if quality:
+            backend.prepare()
             from analysis import quality_controls
 
             controls += quality_controls.run_controls()
