@@ -50,33 +50,32 @@ def log_lines(directory):
 
 
 def logged_steps(directory):
-    return [line["step"] for line in log_lines(directory)]
+    return [line["step"] for line in log_lines(directory) if "loss/g" in line]
 
 
-def losses(directory):
+def same(directory):
     """What the log says apart from times and memory, which are never the same."""
-    kinds = ("loss/", "d/", "grad_norm/", "lr/")
+    apart = ("time/", "speed/", "memory/")
     return [
-        {name: value for name, value in line.items() if name.startswith(kinds)}
+        {name: value for name, value in line.items() if not name.startswith(apart)}
         for line in log_lines(directory)
     ]
 
 
 def run_until(command, directory, ready, number):
     """Starts a command and sends it a signal when `ready(last logged step)`."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if ready(max(logged_steps(directory), default=0)):
-            process.send_signal(number)
-            break
-        time.sleep(0.005)
-    try:
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
+    deadline = time.monotonic() + 600  # on a machine that others keep busy
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+        while time.monotonic() < deadline and process.poll() is None:
+            if ready(max(logged_steps(directory), default=0)):
+                process.send_signal(number)
+                break
+            time.sleep(0.005)
+        try:
+            output, _ = process.communicate(timeout=600)
+        finally:
+            process.kill()
     return process.returncode, output
 
 
@@ -88,6 +87,7 @@ def newest_state(directory):
     return state
 
 
+@pytest.mark.timeout(1200)
 def test_a_run_stopped_and_killed_ends_bit_equal_to_an_uninterrupted_one(tmp_path):
     (tmp_path / "tiny.toml").write_text(PRESET)
     args = ["--config", str(tmp_path / "tiny.toml"), "--runs-dir"]
@@ -124,7 +124,7 @@ def test_a_run_stopped_and_killed_ends_bit_equal_to_an_uninterrupted_one(tmp_pat
     assert newest_state(directory).digest() == newest_state(straight).digest()
     # The log has each step once, with the same values.
     assert logged_steps(directory) == list(range(1, 81))
-    assert losses(directory) == losses(straight)
+    assert same(directory) == same(straight)
     grid = Path("samples") / "step-00000080.png"
     assert (directory / grid).read_bytes() == (straight / grid).read_bytes()
 
