@@ -153,19 +153,12 @@ def test_a_nul_in_a_file_name_is_no_traceback(saved):
     assert saved.restore().step == 5
 
 
-def test_a_checkpoint_of_other_shapes_is_set_aside(saved):
+@pytest.mark.parametrize(("name", "size"), [("variable", 7), ("misnamed", 100)])
+def test_a_checkpoint_of_other_variables_is_set_aside(saved, name, size):
     saved.save(5)
-    other = tf.train.Checkpoint(variable=tf.Variable([0.0] * 7))
+    other = tf.train.Checkpoint(**{name: tf.Variable([0.0] * size)})
     save(saved.directory, 10, other, {}, 3)
-    restored = saved.restore()
-    assert restored.step == 5 and saved.value() == {5.0}
-
-
-def test_a_checkpoint_of_other_variables_is_set_aside(saved):
-    saved.save(5)
-    other = tf.train.Checkpoint(misnamed=tf.Variable([0.0] * 100))
-    save(saved.directory, 10, other, {}, 3)
-    assert saved.restore().step == 5
+    assert saved.restore().step == 5 and saved.value() == {5.0}
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])

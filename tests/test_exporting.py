@@ -1,7 +1,5 @@
 import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from gan.exporting import export_generator
 from gan.runfolder import RunError
@@ -17,14 +15,6 @@ def test_every_format_gives_the_same_pixels_after_a_reload(
 ):
     assert export_generator(open_run(trained), kind, tmp_path / name) <= 1
     assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_an_exported_savedmodel_serves_any_batch(trained, tmp_path):
-    run = open_run(trained)
-    export_generator(run, "savedmodel", tmp_path / "g")
-    loaded = tf.saved_model.load(str(tmp_path / "g"))
-    served = loaded.serve(np.ones((3, 8), np.float32))
-    np.testing.assert_allclose(served, run.generator(np.ones((3, 8))), atol=1e-5)
 
 
 def test_an_export_that_gives_other_pixels_is_refused(trained, tmp_path, monkeypatch):
