@@ -47,7 +47,7 @@ from gan.__main__ import main as gan
 cases = [
     (train.main, "--help", 0, "--max-minutes"),
     (train.main, "--dry-run --config smoke --upsample resize", 0, "budget: 30 steps"),
-    (train.main, "--dry-run --epochs 2", 0, "budget: 1875 steps of 64 images"),
+    (train.main, "--dry-run --epochs 2", 0, "budget: 3750 steps of 32 images"),
     (train.main, "--upsample nearest", 2, "'resize-nearest'"),
     (train.main, "--steps -5", 1, "error: --steps: received -5"),
     (train.main, "--set train.epoch=1", 1, "did you mean train.epochs"),
