@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -43,5 +44,9 @@ def flush(path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text: TensorFlow's go on for pages."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The first line of an error's text, which TensorFlow's continue for pages.
+
+    Nor does it repeat TensorFlow's name of the function, which hides the reason.
+    """
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"\{\{.*?\}\} ?", "", line)[:300]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.loader import load_config, to_dict
-from gan.files import write_atomically
+from gan.files import first_line, write_atomically
 from gan.runfolder import (
     RunError,
     RunFacts,
@@ -164,6 +164,15 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary(tmp_path):
         write_atomically(path, write)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
     assert path.read_text() == "old"
+
+
+def test_the_reason_of_an_error_is_its_first_line():
+    """As TensorFlow words a full disk while it saves."""
+    place = "{{function_node __wrapped__SaveV2_dtypes_79_device_/job:localhost:0}} "
+    reason = f"/{'long/' * 30}part-00000; No space left on device [Op:SaveV2]"
+    assert first_line(OSError(f"{place}{reason}\nand a page of stack")) == reason
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(first_line(OSError("x" * 999))) == 300
 
 
 @pytest.mark.parametrize(
