@@ -96,16 +96,18 @@ def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.nda
 
     Args:
         stages: in the order of the signal.
-        mean_activations: (in,), of the constant input.
+        mean_activations: (in,), of the constant input; or (in, N), of N inputs.
 
     Returns:
-        (S_height, S_width, out) complex128, S the cumulated strides, bin b at b/S.
+        (S_height, S_width, out) complex128, S the cumulated strides, bin b at b/S; of N
+        inputs (S_height, S_width, out, N).
     """
     lines = np.asarray(mean_activations, complex)[None, None]
     for stage in stages:
         before, strides = lines, stage.strides
         rows, columns = before.shape[0] * strides[0], before.shape[1] * strides[1]
-        lines = np.empty((rows, columns, stage.kernel.shape[2]), complex)
+        shape = (rows, columns, stage.kernel.shape[2], *before.shape[3:])
+        lines = np.empty(shape, complex)
         for row in range(rows):
             for column in range(columns):
                 source = before[row % before.shape[0], column % before.shape[1]]
