@@ -8,6 +8,7 @@ import itertools
 import math
 import operator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,12 @@ class Layout:
     window: np.ndarray
     lines: tuple[Line, ...]
     cells: np.ndarray
+
+    def label(self, line: Line) -> str:
+        """Vertical and horizontal frequency in cycles per pixel, as "1/4, -1/4"."""
+        places = zip((line.row, line.column), self.shape, strict=True)
+        parts = [Fraction(position, side) for position, side in places]
+        return ", ".join(str(f - 1 if f > Fraction(1, 2) else f) for f in parts)
 
     @property
     def line_gain(self) -> float:
