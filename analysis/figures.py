@@ -39,11 +39,11 @@ def draw_spectra(
         10 * np.log10(full(half, layout.shape)) for half in (real_power, power)
     )
     low, high = min(real_db.min(), generated_db.min()), real_db.max()
-    _show(panels[0], real_db, (low, high), "viridis", "real")
-    image = _show(panels[1], generated_db, (low, high), "viridis", "generated")
+    show_spectrum(panels[0], real_db, (low, high), "viridis", "real")
+    image = show_spectrum(panels[1], generated_db, (low, high), "viridis", "generated")
     figure.colorbar(image, ax=panels[1], label="dB of a grey level²", shrink=0.8)
     limits = -RATIO_LIMIT_DB, RATIO_LIMIT_DB
-    image = _show(panels[2], generated_db - real_db, limits, "RdBu_r", "ratio")
+    image = show_spectrum(panels[2], generated_db - real_db, limits, "RdBu_r", "ratio")
     figure.colorbar(image, ax=panels[2], label="dB", extend="both", shrink=0.8)
     for axes, color in zip(panels, ("white", "white", "black"), strict=True):
         mark_lines(axes, layout, color)
@@ -55,14 +55,14 @@ def draw_spectra(
     return figure
 
 
-def _show(
+def show_spectrum(
     axes: Axes,
     spectrum_db: np.ndarray,
     limits: tuple[float, float],
     colors: str,
     title: str,
 ) -> Any:
-    """Draws a whole spectrum, DC in the middle; 1/2 appears on both sides."""
+    """Draws a whole spectrum in dB, DC in the middle; 1/2 appears on both sides."""
     sides = spectrum_db.shape
     pads = [(0, 1 - side % 2) for side in sides]
     shown = np.pad(np.fft.fftshift(spectrum_db), pads, mode="wrap")
@@ -78,7 +78,7 @@ def _show(
     )
 
 
-def mark_lines(axes: Axes, layout: Layout, color: str) -> None:
+def mark_lines(axes: Axes, layout: Layout, color: str, size: float = 8) -> None:
     """Marks the bins of the strides wherever they are drawn."""
     for line in layout.lines:
         marker = "s" if line.layer == 1 else "o"
@@ -86,7 +86,7 @@ def mark_lines(axes: Axes, layout: Layout, color: str) -> None:
         for sign, i, j in itertools.product((1, -1), (-1, 0, 1), (-1, 0, 1)):
             y, x = sign * row + i, sign * column + j
             if max(abs(x), abs(y)) <= 0.5:
-                axes.plot(x, y, marker, ms=8, mfc="none", mec=color, clip_on=False)
+                axes.plot(x, y, marker, ms=size, mfc="none", mec=color, clip_on=False)
 
 
 def to_pixels(figure: Figure) -> np.ndarray:

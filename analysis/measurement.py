@@ -163,6 +163,10 @@ def summarise(result: Contrast, null: Contrast, layout: Layout) -> dict[str, Any
             for i, line in enumerate(layout.lines)
         },
         "detection_limit": by_line(detection_limit(null.amplitude), layout),
+        "null_delta_pnr_db": {
+            line.name: null.delta_pnr_db[i].as_dict()
+            for i, line in enumerate(layout.lines)
+        },
         "coherence": by_line(result.coherence, layout),
         "phase_variance_db": {str(k): v for k, v in result.phase_variance_db.items()},
         "log_spectral_distance_db": {
