@@ -9,7 +9,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -19,13 +19,24 @@ from rich.table import Table
 from config.loader import load_config, to_dict
 from config.schema import PRECISIONS, UPSAMPLER_ALIASES, UPSAMPLERS, Config, ConfigError
 from gan import backend
-from gan.data import BUNDLED_NAME, BUNDLED_TRAIN_IMAGES, DataError, load_dataset
+from gan.alarms import POLICIES
+from gan.data import (
+    BUNDLED_NAME,
+    BUNDLED_TRAIN_IMAGES,
+    DataError,
+    Dataset,
+    load_dataset,
+)
 from gan.runfolder import RunError, RunFolder, default_name, run_directory
+
+if TYPE_CHECKING:
+    from gan.training import Observer
 
 GROUPS = {
     "What": ("upsample", "dataset", "config", "seed"),
     "How long": ("epochs", "steps", "max_minutes"),
     "How": ("batch_size", "precision", "jit", "sets"),
+    "Watching": ("observe", "on_alarm"),
     "Where": ("run", "runs_dir", "dry_run"),
 }
 
@@ -73,6 +84,19 @@ class GroupedCommand(click.Command):
 @click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="any section.key=value"
 )
+@click.option(
+    "--observe/--no-observe",
+    default=True,
+    show_default=True,
+    help="log quality and checkerboards, keep the best",
+)
+@click.option(
+    "--on-alarm",
+    type=click.Choice(POLICIES),
+    default="warn",
+    show_default=True,
+    help="stop: save, exit code 3; rollback: go back and halve the learning rates",
+)
 @click.option("--run", metavar="NAME", help="name of the run folder")
 @click.option(
     "--runs-dir",
@@ -89,6 +113,8 @@ def main(
     runs_dir: Path,
     dry_run: bool,
     max_minutes: float | None,
+    observe: bool,
+    on_alarm: str,
     **flags: Any,
 ) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
@@ -111,7 +137,9 @@ def main(
         if dry_run:
             show_plan(console, config, directory, max_minutes)
             return
-        exit_code = start(config, directory, max_minutes, console)
+        exit_code = start(
+            config, directory, console, max_minutes, observe=observe, on_alarm=on_alarm
+        )
     except (ConfigError, DataError, RunError, OSError) as error:
         fail(error)
     sys.exit(exit_code)
@@ -170,7 +198,13 @@ def show_plan(
 
 
 def start(
-    config: Config, directory: Path, max_minutes: float | None, console: Console
+    config: Config,
+    directory: Path,
+    console: Console,
+    max_minutes: float | None,
+    *,
+    observe: bool,
+    on_alarm: str,
 ) -> int:
     """Loads the images, trains, and returns the exit code."""
     dataset = load_dataset(config.data)
@@ -190,13 +224,16 @@ def start(
             markup=False,
             soft_wrap=True,
         )
+        observers = make_observers(config, dataset, console) if observe else []
         try:
             outcome = train(
                 config,
                 dataset,
                 folder,
+                observers=observers,
                 max_seconds=max_minutes * 60 if max_minutes else None,
                 console=console,
+                on_alarm=on_alarm,
             )
         except (CheckpointError, TrainingError) as error:
             fail(error)
@@ -208,6 +245,25 @@ def start(
     )
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return outcome.exit_code
+
+
+def make_observers(
+    config: Config, dataset: Dataset, console: Console
+) -> "list[Observer]":
+    """What looks at samples during training, as far as the images allow it."""
+    from analysis.observers import SpectrumObserver
+    from analysis.quality_observer import QualityObserver
+
+    observers: list[Any] = []
+    for make in (
+        lambda: SpectrumObserver(dataset.images_uint8),
+        lambda: QualityObserver(config.data),
+    ):
+        try:
+            observers.append(make())
+        except ValueError as error:
+            console.print(f"note: not observed: {error}", markup=False, soft_wrap=True)
+    return observers
 
 
 def fail(error: Exception) -> NoReturn:

@@ -21,9 +21,9 @@ TRANSIENT_STEPS = 100  # at the start, in which anything may happen
 SUSTAINED_STEPS = 100
 SUSTAINED_OBSERVATIONS = 2
 MAX_GRADIENT_NORM = 100.0  # healthy: 0.5 to 15
-D_LOSS_WON = 0.07  # share of CHANCE; healthy: 0.75 to 1.05
+D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.75 to 1.05
 D_LOSS_LOST = 1.25
-PROBABILITY_GAP_WON = 0.95  # of D(x) and D(G(z)); healthy: 0.1 to 0.3
+PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0 to 0.3
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,9 @@ class Watch:
 
     def see_losses(self, step: int, values: Mapping[str, float]) -> None:
         """Weighs the means of the step's metrics since the last call."""
-        amount, self.step = step - self.step, step
         early = step <= TRANSIENT_STEPS
+        amount = step if early else step - max(self.step, TRANSIENT_STEPS)
+        self.step = step
         for state, reason in judge_losses(values, self.chance).items():
             self.evidence[state].weigh(
                 step, "" if early else reason, amount, SUSTAINED_STEPS
@@ -167,8 +168,12 @@ def judge_losses(values: Mapping[str, float], chance: float) -> dict[str, str]:
     won = d_loss < D_LOSS_WON * chance or real - fake > PROBABILITY_GAP_WON
     lost = d_loss > D_LOSS_LOST * chance and fake > real
     exploded = norms[largest] > MAX_GRADIENT_NORM
+    found = {
+        "D-wins": (won, "the discriminator is always right"),
+        "G-wins": (lost, "the discriminator is worse than chance"),
+        "diverged": (exploded, f"grad_norm/{largest} is {norms[largest]:.0f}"),
+    }
     return {
-        "D-wins": f"the discriminator is always right: {balance}" if won else "",
-        "G-wins": f"the discriminator is worse than chance: {balance}" if lost else "",
-        "diverged": f"grad_norm/{largest} is {norms[largest]:.0f}" if exploded else "",
+        state: f"{words}: {balance}" if true else ""
+        for state, (true, words) in found.items()
     }
