@@ -177,7 +177,6 @@ def basis(summary: dict[str, Any]) -> str:
 
 def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:
     """The shortest kind of name that tells all subjects apart."""
-    names = [fact["name"] for fact in facts]
     kinds = [
         [fact.get("upsample", fact["name"]) for fact in facts],
         [
@@ -186,9 +185,12 @@ def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:
             else fact["name"]
             for fact in facts
         ],
-        names,
+        [fact["name"] for fact in facts],
     ]
     for labels in kinds:
         if len(set(labels)) == len(facts):
             return labels
-    return [f"{name} ({place})" for place, name in enumerate(names, start=1)]
+    return [
+        f"{label} ({place})" if kinds[0].count(label) > 1 else label
+        for place, label in enumerate(kinds[0], start=1)
+    ]

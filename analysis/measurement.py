@@ -19,7 +19,7 @@ from analysis.bins import Layout, Protocol
 from analysis.checkerboard import Contrast, contrast, detection_limit
 from analysis.samples import MIN_IMAGES, NPZ_ERRORS, SampleError, Samples, halves
 
-FORMAT = 1
+FORMAT = 2
 NUM_EXAMPLES = 64
 FAMILIES = {"a_last": 1, "a_prev": 2}
 

@@ -176,16 +176,16 @@ def test_compare_prints_runs_files_and_results(trained, files, tmp_path):
     result = run("compare", *sources, *options)
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
-    last = [row for row in rows if "a_last" in row]
-    assert [row[0] for row in last] == ["tiny", "tone", "tone"]
-    assert last[0][-2] == f"{build_params(trained):,}"
+    last = [row for row in rows if "last" in row[:3]]
+    assert [row[0] for row in last] == ["transpose", "tone", "tone"]
+    assert float(last[0][-2]) == pytest.approx(params(trained) / 1e6, abs=0.005)
     assert last[1][-5:] == ["-"] * 5
     assert figure.stat().st_size > 10_000
     names = {path.name for path in (tmp_path / "f").iterdir()}
     assert {"lines.png", "lines.svg", "predictions.svg", "spectra-3.png"} <= names
 
 
-def build_params(directory) -> int:
+def params(directory) -> int:
     from gan.sampling import open_run
 
     return open_run(directory).generator.count_params()
@@ -240,7 +240,8 @@ def test_labels_are_short_and_unique():
     runs = [fact("a", upsample="transpose", training_seed=seed) for seed in (0, 1)]
     assert unique_labels([runs[0], fact("b")]) == ["transpose", "b"]
     assert unique_labels(runs) == ["transpose seed 0", "transpose seed 1"]
-    assert unique_labels([runs[0], runs[0]]) == ["a (1)", "a (2)"]
+    same = unique_labels([runs[0], runs[0], fact("b")])
+    assert same == ["transpose (1)", "transpose (2)", "b"]
 
 
 def test_untrained_lines_are_architecture(monkeypatch):

@@ -97,25 +97,21 @@ def print_table(subjects: "list[Subject]") -> None:
 
     title = f"against {basis(subjects[0].measurement.summary)}"
     table = new_table(
-        ["", "family", "A, grey levels", "delta PNR, dB"],
-        [*EVIDENCE, "parameters", "M MAC"],
+        ["", "lines", "A, grey levels", "delta PNR, dB"],
+        [*EVIDENCE, "M params", "M MAC"],
         title,
     )
     for subject in subjects:
+        cost = [f"{value / 1e6:.2f}" for value in subject.cost.values()] or ["-", "-"]
         for family in subject.families:
-            first = family == subject.families[0]
-            cost = subject.cost if first else {}
+            predicted = [subject.predicted.get(name, {}) for name in EVIDENCE]
             table.add_row(
-                subject.label if first else "",
-                family,
+                subject.label,
+                family.removeprefix("a_"),
                 bracketed(subject.amplitude(family)),
                 bracketed(subject.delta_pnr_db(family)),
-                *(
-                    f"{found[family]:.2f}" if family in found else "-"
-                    for found in (subject.predicted.get(e, {}) for e in EVIDENCE)
-                ),
-                f"{cost['params']:,}" if cost else "-" if first else "",
-                f"{cost['macs'] / 1e6:.1f}" if cost else "-" if first else "",
+                *(f"{p[family]:.2f}" if family in p else "-" for p in predicted),
+                *cost,
             )
         table.add_section()
     show(table, NOTES)
@@ -129,22 +125,23 @@ def new_table(left: list[str], right: list[str], title: str) -> Any:
 
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in left:
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, overflow="fold")
+    table.columns[0].min_width = 14  # names stay whole on a narrow terminal
     for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 
 def show(table: Any, notes: tuple[str, ...]) -> None:
-    """Prints a table wide enough for itself, then notes."""
+    """Prints a table, then notes; into a file or pipe as wide as it needs."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 130))
+        console = Console(highlight=False, width=max(console.width, 160))
     console.print(table)
     for note in notes:
-        console.print(note)
+        console.print(note, width=min(console.width, 100))
 
 
 def bracketed(interval: Any) -> str:

@@ -48,13 +48,14 @@ def command(
     try:
         for source in filter(is_measurement, sources):
             raise SampleError(f"{source}: a saved result; a report needs the images")
+        for folder in filter(None, (out.parent, figures)):
+            folder.mkdir(parents=True, exist_ok=True)
         subjects = load_subjects(sources, num_images, checkpoint, reference)
         real = load_reference(reference, subjects[0].samples)
         controls = run_controls(real.images_uint8)
         page, plates = make_page(subjects, real, controls)
         out.write_text(page, encoding="utf-8")
         if figures:
-            figures.mkdir(parents=True, exist_ok=True)
             for plate in plates:
                 plate.save(figures)
     except (ValueError, OSError) as error:
