@@ -126,7 +126,7 @@ def new_table(left: list[str], right: list[str], title: str) -> Any:
     table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in left:
         table.add_column(name, overflow="fold")
-    table.columns[0].min_width = 14  # names stay whole on a narrow terminal
+    table.columns[0].min_width = 9  # "transpose" stays whole on a narrow terminal
     for name in right:
         table.add_column(name, justify="right", overflow="fold")
     return table
