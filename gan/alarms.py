@@ -3,7 +3,8 @@
 It reads no files and knows no networks. An alarm needs a condition that lasts, because
 single bad values are part of every healthy run. Limits on the balance of the two
 networks are counted from `CHANCE`, the loss of a discriminator that cannot tell real
-from generated, so that they hold for each loss; healthy values are those of default runs.
+from generated, so that they hold for each loss. Values called healthy are those of
+default runs.
 """
 
 import math
@@ -18,7 +19,7 @@ MAX_ROLLBACKS = 3
 
 CHANCE = {"bce": 2 * math.log(2), "hinge": 2.0, "lsgan": 0.25}
 TRANSIENT_STEPS = 100  # at the start, in which anything may happen
-SUSTAINED_STEPS = 100
+SUSTAINED_STEPS = 200
 SUSTAINED_OBSERVATIONS = 2
 MAX_GRADIENT_NORM = 100.0  # healthy: 0.5 to 17
 D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.65 to 1.05

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from analysis.observers import SpectrumObserver
 from analysis.quality_observer import LOGGED, QualityObserver
@@ -158,7 +159,15 @@ class Scored:
         return Observation({self.name: value}, score=self.name)
 
 
-def test_a_resumed_run_remembers_the_best(tiny, images, tmp_path):
+@pytest.fixture
+def eagerly():
+    """Steps without compilation: a few of them cost less than one trace."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_a_resumed_run_remembers_the_best(tiny, images, tmp_path, eagerly):
     """Kept: the lowest, the earlier of two; not a NaN, nor a value of another ruler."""
 
     def kept(num_steps, scores, name="score"):
