@@ -218,13 +218,14 @@ def replay(file: Path) -> None:
         from gan.replay import replay as do_again
 
         incident, rows = do_again(file)
-        table = Table("tensor", "shape", "not finite", "largest of the others")
+        bad = first_bad(rows)
+        table = Table("tensor", "shape", "not finite", "largest other", box=None)
         for row in rows:
-            if row.num_bad or not row.name.startswith(("before", "after")):
-                shape = " x ".join(map(str, row.shape))
+            variable = row.name.startswith(("before", "after"))
+            if not variable or bad.startswith(row.name):
+                shape = "x".join(map(str, row.shape))
                 table.add_row(row.name, shape, str(row.num_bad), f"{row.largest:.4g}")
         Console().print(table)
-        bad = first_bad(rows)
         if not bad:
             raise ValueError(f"step {incident.step} again: every tensor is finite")
     click.echo(f"step {incident.step}, first tensor that is not finite: {bad}")

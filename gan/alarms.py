@@ -175,6 +175,6 @@ def judge_losses(values: Mapping[str, float], chance: float) -> dict[str, str]:
         "diverged": (exploded, f"grad_norm/{largest} is {norms[largest]:.0f}"),
     }
     return {
-        state: f"{words}: {balance}" if true else ""
+        state: f"{words} ({balance})" if true else ""
         for state, (true, words) in found.items()
     }
