@@ -5,12 +5,12 @@ the metrics only; `python -m analysis validate --quality` prints the table.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 from analysis import quality
+from analysis.controls import Control
 from analysis.yardstick import NUM_COMPARED, Scores, Yardstick
 from config.schema import Config, DataConfig
 from gan.data import latents
@@ -22,15 +22,6 @@ MEMORISED_BELOW = 0.7  # of the usual distance to a training image
 # Dropped in this order: classes that look like no other first, as related ones (three
 # kinds of shoes, five of tops) cover for each other.
 DROP_ORDER = (1, 8, 9, 3, 5, 2, 0, 7, 4, 6)
-
-
-class Control(NamedTuple):
-    """One line of the table."""
-
-    name: str
-    passed: bool
-    measured: str
-    expected: str
 
 
 def run_controls(num_images: int = quality.STANDARD_NUM_IMAGES) -> list[Control]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gan import backend
 from gan.data import latents_from_seeds
-from gan.images import tile
+from gan.images import tile, to_picture
 from gan.runfolder import RunError, read_run
 
 ANIMATIONS = (".gif", ".webp")
@@ -82,7 +82,7 @@ def sample(
         images_uint8 = sample_seeds(opened.generator, chosen)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
-            picture(tile(images_uint8)).save(out)
+            to_picture(tile(images_uint8)).save(out)
         elif out.suffix == ".npz":
             np.savez_compressed(
                 out, images=images_uint8, seeds=np.array(chosen), step=opened.step
@@ -90,7 +90,7 @@ def sample(
         else:
             out.mkdir(exist_ok=True)
             for seed, image in zip(chosen, images_uint8, strict=True):
-                picture(image).save(out / f"seed-{seed:08d}.png")
+                to_picture(image).save(out / f"seed-{seed:08d}.png")
     click.echo(f"{len(chosen)} images of step {opened.step} -> {out}")
 
 
@@ -132,9 +132,9 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
         images_uint8 = renderer(opened.generator)(path)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".png":
-            picture(tile(images_uint8, columns=frames)).save(out)
+            to_picture(tile(images_uint8, columns=frames)).save(out)
         else:
-            animate([picture(image) for image in images_uint8], out, 12.0)
+            animate([to_picture(image) for image in images_uint8], out, 12.0)
     click.echo(f"{len(path)} images of step {opened.step} -> {out}")
 
 
@@ -229,13 +229,6 @@ def replay(file: Path) -> None:
         if not bad:
             raise ValueError(f"step {incident.step} again: every tensor is finite")
     click.echo(f"step {incident.step}, first tensor that is not finite: {bad}")
-
-
-def picture(image_uint8: np.ndarray) -> Image.Image:
-    """A Pillow image of uint8 (height, width, 1 or 3)."""
-    return Image.fromarray(
-        image_uint8[..., 0] if image_uint8.shape[-1] == 1 else image_uint8
-    )
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:

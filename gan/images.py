@@ -52,6 +52,13 @@ def tile(
     return grid[: grid.shape[0] - gap, : grid.shape[1] - gap]
 
 
+def to_picture(image_uint8: np.ndarray) -> Image.Image:
+    """Makes a Pillow image of uint8 (H, W, 1) or (H, W, 3)."""
+    return Image.fromarray(
+        image_uint8[..., 0] if image_uint8.shape[2] == 1 else image_uint8
+    )
+
+
 def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
     """Brings one image to a square size and a number of channels.
 
@@ -67,8 +74,7 @@ def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarr
     """
     if image.shape == (size, size, channels):
         return image
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = to_picture(image).convert("L" if channels == 1 else "RGB")
     target, method = (size, size), Image.Resampling.LANCZOS
     if fit == "crop":
         picture = ImageOps.fit(picture, target, method)

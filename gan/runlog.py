@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -21,6 +20,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from gan.alarms import Verdict
 from gan.files import first_line, write_atomically
+from gan.images import to_picture
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 # With bce, a discriminator that cannot tell real from generated has these losses.
@@ -176,7 +176,7 @@ class RunLog:
         """Stores the sample grid of `step` as a file and in TensorBoard."""
         path = self.directory / "samples" / f"step-{step:08d}.png"
         self._guard(
-            "sample grids", lambda: write_atomically(path, lambda p: save_png(p, image))
+            "sample grids", lambda: write_atomically(path, to_picture(image).save)
         )
         self.picture(step, "samples/ema", image)
 
@@ -270,11 +270,4 @@ def chart_layout() -> layout_pb2.Layout:
                 ],
             )
         ]
-    )
-
-
-def save_png(path: Path, image: np.ndarray) -> None:
-    """Stores uint8 (height, width, 1 or 3) as PNG."""
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-        path, format="PNG"
     )
