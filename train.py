@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gan.training import Observer
 
 GROUPS = {
-    "What": ("upsample", "dataset", "config", "seed"),
+    "What": ("upsample", "upsample_last", "dataset", "config", "seed"),
     "How long": ("epochs", "steps", "max_minutes"),
     "How": ("batch_size", "precision", "jit", "sets"),
     "Watching": ("observe", "on_alarm"),
@@ -61,6 +61,11 @@ class GroupedCommand(click.Command):
     "--upsample",
     type=click.Choice([*UPSAMPLERS, *UPSAMPLER_ALIASES]),
     help="how the generator doubles height and width",
+)
+@click.option(
+    "--upsample-last",
+    type=click.Choice([*UPSAMPLERS, *UPSAMPLER_ALIASES]),
+    help="the same of the last stage alone",
 )
 @click.option(
     "--dataset",
@@ -154,6 +159,7 @@ def resolve(flags: dict[str, Any], sets: tuple[str, ...]) -> Config:
         raise ConfigError(f"--steps: received {num_steps}, expected at least 1")
     given = {
         "model.upsample": flags["upsample"],
+        "model.upsample_last": flags["upsample_last"],
         "data.dataset": flags["dataset"],
         "run.seed": flags["seed"],
         "train.epochs": flags["epochs"],

@@ -19,7 +19,7 @@ import numpy as np
 from analysis import geometry, impulse
 from analysis.geometry import AxisPlan, Finding
 from analysis.graph import Call, Shape, fold, functional_graph
-from analysis.plans import SPATIAL, NotPredicted, Prediction, predict
+from analysis.plans import SPATIAL, NotPredicted, Prediction, is_shuffle, predict
 
 Chain = tuple[tuple[AxisPlan, ...], ...] | None  # layers x axes; None: branches differ
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -107,7 +107,7 @@ def audit_call(call: Call, chain: Chain = ()) -> LayerRecord:
         chain=None,
     )
     try:
-        if not isinstance(layer, keras.Layer):
+        if not isinstance(layer, keras.Layer) and not is_shuffle(layer):
             raise NotPredicted("an operation, not a layer")
         if not (isinstance(layer, SPATIAL) or _is_keras(type(layer))):
             raise NotPredicted("a custom layer")

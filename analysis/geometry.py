@@ -9,8 +9,8 @@ the rules it breaks; `chain_*` follow several layers. Nothing here sees a tensor
 
 Two families cover all kinds. A *gather* (conv, pool, pad, crop) reads input
 `stride*n + dilation*tap - pad_before` for output n. A *scatter* (transpose, nearest,
-bilinear) paints position `stride*j + dilation*tap` of a full output with input j and
-then crops `pad_before` rows off its beginning.
+bilinear, bicubic, shuffle) paints position `stride*j + dilation*tap` of a full output
+with input j and then crops `pad_before` rows off its beginning.
 
 Sources: Dumoulin & Visin 2016, arXiv:1603.07285 (arithmetic); Odena et al. 2016,
 doi:10.23915/distill.00003 (overlap). Dumoulin's relationships assume symmetric padding;
@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-Kind = Literal["conv", "pool", "pad", "crop", "transpose", "nearest", "bilinear"]
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Kind = Literal["conv", "pool", "pad", "crop", "transpose", "shuffle"] | Interpolation
 Padding = Literal["same", "valid", "causal"]
-SCATTER_KINDS = ("transpose", "nearest", "bilinear")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+SCATTER_KINDS = ("transpose", "shuffle", *INTERPOLATIONS)
 INSERTED, PADDED = -1, -2  # in ThreeSteps.cells: a zero, not an input index
 
 
@@ -139,20 +141,32 @@ class AxisPlan:
 
         Interpolations use their own weights, pools the mean: they keep a constant.
         """
-        outputs: list[float] = []
+        taps, outputs = self.fixed_taps, []
         for pairs in self.all_reads:
-            if self.kind == "bilinear":
-                centre = (self.kernel - 1) / 2
-                gains = [1 - abs(tap - centre) / self.stride for _, tap in pairs]
-                total = sum(
-                    g * values[j] for g, (j, _) in zip(gains, pairs, strict=True)
-                )
-            else:
-                total = sum(values[j] for j, _ in pairs)
-                if self.kind == "pool":
-                    total /= max(len(pairs), 1)
+            total = sum(taps[tap] * values[j] for j, tap in pairs)
+            if self.kind in ("pool", "bicubic"):  # of what lies inside the map
+                total /= sum(taps[tap] for _, tap in pairs) or 1
             outputs.append(total)
         return outputs
+
+    @property
+    def fixed_taps(self) -> tuple[float, ...]:
+        """An interpolation's weights: x2 bilinear [1, 3, 3, 1] / 4; other kinds ones.
+
+        Bicubic is the cubic convolution of Keys 1981 with a = -1/2.
+        """
+        centre = (self.kernel - 1) / 2
+        away = [abs(tap - centre) / self.stride for tap in range(self.kernel)]
+        if self.kind == "bilinear":
+            return tuple(1 - x for x in away)
+        if self.kind == "bicubic":
+            return tuple(
+                1.5 * x**3 - 2.5 * x**2 + 1
+                if x < 1
+                else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+                for x in away
+            )
+        return (1.0,) * self.kernel
 
     def coverage(self) -> list[float]:
         """How often each output is painted: a field of ones through ones; integers."""
@@ -160,7 +174,7 @@ class AxisPlan:
 
     def phases(self) -> tuple[int, ...]:
         """Taps that meet each phase, (n + pad_before) mod stride; uneven is bad."""
-        if self.kind in ("nearest", "bilinear") or not self.is_scatter:
+        if self.kind in INTERPOLATIONS or not self.is_scatter:
             return (self.kernel,)
         counts = [0] * self.stride
         for tap in range(self.kernel):
@@ -360,15 +374,20 @@ def pool_axis(
 def resize_axis(
     input_size: int,
     factor: int,
-    interpolation: Literal["nearest", "bilinear"] = "nearest",
+    interpolation: Interpolation = "nearest",
 ) -> AxisPlan:
-    """Enlargement by a whole factor: a scatter with a fixed box or triangle kernel."""
-    kernel = factor
-    if interpolation == "bilinear":  # half-pixel centres: x2 is [1, 3, 3, 1] / 4
-        kernel = 2 * factor - factor % 2
+    """Enlargement by a whole factor: a scatter with a fixed kernel."""
+    cells = {"nearest": 1, "bilinear": 2, "bicubic": 4}[interpolation]
+    kernel = cells * factor - (factor % 2 if cells > 1 else 0)  # half-pixel centres
     crop = (kernel - factor) // 2
     size = input_size * factor
     return AxisPlan(interpolation, input_size, size, kernel, factor, 1, crop, crop)
+
+
+def shuffle_axis(input_size: int, block_size: int) -> AxisPlan:
+    """Depth to space: each phase of the output comes from a channel of its own."""
+    size = input_size * block_size
+    return AxisPlan("shuffle", input_size, size, block_size, block_size)
 
 
 def pad_axis(input_size: int, before: int, after: int) -> AxisPlan:

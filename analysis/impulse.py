@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.geometry import AxisPlan
-from analysis.plans import MAX_POOLS
+from analysis.geometry import INTERPOLATIONS, AxisPlan
+from analysis.plans import MAX_POOLS, is_shuffle
 
 MAX_TERMS = 2**25  # products to sum: a second or so, not a minute
 TOLERANCE = 1e-3  # float32 interpolation weights on inputs of at most 9
@@ -34,7 +34,8 @@ def measure(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
 
     Args:
         layer: a spatial Keras layer; its own weights stay untouched.
-        axes: its plan, one for each spatial axis.
+        axes: its plan, one for each spatial axis. For depth to space, channel p holds
+            p + 1 times the numbers.
 
     Returns:
         float64 array of the output's spatial shape.
@@ -42,6 +43,10 @@ def measure(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
     Raises:
         ValueError: if a layer of this class cannot be made or run.
     """
+    inputs = known_inputs(axes)
+    if is_shuffle(layer):
+        channels = inputs[None, ..., None] * np.arange(1, layer.block_size**2 + 1)
+        return np.asarray(layer(channels), np.float64)[0, ..., 0]
     config = layer.get_config()
     config = {k: v for k, v in config.items() if "_initializer" not in k}
     config = {
@@ -49,7 +54,6 @@ def measure(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
         for k, v in config.items()
     }
     config |= {key: value for key, value in PLAIN.items() if key in config}
-    inputs = known_inputs(axes)
     try:
         copy = type(layer).from_config(config)
         copy.build((1, *inputs.shape, 1))
@@ -68,10 +72,13 @@ def expect(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
     inputs = np.pad(known_inputs(axes), [(0, 1)] * len(axes), constant_values=np.nan)
     tables = [_source_table(axis) for axis in axes]
     weights = known_kernel(axes)
-    terms = []
+    terms, shares = [], []
     for taps in itertools.product(*(range(axis.kernel) for axis in axes)):
         rows = [table[:, tap] for table, tap in zip(tables, taps, strict=True)]
         terms.append(inputs[np.ix_(*rows)] * weights[taps])
+        shares.append(np.where(np.isnan(terms[-1]), 0, weights[taps]))
+    if axes[0].kind == "bicubic":  # weighs what lies inside the map
+        return np.nansum(terms, axis=0) / np.sum(shares, axis=0)
     if axes[0].kind != "pool":
         return np.nansum(terms, axis=0)
     pool = np.nanmax if isinstance(layer, MAX_POOLS) else np.nanmean
@@ -119,13 +126,10 @@ def known_kernel(axes: Sequence[AxisPlan]) -> np.ndarray:
     """Distinct whole weights 1, 2, ...; interpolations their own, the rest ones."""
     shape = [axis.kernel for axis in axes]
     kind = axes[0].kind
-    if kind == "bilinear":
-        triangles = [
-            1 - np.abs(np.arange(a.kernel) - (a.kernel - 1) / 2) / a.stride
-            for a in axes
-        ]
-        return np.prod(np.meshgrid(*triangles, indexing="ij"), axis=0)
-    if kind in ("conv", "transpose"):
+    if kind in INTERPOLATIONS:
+        taps = [axis.fixed_taps for axis in axes]
+        return np.prod(np.meshgrid(*taps, indexing="ij"), axis=0)
+    if kind in ("conv", "transpose", "shuffle"):
         numbers = np.arange(1, math.prod(shape) + 1)
         return numbers.reshape(shape).astype(np.float32)
     return np.ones(shape, np.float32)

@@ -62,6 +62,25 @@ def imbalance(kernel: np.ndarray, strides: Strides) -> float:
     return float(1 - np.sum(gains.sum(axis=(0, 1)) ** 2) / total) if total else 0.0
 
 
+def subpixel_kernel(kernel: np.ndarray, block_size: int = 2) -> np.ndarray:
+    """The transposed kernel, b k taps long, of a convolution with depth to space.
+
+    Args:
+        kernel: (height, width, in, b * b * out), as Conv2D keeps it; channel p out + c
+            is phase p of c.
+        block_size: b.
+
+    Returns:
+        (b height, b width, out, in): tap b t + r is tap t of phase r, rotated by 180
+        degrees, since Conv2D correlates.
+    """
+    height, width, channels, total = kernel.shape
+    b = block_size
+    turned = kernel[::-1, ::-1].reshape(height, width, channels, b, b, total // b**2)
+    taps = turned.transpose(0, 3, 1, 4, 5, 2)
+    return taps.reshape(b * height, b * width, total // b**2, channels)
+
+
 def response(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
     """The kernel's Fourier transform W(f) = sum_t w[t] exp(-2 pi i f.t).
 

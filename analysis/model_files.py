@@ -14,6 +14,8 @@ from typing import Any
 
 import keras
 
+from gan.upsampling import PACKAGE
+
 MAX_CONFIG_BYTES = 8 * 2**20
 MAX_PARAMS = 500_000_000
 MAX_NUMBER = 2**20  # the largest size, stride or width that a real model needs
@@ -37,7 +39,7 @@ ALLOWED = {
     "keras": ["DTypePolicy", "Sequential"],
     "keras.src.models.functional": ["Functional"],
     "keras.src.ops.numpy": ["Add", "Divide", "Multiply", "Subtract"],
-    "keras.src.ops.nn": ["LeakyRelu", "Relu", "Sigmoid"],
+    "keras.src.ops.nn": ["DepthToSpace", "LeakyRelu", "Relu", "Sigmoid"],
     "keras.initializers": [
         *("Constant", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform"),
         *("Identity", "LecunNormal", "LecunUniform", "Ones", "Orthogonal"),
@@ -46,6 +48,13 @@ ALLOWED = {
     ],
     "keras.regularizers": ["L1", "L1L2", "L2", "OrthogonalRegularizer"],
     "keras.constraints": ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"],
+    "gan.upsampling": [
+        "BalancedPhases",
+        "Checker",
+        "ICNR",
+        "PhasePenalty",
+        "Projected",
+    ],
 }
 ACTIVATIONS = """
 celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh leaky_relu
@@ -169,7 +178,7 @@ def _check_class(node: dict[str, Any]) -> None:
             f"{str(what)[:MAX_TEXT]!r} of module {str(module)[:MAX_TEXT]!r} is not "
             "allowed: only built-in Keras layers are"
         )
-    if node.get("registered_name") not in (None, name):
+    if node.get("registered_name") not in (None, name, f"{PACKAGE}>{name}"):
         raise ModelFileError(f"{name!r} is registered as {node['registered_name']!r}")
 
 

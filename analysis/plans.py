@@ -32,6 +32,7 @@ UPSAMPLINGS = _classes("UpSampling#")
 PADDINGS = _classes("ZeroPadding#")
 CROPPINGS = _classes("Cropping#")
 SPATIAL = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *UPSAMPLINGS, *PADDINGS, *CROPPINGS)
+SHUFFLE = "DepthToSpace"  # an operation of Keras that has no public class
 GLOBAL_POOLS = _classes("GlobalAveragePooling# GlobalMaxPooling#")
 MERGES = _classes("Add Subtract Multiply Average Maximum Minimum")
 POINTWISE = _classes(
@@ -77,7 +78,7 @@ def predict(layer: Any, input_shapes: Sequence[Shape]) -> Prediction:
         NotPredicted: for a layer that is not known, or a size that is.
     """
     shape = input_shapes[0] if input_shapes else ()
-    if isinstance(layer, (*SPATIAL, layers.Resizing)):
+    if isinstance(layer, (*SPATIAL, layers.Resizing)) or is_shuffle(layer):
         return _predict_spatial(layer, shape)
     if isinstance(layer, POINTWISE):
         return Prediction(shape)
@@ -89,6 +90,12 @@ def predict(layer: Any, input_shapes: Sequence[Shape]) -> Prediction:
         macs = math.prod(_known(shape[1:])) * layer.units
         return Prediction((*shape[:-1], layer.units), macs=macs)
     return Prediction((shape[0], *_predict_rest(layer, shape)))
+
+
+def is_shuffle(layer: Any) -> bool:
+    """Whether this is `keras.ops.depth_to_space`."""
+    kind = type(layer)
+    return kind.__name__ == SHUFFLE and kind.__module__.startswith("keras.")
 
 
 def _predict_rest(layer: Any, shape: Shape) -> Shape:
@@ -141,8 +148,9 @@ def _predict_spatial(layer: Any, shape: Shape) -> Prediction:
         axes, reason = _resizing_axes(layer, known)
         outputs: tuple[int, ...] = (layer.height, layer.width)
     else:
-        if getattr(layer, "interpolation", "nearest") not in ("nearest", "bilinear"):
-            reason = f"only its size is predicted: {layer.interpolation} interpolation"
+        interpolation = getattr(layer, "interpolation", "nearest")
+        if interpolation not in geometry.INTERPOLATIONS:
+            reason = f"only its size is predicted: {interpolation} interpolation"
         axes = axis_plans(layer, known)
         outputs = tuple(axis.output_size for axis in axes)
     lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
@@ -173,8 +181,12 @@ def axis_plans(layer: Any, sizes: Sequence[int]) -> tuple[AxisPlan, ...]:
         columns = layer.pool_size, layer.strides, layer.padding
     elif isinstance(layer, UPSAMPLINGS):
         builder = geometry.resize_axis
-        bilinear = getattr(layer, "interpolation", "") == "bilinear"
-        columns = layer.size, "bilinear" if bilinear else "nearest"
+        interpolation = getattr(layer, "interpolation", "nearest")
+        known = interpolation in geometry.INTERPOLATIONS
+        columns = layer.size, interpolation if known else "nearest"
+    elif is_shuffle(layer):
+        builder = geometry.shuffle_axis
+        columns = (layer.block_size,)
     else:
         padded = isinstance(layer, PADDINGS)
         builder = geometry.pad_axis if padded else geometry.crop_axis
@@ -193,7 +205,7 @@ def _resizing_axes(
         layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
     )
     whole = all(target % size == 0 for target, size in zip(targets, sizes, strict=True))
-    if plain and whole and layer.interpolation in ("nearest", "bilinear"):
+    if plain and whole and layer.interpolation in geometry.INTERPOLATIONS:
         factors = [t // size for t, size in zip(targets, sizes, strict=True)]
         pairs = zip(sizes, factors, strict=True)
         return tuple(
@@ -206,6 +218,8 @@ def output_channels(layer: Any, channels: int | None) -> int | None:
     """Channels that leave a spatial layer."""
     if isinstance(layer, DEPTHWISE):
         return channels and channels * layer.depth_multiplier
+    if is_shuffle(layer):
+        return channels and channels // layer.block_size**2
     return getattr(layer, "filters", channels)
 
 

@@ -19,14 +19,14 @@ import keras
 import numpy as np
 import scipy.signal
 
+from analysis.geometry import INTERPOLATIONS
 from analysis.graph import Call, fold
-from analysis.kernels import Stage, Strides, chain_lines, culprits
+from analysis.kernels import Stage, Strides, chain_lines, culprits, subpixel_kernel
+from analysis.plans import axis_plans, is_shuffle
 from analysis.probe import GREY_LEVELS, measure_lines
 
 NUM_LATENTS = 64
 STEP = 0.01  # of the difference quotient that gives an activation's slope
-# Keras' interpolations by 2 as filters behind zero insertion.
-RESIZE_TAPS = {"nearest": (1.0, 1.0), "bilinear": (0.25, 0.75, 0.75, 0.25)}
 Amplitudes = dict[int, float]  # by layer, 1 the last upsampling
 
 
@@ -98,7 +98,9 @@ def record_steps(generator: Any, latents: np.ndarray) -> list[Step]:
         outputs = call.run(values, training=False)
         if len(values[0].shape) == 4:
             maps = np.asarray(values[0], np.float64)
-            learned = hasattr(call.layer, "kernel")
+            # The taps of depth to space stand for those of the convolution before it.
+            own = getattr(call.layer, "kernel", None) is not None
+            learned = is_shuffle(call.layer) or (own and call.layer.trainable)
             means = windowed_means(maps, shape)
             steps.append(Step(call.name, as_stage(call, maps), means, learned))
         return outputs
@@ -113,13 +115,21 @@ def as_stage(call: Call, maps: np.ndarray) -> Stage:
     identity = np.eye(maps.shape[-1])
     if isinstance(layer, keras.layers.Conv2DTranspose):
         return Stage(tuple(layer.strides), np.asarray(layer.kernel, np.float64))
-    if isinstance(layer, keras.layers.Conv2D) and tuple(layer.strides) == (1, 1):
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        if layer.strides == (1, 1) and layer.depth_multiplier == 1:
+            kernel = np.asarray(layer.kernel, np.float64)[::-1, ::-1]
+            return Stage((1, 1), kernel * identity)
+    elif isinstance(layer, keras.layers.Conv2D) and layer.strides == (1, 1):
         kernel = np.asarray(layer.kernel, np.float64)
         return Stage((1, 1), kernel[::-1, ::-1].swapaxes(2, 3))
-    if isinstance(layer, keras.layers.UpSampling2D) and layer.size == (2, 2):
-        taps = RESIZE_TAPS.get(layer.interpolation)
-        if taps:
-            return Stage((2, 2), np.outer(taps, taps)[..., None, None] * identity)
+    if isinstance(layer, keras.layers.UpSampling2D):
+        axes = axis_plans(layer, maps.shape[1:3])
+        if layer.interpolation in INTERPOLATIONS:
+            taps = np.outer(*(axis.fixed_taps for axis in axes))
+            return Stage(layer.size, taps[..., None, None] * identity)
+    if is_shuffle(layer):
+        b = layer.block_size
+        return Stage((b, b), subpixel_kernel(identity[None, None], b))
     if isinstance(
         layer,
         keras.layers.BatchNormalization

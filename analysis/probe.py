@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from analysis.graph import Call, fold
-from analysis.kernels import Strides, culprits, imbalance
+from analysis.kernels import Strides, culprits, imbalance, subpixel_kernel
+from analysis.plans import is_shuffle
 
 GREY_LEVELS = 127.5  # in one unit of the [-1, 1] scale
 FLOOR_DB = -200.0  # stands for an exact zero
@@ -83,7 +84,7 @@ def measure_lines(
     Returns:
         One object a layer: `layer`; `line_db`, the power of all its lines relative to
         the mean's, before a final activation; `line_grey`, their root mean square in
-        the images, grey levels; `imbalance` of a transposed convolution's kernel, else
+        the images, grey levels; `imbalance` of the kernel (see `learned_kernel`), or
         None.
 
     Raises:
@@ -100,8 +101,8 @@ def measure_lines(
     found = []
     for index, (name, strides) in enumerate(upsamplers):
         power = np.sum(10 ** (result.lines_db[table == index] / 10))
-        kernel = getattr(generator.get_layer(name), "kernel", None)
-        eta = None if kernel is None else imbalance(np.asarray(kernel), strides)
+        kernel = learned_kernel(generator, name)
+        eta = None if kernel is None else imbalance(kernel, strides)
         found.append(
             {
                 "layer": name,
@@ -113,6 +114,26 @@ def measure_lines(
             }
         )
     return found
+
+
+def learned_kernel(generator: Any, name: str) -> np.ndarray | None:
+    """The kernel of an enlarging operation as Conv2DTranspose keeps it, or None.
+
+    Of depth to space it is that of the convolution in front of it. Interpolations have
+    none.
+    """
+    found: list[np.ndarray] = []
+
+    def visit(call: Call, before: list[Any]) -> list[Any]:
+        kernel = getattr(call.layer, "kernel", None)
+        if call.name == name and is_shuffle(call.layer) and before[0] is not None:
+            kernel = subpixel_kernel(np.asarray(before[0]), call.layer.block_size)
+        if call.name == name and kernel is not None:
+            found.append(np.asarray(kernel))
+        return [kernel] * len(call.output_shapes)
+
+    fold(generator, [None] * len(generator.inputs), visit)
+    return found[0] if found else None
 
 
 def probe(

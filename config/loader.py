@@ -112,7 +112,7 @@ def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") ->
 
 def coerce(key: str, value: Any, hint: Any) -> Any:
     """Returns `value` as the setting's type, where that loses nothing."""
-    if key == "model.upsample" and isinstance(value, str):
+    if key in ("model.upsample", "model.upsample_last") and isinstance(value, str):
         value = UPSAMPLER_ALIASES.get(value, value)
     integer = type(value) is int and abs(value) < 2**63  # a bool is no number here
     if hint is float and (integer or isinstance(value, float)):

@@ -8,7 +8,17 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-UPSAMPLERS = ("transpose", "resize-nearest", "resize-bilinear")
+UPSAMPLERS = (
+    "transpose",
+    "transpose-blur",
+    "transpose-balanced",
+    "transpose-penalized",
+    "resize-nearest",
+    "resize-bilinear",
+    "resize-bicubic",
+    "subpixel",
+    "subpixel-icnr",
+)
 UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
@@ -62,8 +72,19 @@ class ModelConfig:
     upsample: str = setting(
         "transpose", "how the generator doubles", choices=UPSAMPLERS
     )
+    upsample_last: str = setting(
+        "",
+        "how the last stage doubles; empty: like the one before",
+        choices=("", *UPSAMPLERS),
+    )
     kernel_size: int = setting(
         5, "kernel of the two doublings, in taps", minimum=2, maximum=9
+    )
+    checker_grey_levels: float = setting(
+        0.0,
+        "known checkerboard added to samples, not to training: a control of the meter",
+        minimum=0,
+        maximum=64,
     )
     latent_dim: int = setting(100, "length of a latent vector", minimum=1, maximum=4096)
     generator_widths: tuple[int, ...] = setting(

@@ -15,7 +15,7 @@ import keras
 from keras import layers
 
 from config.schema import ModelConfig
-from gan.upsampling import CATALOGUE
+from gan.upsampling import CATALOGUE, Checker
 
 STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
 
@@ -82,6 +82,7 @@ def build_generator(
     base = image_size // 4
     width0, width1, width2 = config.generator_widths
     upsample = CATALOGUE[config.upsample].build
+    upsample_last = CATALOGUE[config.upsample_last or config.upsample].build
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(
@@ -101,9 +102,11 @@ def build_generator(
     x = upsample(x, width2, config.kernel_size, name, **build.weights(name))
     x = build.normalize(x, "stage2")
     name = "stage3_upsample"
-    x = upsample(x, channels, config.kernel_size, name, **build.weights(name))
+    x = upsample_last(x, channels, config.kernel_size, name, **build.weights(name))
     # float32: half precision would round the pixels before anybody measures them.
     images = layers.Activation("tanh", name="stage3_tanh", dtype="float32")(x)
+    if config.checker_grey_levels:
+        images = Checker(config.checker_grey_levels, name="checker")(images)
     return keras.Model(latents, images, name="generator")
 
 

@@ -37,8 +37,10 @@ class RunFacts:
 
 
 def default_name(config: Config, preset: str = "") -> str:
-    """Data set, upsampler, a kernel size that is not 5, seed, and the preset."""
+    """Data set, upsampler, seed, preset; the last upsampler and kernel if unusual."""
     parts = [plain(config.data.dataset) or "data", config.model.upsample]
+    if config.model.upsample_last not in ("", config.model.upsample):
+        parts.append(f"last_{config.model.upsample_last}")
     if config.model.kernel_size != 5:
         parts.append(f"k{config.model.kernel_size}")
     parts.append(f"seed{config.run.seed}")

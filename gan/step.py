@@ -85,7 +85,9 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
             fake_logits = discriminator(fake_images, training=True)
             d_loss_real, d_loss_fake, g_loss = losses(real_logits, fake_logits)
             d_loss = d_loss_real + d_loss_fake
-            g_scaled, d_scaled = g_loss * g_scale, d_loss * d_scale
+            # Penalties of kernels, of a method that has them, are not adversarial.
+            g_scaled = (g_loss + sum(generator.losses)) * g_scale
+            d_scaled = d_loss * d_scale
         # Both gradients are taken from this one forward pass before either update.
         g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
         d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
