@@ -15,6 +15,7 @@ COMMANDS = {
     "spectra": "mean spectrum and checkerboard amplitudes of samples",
     "compare": "several spectra side by side",
     "report": "one self-contained HTML page about runs",
+    "study": "methods x seeds, trained and compared under one protocol",
     "quality": "distances between samples and real images",
     "validate": "the controls that the meters must pass",
 }

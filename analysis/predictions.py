@@ -125,7 +125,7 @@ def as_stage(call: Call, maps: np.ndarray) -> Stage:
     if isinstance(layer, keras.layers.UpSampling2D):
         axes = axis_plans(layer, maps.shape[1:3])
         if layer.interpolation in INTERPOLATIONS:
-            taps = np.outer(*(axis.fixed_taps for axis in axes))
+            taps = np.outer(axes[0].fixed_taps, axes[1].fixed_taps)
             return Stage(layer.size, taps[..., None, None] * identity)
     if is_shuffle(layer):
         b = layer.block_size

@@ -21,6 +21,10 @@ class RunError(ValueError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
+class RunInUse(RunError):
+    """Another process owns the run folder."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """What config.json holds.
@@ -122,7 +126,7 @@ class RunFolder:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "unknown"
             self._lock.close()
-            raise RunError(
+            raise RunInUse(
                 f"{self.directory} is in use by process {owner}; "
                 "wait for it or choose another name with --run"
             ) from None
