@@ -153,7 +153,8 @@ class AxisPlan:
     def fixed_taps(self) -> tuple[float, ...]:
         """An interpolation's weights: x2 bilinear [1, 3, 3, 1] / 4; other kinds ones.
 
-        Bicubic is the cubic convolution of Keys 1981 with a = -1/2.
+        Bicubic is the cubic convolution of Keys 1981 with a = -1/2, which TensorFlow
+        tabulates in steps of 1/1024.
         """
         centre = (self.kernel - 1) / 2
         away = [abs(tap - centre) / self.stride for tap in range(self.kernel)]
@@ -164,7 +165,7 @@ class AxisPlan:
                 1.5 * x**3 - 2.5 * x**2 + 1
                 if x < 1
                 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-                for x in away
+                for x in (round(1024 * x) / 1024 for x in away)
             )
         return (1.0,) * self.kernel
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from analysis import geometry, plans
+from analysis import geometry, impulse, plans
 from analysis.audit import audit_model
 from config.schema import ModelConfig
 from gan.models import build_discriminator, build_generator
@@ -198,6 +198,7 @@ def spatial_layers():
     yield layers.SeparableConv1D(4, 3, padding="same"), (9, 2)
     yield layers.SeparableConv2D(4, 3, 2, depth_multiplier=2), (9, 6, 2)
     yield layers.UpSampling2D((3, 2), interpolation="bilinear"), (5, 6, 2)
+    yield layers.UpSampling2D((3, 2), interpolation="bicubic"), (5, 6, 2)
     yield layers.ZeroPadding2D(((0, 1), (2, 3))), (9, 6, 2)
     yield layers.Cropping2D(((0, 1), (2, 0))), (9, 6, 2)
     yield layers.Resizing(10, 18), (5, 6, 2)
@@ -209,9 +210,23 @@ def test_every_known_layer_is_predicted_value_by_value(layer, shape):
     assert record.params == layer.count_params()
 
 
+def test_depth_to_space_is_checked_value_by_value(monkeypatch):
+    """Channel 2 r + c is row r, column c of the block; any other order is found."""
+    inputs = keras.Input((3, 4, 8))
+    model = keras.Model(inputs, keras.ops.depth_to_space(inputs, 2))
+    (record,) = audit_model(model)
+    assert record.checked and record.predicted_shape == (None, 6, 8, 2)
+    assert [axis.kind for axis in record.axes] == ["shuffle", "shuffle"]
+    assert [axis.phases() for axis in record.axes] == [(1, 1), (1, 1)]
+    right = impulse.known_kernel
+    monkeypatch.setattr(impulse, "known_kernel", lambda axes: right(axes).T)
+    (record,) = audit_model(model)
+    assert [finding.code for finding in record.findings] == ["E7", "I2"]
+
+
 @pytest.mark.parametrize(
     "layer",
-    [layers.UpSampling2D(2, interpolation="bicubic"), layers.Resizing(7, 4)],
+    [layers.UpSampling2D(2, interpolation="lanczos3"), layers.Resizing(7, 4)],
 )
 def test_interpolations_without_a_plan_are_checked_for_size_only(layer):
     (record,) = audit_model(one_layer(layer, 5, 6, 2))

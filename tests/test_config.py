@@ -68,7 +68,7 @@ def test_every_preset_loads_and_says_only_what_differs(path):
         ("train.jit=yes", "received 'yes', expected bool"),
         ("data.fit=false", "data.fit: received False, expected str"),
         ("data.fit=zoom", "received 'zoom', expected one of crop, pad, stretch"),
-        ("model.upsample=nearest", "expected one of transpose, resize-nearest"),
+        ("model.upsample=nearest", "expected one of transpose, transpose-blur"),
         ("model.kernel_size=1", "expected at least 2"),
         ("model.generator_widths=8", "received 8, expected list of int"),
         ("model.generator_widths=[8, true, 4]", "received True, expected int"),
@@ -126,7 +126,9 @@ def test_an_error_in_a_preset_names_it(tmp_path):
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(str(tmp_path / "p.toml"))
     for missing in ("no_such", str(tmp_path / "no.toml"), str(tmp_path)):
-        with pytest.raises(ConfigError, match="fashion_mnist, mnist, smoke, tutorial"):
+        with pytest.raises(
+            ConfigError, match="fashion_mnist, mnist, smoke, study, tutorial"
+        ):
             load_config(missing)
 
 

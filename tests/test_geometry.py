@@ -322,7 +322,8 @@ def test_margins_are_exact_on_a_field_of_ones():
 
 
 def test_resizing_is_keras_upsampling():
-    for factor, way in itertools.product((2, 3, 4), ("nearest", "bilinear")):
+    ways = ("nearest", "bilinear", "bicubic")
+    for factor, way in itertools.product((2, 3, 4), ways):
         plan = resize_axis(5, factor, way)
         layer = keras.layers.UpSampling2D(factor, interpolation=way)
         x = np.eye(5, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 5, 1), "f4")

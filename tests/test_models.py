@@ -147,7 +147,7 @@ def test_runs_with_different_methods_start_from_equal_shared_layers():
     start = {method: weights(build_generator(tiny(method))) for method in CATALOGUE}
     reference = start.pop("transpose")
     for other in start.values():
-        shared = {path for path in other if path in reference}
+        shared = {p for p in other if p in reference and "upsample" not in p}
         assert {"base_dense/kernel", "stage1_conv/kernel"} <= shared
         assert all(np.array_equal(reference[p], other[p]) for p in shared)
 
