@@ -20,6 +20,11 @@ METHODS = {
     "transpose, 4 taps": ("transpose", 4),
     "resize-nearest, 5 taps": ("resize-nearest", 5),
     "resize-bilinear, 5 taps": ("resize-bilinear", 5),
+    "resize-bicubic, 5 taps": ("resize-bicubic", 5),
+    "subpixel, 3 taps": ("subpixel", 3),
+    "subpixel-icnr, 3 taps": ("subpixel-icnr", 3),
+    "transpose-blur, 5 taps": ("transpose-blur", 5),
+    "transpose-balanced, 5 taps": ("transpose-balanced", 5),
 }
 NUM_SEEDS = 24
 NUM_IMAGES = 160

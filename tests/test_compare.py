@@ -66,11 +66,32 @@ def test_geometry_of_equal_taps():
     assert max(predict(kernel_size=4).share_of_mean.values()) < 1e-12
 
 
-@pytest.mark.parametrize("method", ["resize-nearest", "resize-bilinear"])
-def test_interpolation_has_no_line_by_any_evidence(method: str):
+@pytest.mark.parametrize(
+    "method",
+    ["resize-nearest", "resize-bilinear", "resize-bicubic"]
+    + ["transpose-blur", "transpose-balanced", "subpixel-icnr"],
+)
+def test_methods_without_lines_have_none_by_any_evidence(method: str):
     found = predict(upsample=method).amplitudes
     assert set(found) == {"geometry", "weights", "probe"}
+    if method == "transpose-balanced":  # equal taps are not what it has
+        assert found.pop("geometry")[1] > 0.1
     assert all(a < 1e-4 for by_layer in found.values() for a in by_layer.values())
+
+
+def test_weights_say_what_the_probe_says_of_a_linear_subpixel_generator():
+    inputs = keras.Input((400,))
+    x = keras.layers.Reshape((20, 20, 1))(keras.layers.Rescaling(0.0, 0.1)(inputs))
+    initial = keras.initializers.RandomNormal(seed=1)
+    x = keras.layers.Conv2D(8, 3, padding="same", kernel_initializer=initial)(x)
+    x = keras.ops.depth_to_space(x, 2)
+    x = keras.layers.Conv2D(1, 1, use_bias=False, kernel_initializer=initial)(x)
+    generator = keras.Model(inputs, x)
+    name = upsamplers(audit_model(generator))[0][0]
+    found = predict_lines(generator, [(name, (2, 2))]).amplitudes
+    assert found["probe"][1] > 0.01
+    # Not equal: the border of the recorded map is not constant.
+    assert found["weights"][1] == pytest.approx(found["probe"][1], rel=0.05)
 
 
 def linear_generator(kernel: np.ndarray, bias: float, noise: float) -> keras.Model:
@@ -266,6 +287,9 @@ def test_untrained_generators_over_24_seeds():
         "transpose, 4 taps": ((6.6, 10.7), 4.9, 1.22),
         "resize-nearest, 5 taps": ((-6.5, -5.5), -4.4, 0.69),
         "resize-bilinear, 5 taps": ((-7.5, -6.5), -2.3, 0.35),
+        "subpixel, 3 taps": ((6.4, 10.1), 5.0, 0.89),
+        "transpose-blur, 5 taps": ((-16.8, -14.8), -8.3, 1.85),
+        "transpose-balanced, 5 taps": ((-8.3, -6.3), -3.7, 2.66),
     }
     for method, ((low, high), prev, variance) in expected.items():
         found = untrained.measure_untrained(method)
