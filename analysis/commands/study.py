@@ -156,7 +156,10 @@ def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
         to_do += missing
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{to_do} runs of {steps:,} steps, {num_jobs} at a time -> {out}")
+    console.print(
+        f"{to_do} runs of {steps:,} steps, {num_jobs} at a time -> {out}",
+        soft_wrap=True,
+    )
     if timed:
         console.print(
             f"about {seconds / num_jobs / 60:.0f} minutes by the time that some steps "
