@@ -8,14 +8,11 @@ a run without one continues exactly, so that a study may be killed at any moment
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
-from analysis.measurement import Measurement, load_measurement
 from config.loader import from_dict, load_config, to_dict
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config
 from gan.files import write_atomically
@@ -295,80 +292,6 @@ def generator_cost(model: Any, shape: tuple[int, int]) -> dict[str, int]:
     }
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one run gave.
-
-    Attributes:
-        run: name.
-        method: label.
-        seed: of training.
-        trained: end point to value, see `analysis.study_run.ENDPOINTS`.
-        untrained: the same before the first step; quality is not measured there.
-        course: the same at each kept step, with "step".
-        seconds_per_step: median of the run's log.
-        measurement: of the trained generator's samples.
-    """
-
-    run: str
-    method: str
-    seed: int
-    trained: dict[str, float]
-    untrained: dict[str, float]
-    course: list[dict[str, float]]
-    seconds_per_step: float
-    measurement: Measurement
-
-    def save(self, folder: Path) -> None:
-        """Writes NAME.npz, then NAME.json, which makes the result complete."""
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = folder / f"{self.run}.npz"
-        write_atomically(arrays, self.measurement.save)
-        content = {k: v for k, v in vars(self).items() if k != "measurement"}
-        text = json.dumps(content, indent=1) + "\n"
-        path = folder / f"{self.run}.json"
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def load_results(folder: Path, plan: Plan) -> list[Result]:
-    """Reads the results that are there, in the order of the plan.
-
-    Raises:
-        StudyError: if one is damaged.
-    """
-    return [
-        load_result(folder, run.name) for run in plan.runs if has_result(folder, run)
-    ]
-
-
 def has_result(folder: Path, run: Run) -> bool:
     """Whether a run is done."""
     return (folder / RESULTS / f"{run.name}.json").exists()
-
-
-def load_result(folder: Path, name: str) -> Result:
-    """Reads one result."""
-    path = folder / RESULTS / f"{name}.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["measurement"] = load_measurement(path.with_suffix(".npz"))
-        return Result(**content)
-    except (OSError, ValueError, TypeError) as error:
-        raise StudyError(
-            f"{path} is damaged ({error}); remove it, and the study makes it again"
-        ) from None
-
-
-def by_method(
-    plan: Plan, results: Sequence[Result]
-) -> Iterator[tuple[str, list[Result]]]:
-    """Labels of the methods with their results, seeds in order."""
-    for method in plan.methods:
-        found = [result for result in results if result.method == method.label]
-        if found:
-            yield method.label, sorted(found, key=lambda result: result.seed)
-
-
-def column(results: Sequence[Result], key: str, when: str = "trained") -> np.ndarray:
-    """One end point of several results, float64."""
-    return np.array([getattr(result, when)[key] for result in results])

@@ -11,7 +11,8 @@ from analysis.comparison_figures import MARKERS, new_figure
 from analysis.figures import RATIO_LIMIT_DB, mark_lines, show_spectrum
 from analysis.profiles import full
 from analysis.report_figures import show_picture
-from analysis.study import Plan, Result, by_method, column
+from analysis.study import Plan
+from analysis.study_results import Result, by_method, column
 from gan.images import tile
 
 FAMILIES = {"a_last": "last upsampling", "a_prev": "the one before"}

@@ -14,7 +14,8 @@ from analysis.layer_tables import upsamplers
 from analysis.measurement import Measurement, measure_samples
 from analysis.probe import measure_lines
 from analysis.samples import Samples, make_samples
-from analysis.study import RESULTS, Result, Run, StudyError
+from analysis.study import RESULTS, Run, StudyError
+from analysis.study_results import Result
 from analysis.yardstick import Yardstick
 from config.schema import Config
 from gan.checkpoint import available

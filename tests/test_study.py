@@ -16,17 +16,17 @@ from analysis.__main__ import main
 from analysis.study import (
     RESULTS,
     Method,
-    Result,
     StudyError,
     generator_cost,
     has_result,
     load_plan,
-    load_results,
     make_plan,
 )
 from analysis.study_jobs import Share, run_missing, shares
-from analysis.study_report import compare_methods, make_page, spread, write_page
+from analysis.study_report import make_page, spread, write_page
+from analysis.study_results import Result, load_results
 from analysis.study_run import LINES, QUALITY, perform
+from analysis.study_statistics import compare_methods
 from gan.models import build_generator
 from gan.runfolder import RunFolder
 

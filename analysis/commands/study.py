@@ -169,9 +169,10 @@ def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
 
 def finish(plan: "Plan", out: Path, runs_dir: Path, places: "list[Share]") -> None:
     """Runs what is missing and writes the page."""
-    from analysis.study import StudyError, has_result, load_results
+    from analysis.study import StudyError, has_result
     from analysis.study_jobs import run_missing
     from analysis.study_report import write_page
+    from analysis.study_results import load_results
 
     left = sum(not has_result(out, run) for run in plan.runs)
 
