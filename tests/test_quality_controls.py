@@ -106,6 +106,20 @@ def test_command_prints_numbers_under_full_names(tmp_path):
     assert (tmp_path / "f.png").exists() and (tmp_path / "p.png").exists()
 
 
+def test_command_takes_several_sources_and_names_what_tells_them_apart(tmp_path):
+    images = load_dataset(DataConfig(limit=600), "test").images_uint8
+    sources = []
+    for name, added in (("set-one", 0), ("set-two", 40)):
+        sources.append(str(tmp_path / f"{name}.npz"))
+        np.savez(sources[-1], images=quality.add_noise(images, added))
+    result = CliRunner().invoke(command, [*sources, "--json", "--n", "600"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert list(found["scores"])[:3] == ["one.npz", "two.npz", "floor"]
+    name = f"fcd_n600/{found['extractor']}"
+    assert found["scores"]["two.npz"][name] > 5 * found["scores"]["one.npz"][name]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,7 @@ LEGEND = (
 
 
 @click.command(name="quality")
-@click.argument("source", type=click.Path(exists=True))
+@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
     "--checkpoint", default="latest", help="Of a run: latest, best, a step, or all."
 )
@@ -50,7 +52,7 @@ LEGEND = (
 @click.option("--figure", type=click.Path(dir_okay=False), help="Plot over training.")
 @click.option("--pairs", type=click.Path(dir_okay=False), help="Picture of copies.")
 def command(  # noqa: PLR0913
-    source: str,
+    sources: tuple[str, ...],
     checkpoint: str,
     num_images: int,
     reference: str | None,
@@ -59,10 +61,11 @@ def command(  # noqa: PLR0913
     figure: str | None,
     pairs: str | None,
 ) -> None:
-    """Measures SOURCE, a run, an .npz or a folder of images, against real test images.
+    """Measures SOURCES, runs, .npz files or folders of images, against test images.
 
-    The floor (real training images) and a ladder of noise stand beside every score.
-    --pairs draws the 16 samples nearest to a training image, above that image.
+    All are measured against the real images of the first. The floor (real training
+    images) and a ladder of noise stand beside every score. --pairs draws the 16
+    samples of the last source that are nearest to a training image, above that image.
 
     With --extractor and Keras' ImageNet weights of InceptionV3 without its top (.h5),
     features are Inception's 2048; on a CPU that takes hours at 10,000 images, and the
@@ -76,7 +79,7 @@ def command(  # noqa: PLR0913
     from analysis.quality_figures import draw_pairs, draw_training
 
     try:
-        loaded = load(source, num_images, checkpoint)
+        loaded = load_all(sources, num_images, checkpoint)
         yardstick = make_yardstick(loaded, reference, extractor)
         rows, copies = measure(yardstick, loaded)
         anchors = yardstick.anchors()
@@ -96,6 +99,21 @@ def command(  # noqa: PLR0913
         click.echo(json.dumps(record(yardstick, rows | anchors, notes), indent=2))
     else:
         print_table(yardstick, rows, anchors, notes)
+
+
+def load_all(
+    sources: "tuple[str, ...]", num_images: int, checkpoint: str
+) -> "dict[str, Samples]":
+    """Returns samples by name; of several sources, by what tells their names apart."""
+    if len(sources) == 1:
+        return load(sources[0], num_images, checkpoint)
+    names = [str(Path(source)) for source in sources]
+    common = len(re.sub("[^-/]*$", "", os.path.commonprefix(names)))
+    return {
+        " ".join([name[common:], *([row] if checkpoint == "all" else [])]): samples
+        for name in dict.fromkeys(names)
+        for row, samples in load(name, num_images, checkpoint).items()
+    }
 
 
 def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
