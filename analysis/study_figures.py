@@ -97,7 +97,6 @@ def draw_amplitudes(plan: Plan, results: Sequence[Result]) -> Figure:
                 axes.plot([after], [y], **marker)
         axes.axvline(0, color="0.5", linewidth=0.8)
         axes.set(title=title, xlabel="amplitude A, grey levels")
-        axes.set_xscale("symlog", linthresh=3)
     labels = [label for label, _, _ in methods]
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
