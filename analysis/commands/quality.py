@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from analysis.yardstick import Copies, Scores, Yardstick
 
 COLUMNS = {
-    "fcd": ("FCD", "{:.3f}"),
-    "kcd": ("KCD\nx1000", "{:.1f}"),
+    "fcd": ("FCD", "{:.3g}"),
+    "kcd": ("KCD\nx1000", "{:.0f}"),
     "kcd_se": ("s.e.\nx1000", "{:.1f}"),
     "density": ("den-\nsity", "{:.2f}"),
     "coverage": ("cov-\nerage", "{:.3f}"),
@@ -206,6 +206,8 @@ def print_table(
             table.add_row(name, *cells)
         table.add_section()
     console = Console()
+    if not console.is_terminal:  # a file or pipe cuts no number
+        console = Console(width=max(console.width, 160))
     console.print(table)
     coverage = expected_coverage(yardstick.num_images)
     console.print(LEGEND.format(coverage=coverage, id=yardstick.extractor.id))
