@@ -116,13 +116,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def spread(values: np.ndarray, digits: int = 2) -> str:
     """Mean and t-interval of runs, or a single run's value."""
     if len(values) < 2:
-        return f"{values[0]:.{digits}f}"
+        return f"{values[0]:z.{digits}f}"
     return told(t_interval(values), digits)
 
 
 def told(found: Interval, digits: int = 2, sign: str = "") -> str:
     """An estimate and its interval."""
-    numbers = (f"{x:{sign}.{digits}f}" for x in (found.value, found.low, found.high))
+    numbers = (f"{x:{sign}z.{digits}f}" for x in (found.value, found.low, found.high))
     return "{} ({} … {})".format(*numbers)
 
 
@@ -198,9 +198,8 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
     header += ["η last", "η prev"]
 
     def cell(key: str) -> Callable[[list[Result]], str]:
-        digits = 2 if key.startswith(("a_", "probe", "eta")) else 1
         return lambda found: " → ".join(
-            f"{column(found, key, when).mean():.{digits}f}"
+            f"{column(found, key, when).mean():z.2f}"
             for when in ("untrained", "trained")
         )
 
@@ -214,14 +213,8 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
 
 def quality_table(plan: Plan, results: Sequence[Result]) -> str:
     """Distances to the test images, and their differences (exploratory)."""
-    header = [
-        "method",
-        "FCD",
-        "FCD against the first",
-        "KCD x1000",
-        "density",
-        "coverage",
-    ]
+    header = ["method", "FCD", "FCD against the first", "KCD x1000"]
+    header += ["density", "coverage"]
 
     def against(found: list[Result]) -> str:
         if found[0].method == plan.methods[0].label:
