@@ -3,10 +3,13 @@
 import hashlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = ".tmp-"  # prefix of a name under which nobody looks for a file
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -17,7 +20,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: when the disk refuses; an earlier `path` stays as it was.
     """
-    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         write(temporary)
         flush(temporary)
@@ -27,8 +30,36 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries(directory: Path) -> list[Path]:
+    """Removes what a killed `write_atomically` left in a folder, and says what."""
+    found = [p for p in directory.glob(f"{TEMPORARY}*") if not p.is_dir()]
+    for path in found:
+        path.unlink()
+    return found
+
+
+def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
+    """Text of a file that may be a stranger's.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is no regular file (a pipe never ends), larger than
+            `max_bytes`, or not UTF-8.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+        raise ValueError(f"expected a file of at most {max_bytes} bytes")
+    return path.read_text(encoding="utf-8")
+
+
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file."""
+    """Size in bytes and SHA-256 of a file.
+
+    Raises:
+        OSError: when it is missing, or no regular file.
+    """
+    if not path.is_file():
+        raise OSError(f"{path} is no file")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": path.stat().st_size, "sha256": digest}

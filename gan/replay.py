@@ -126,8 +126,8 @@ def replay(path: Path) -> tuple[Incident, list[Row]]:
     before = path.parent / f"step-{incident.step - 1:08d}"
     try:
         checkpoint.verify(before)
-        state.checkpoint.read(str(before / "ckpt")).assert_consumed()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        checkpoint.read(before, state.checkpoint)
+    except checkpoint.CheckpointError as error:
         raise RunError(f"{before}, the state before the step: {error}") from None
     return incident, trace(incident, state)
 
