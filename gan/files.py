@@ -5,10 +5,15 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+MAX_BYTES = 4 << 30  # of arrays from one file; everything is held in memory
 TEMPORARY = ".tmp-"  # prefix of a name under which nobody looks for a file
 
 
@@ -50,6 +55,37 @@ def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
     if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
         raise ValueError(f"expected a file of at most {max_bytes} bytes")
     return path.read_text(encoding="utf-8")
+
+
+def read_arrays(
+    path: Path, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Arrays of an .npz that may be a stranger's.
+
+    Args:
+        path: of the file.
+        names: of the arrays wanted, as far as they are there; None: all.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: for whatever is wrong with its content, or more than MAX_BYTES.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            found = [name for name in archive.files if names is None or name in names]
+            sizes = {i.filename.removesuffix(".npy"): i for i in archive.zip.infolist()}
+            num_bytes = sum(sizes[name].file_size for name in found)
+            if num_bytes > MAX_BYTES:
+                raise ValueError(f"{num_bytes} bytes, expected at most {MAX_BYTES}")
+            arrays = {name: archive[name] for name in found}
+    except (EOFError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"not an .npz archive: {error}") from None
+    except (MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"damaged: {error}") from None
+    for name, array in arrays.items():  # NumPy hands out other members as bytes
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is no array")
+    return arrays
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -104,7 +104,9 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     Keras reads weights from such a file without looking at the architecture in it.
     """
     try:
-        stored = stored_shapes(path)
+        # HDF5 adds some hundred bytes a layer.
+        most = 2 * 4 * generator.count_params() + (1 << 20)
+        stored = stored_shapes(path, most)
         if stored != sorted(tuple(weight.shape) for weight in generator.weights):
             raise ValueError("it has other layers")  # more of them would pass Keras
         generator.load_weights(path)
@@ -115,8 +117,12 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     return -1
 
 
-def stored_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Shapes of all arrays in a `.keras` file, sorted."""
+def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
+    """Shapes of all arrays in a `.keras` file, sorted.
+
+    Raises:
+        ValueError: when they would unfold to more than `max_bytes`.
+    """
     shapes = []
 
     def note(_: str, item: Any) -> None:
@@ -124,6 +130,9 @@ def stored_shapes(path: Path) -> list[tuple[int, ...]]:
             shapes.append(item.shape)
 
     with zipfile.ZipFile(path) as archive:
+        num_bytes = archive.getinfo("model.weights.h5").file_size
+        if num_bytes > max_bytes:
+            raise ValueError(f"{num_bytes} bytes of weights, at most {max_bytes} fit")
         weights = archive.read("model.weights.h5")  # checks its CRC
     with h5py.File(io.BytesIO(weights), "r") as file:
         file.visititems(note)  # which follows no link out of the file
