@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from config.loader import from_dict
 from config.schema import Config
 from gan.checkpoint import available, verify
 from gan.data import latents_from_seeds
@@ -69,12 +70,14 @@ def open_run(directory: str | Path, checkpoint: str = "latest") -> Run:
     generator = build_generator(
         config.model, size, channels, config.run.seed, config.train.precision
     )
-    step = load_generator(directory, generator, checkpoint)
+    step = load_generator(directory, generator, config, checkpoint)
     name = str(facts.dataset.get("name", config.data.dataset))
     return Run(directory, config, step, size, channels, name, generator)
 
 
-def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> int:
+def load_generator(
+    directory: Path, generator: keras.Model, config: Config, checkpoint: str
+) -> int:
     """Loads the weights that `checkpoint` names; returns their step."""
     folder = directory / ("best" if checkpoint == "best" else "state")
     found = available(folder)
@@ -83,7 +86,7 @@ def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> 
     problems = []
     for step, path in found:
         try:
-            verify(path)
+            check_model(verify(path)["facts"], config)
             reader = tf.train.Checkpoint(ema_generator=generator)
             status = reader.read(str(path / "ckpt"))
             status.expect_partial().assert_existing_objects_matched()
@@ -96,6 +99,20 @@ def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> 
     steps = ", ".join(str(step) for step, _ in available(folder)) or "none"
     detail = "; ".join(problems) or f"kept: {steps}"
     raise RunError(f"{directory} has no usable checkpoint {checkpoint!r} ({detail})")
+
+
+def check_model(facts: dict[str, Any], config: Config) -> None:
+    """Refuses weights of a model that config.json no longer describes.
+
+    A setting such as the slope of a ReLU changes pictures and no shape.
+
+    Raises:
+        ValueError: if the checkpoint's own copy of the settings differs.
+    """
+    if "config" in facts:  # the first versions wrote none
+        own = from_dict(facts["config"])
+        if (own.model, own.train.precision) != (config.model, config.train.precision):
+            raise ValueError("config.json describes another model")
 
 
 def load_exported(path: Path, generator: keras.Model) -> int:
