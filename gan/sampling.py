@@ -90,6 +90,8 @@ def load_generator(
             reader = tf.train.Checkpoint(ema_generator=generator)
             status = reader.read(str(path / "ckpt"))
             status.expect_partial().assert_existing_objects_matched()
+        except RunError:
+            raise
         except (ValueError, AssertionError, OSError, tf.errors.OpError) as error:
             problems.append(f"{path.name}: {first_line(error)}")
             continue
@@ -107,12 +109,15 @@ def check_model(facts: dict[str, Any], config: Config) -> None:
     A setting such as the slope of a ReLU changes pictures and no shape.
 
     Raises:
-        ValueError: if the checkpoint's own copy of the settings differs.
+        RunError: if the checkpoint's own copy of the settings differs.
     """
     if "config" in facts:  # the first versions wrote none
         own = from_dict(facts["config"])
         if (own.model, own.train.precision) != (config.model, config.train.precision):
-            raise ValueError("config.json describes another model")
+            raise RunError(
+                "config.json describes another model than the checkpoint; mend it with "
+                "python -m gan check RUN"
+            )
 
 
 def load_exported(path: Path, generator: keras.Model) -> int:
