@@ -14,8 +14,7 @@ from PIL import Image
 
 from gan import backend
 from gan.data import latents_from_seeds
-from gan.file_source import open_picture
-from gan.files import MAX_BYTES, first_line
+from gan.file_source import read_grids
 from gan.images import tile, to_picture
 from gan.runfolder import RunError, read_run
 
@@ -177,21 +176,6 @@ def video(run: Path, fps: float, out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         animate(frames, out, fps)
     click.echo(f"{len(frames)} grids -> {out}")
-
-
-def read_grids(paths: list[Path]) -> list[Image.Image]:
-    """Reads sample grids, which may be a stranger's, as far as they fit into memory."""
-    frames, num_bytes = [], 0
-    for path in paths:
-        try:
-            with open_picture(path) as picture:
-                num_bytes += 4 * picture.width * picture.height
-                if num_bytes > MAX_BYTES:
-                    raise ValueError("the grids do not fit into memory")
-                frames.append(picture.copy())
-        except Exception as error:  # Pillow raises about anything for a damaged file
-            raise RunError(f"{path} cannot be read: {first_line(error)}") from None
-    return frames
 
 
 @main.command()

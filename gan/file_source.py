@@ -90,6 +90,22 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
             yield picture
 
 
+def read_grids(paths: list[Path]) -> list[Image.Image]:
+    """Reads sample grids, which may be a stranger's, as far as they fit into memory.
+
+    Raises:
+        DataError: naming the first that cannot be read.
+    """
+    frames, num_bytes = [], 0
+    for path in paths:
+        with one_line_errors(path), open_picture(path) as picture:
+            num_bytes += 4 * picture.width * picture.height
+            if num_bytes > MAX_BYTES:
+                raise ValueError("the grids do not fit into memory")
+            frames.append(picture.copy())
+    return frames
+
+
 def num_channels(picture: Image.Image) -> int:
     """Returns 1 for a grey mode, 3 for any other."""
     return 1 if picture.mode in GREY_MODES or picture.mode.startswith("I;16") else 3

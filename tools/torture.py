@@ -31,7 +31,7 @@ from rich.table import Table
 from config.loader import load_config
 from config.schema import Config
 from gan import backend
-from gan.data import load_dataset
+from gan.data import DataError, load_dataset
 from gan.runfolder import RunError, RunFolder, forbidden_changes, read_run
 
 NUM_STEPS, SAVE_EVERY = 40, 5
@@ -250,7 +250,7 @@ def flip(path: Path, draws: Any) -> int:
 
 def look(run: Path, kind: str, what: str, judge: Judge, tally: Tally) -> None:
     """Uses a damaged run in the ways in which the file is read."""
-    from gan.__main__ import read_grids
+    from gan.file_source import read_grids
     from gan.runlog import RunLog
 
     if kind == "generator.keras":
@@ -271,7 +271,7 @@ def look(run: Path, kind: str, what: str, judge: Judge, tally: Tally) -> None:
         elif forbidden_changes(judge.facts, read_run(run)):
             raise RunError("as the next start of the training says")
         tally.unseen += 1
-    except RunError:
+    except (RunError, DataError):
         pass  # one line, and nothing used
     tally.survived += 1
 
