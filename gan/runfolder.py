@@ -230,6 +230,6 @@ def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
         raised = new.config.train.num_steps >= old.config.train.num_steps
         if key not in EXTENDABLE or not raised:
             changes.append(line)
-    if old.dataset.get("digest") != new.dataset["digest"]:
+    if old.dataset.get("digest") != new.dataset.get("digest"):
         changes.append("the images of the data set have changed")
     return changes
