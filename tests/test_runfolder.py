@@ -176,6 +176,23 @@ def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
         assert f"process {os.getpid()};" in second()  # not the pids of earlier owners
 
 
+def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from gan.runfolder import *\n"
+        "with RunFolder(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError, match=f"in use by process {first.pid}; "):
+            RunFolder(tmp_path).__enter__()
+        first.kill()
+    assert (tmp_path / ".lock").read_text() == str(first.pid)  # its file is still there
+    with RunFolder(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write to .*choose another"):
