@@ -105,6 +105,8 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
 
 def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the raw outputs of `build_net`'s model, as float64."""
+    if not len(images_uint8):
+        raise ExtractorError("received no images to measure by, expected more")
     batches = [
         net.predict_on_batch(to_float(images_uint8[start : start + 500]))
         for start in range(0, len(images_uint8), 500)
