@@ -116,6 +116,8 @@ def run_net(
     net: keras.Model, images_uint8: np.ndarray, batch_size: int = BATCH_SIZE
 ) -> dict[str, np.ndarray]:
     """Returns the raw outputs of `build_net`'s model, as float64."""
+    if not len(images_uint8):
+        raise ExtractorError("received no images to measure by, expected more")
     batches = [
         net.predict_on_batch(to_float(images_uint8[start : start + batch_size]))
         for start in range(0, len(images_uint8), batch_size)

@@ -17,7 +17,8 @@ import numpy as np
 from analysis import bins, checkerboard, profiles, spectra, statistics
 from analysis.bins import Layout, Protocol
 from analysis.checkerboard import Contrast, contrast, detection_limit
-from analysis.samples import MIN_IMAGES, NPZ_ERRORS, SampleError, Samples, halves
+from analysis.samples import MIN_IMAGES, SampleError, Samples, halves
+from gan.files import read_arrays
 
 FORMAT = 2
 NUM_EXAMPLES = 64
@@ -58,15 +59,11 @@ def load_measurement(path: str | Path) -> Measurement:
         SampleError: if it is something else.
     """
     try:
-        with (
-            Path(path).open("rb") as stream,
-            np.load(stream, allow_pickle=False) as content,
-        ):
-            arrays = {name: content[name] for name in content.files}
+        arrays = read_arrays(Path(path))
         summary = json.loads(str(arrays.pop("summary")))
         if summary["format"] != FORMAT:
             raise ValueError(f"format {summary['format']}, expected {FORMAT}")
-    except (KeyError, *NPZ_ERRORS) as error:
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise SampleError(f"{path}: not a result of `spectra` ({error})") from None
     return Measurement(summary, arrays)
 

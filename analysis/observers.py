@@ -45,7 +45,12 @@ class SpectrumObserver:
             num_images: samples wanted at each evaluation.
             picture_every: evaluations from one picture to the next.
             seed: of the draws that make the band.
+
+        Raises:
+            ValueError: if every image is constant, which has no spectrum.
         """
+        if not np.ptp(real_images_uint8, axis=(1, 2)).any():
+            raise ValueError("every real image is constant, expected pictures")
         self.num_images = num_images
         self.picture_every = picture_every
         self.num_observed = 0

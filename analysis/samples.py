@@ -4,8 +4,6 @@ The one place that decides this, for spectra, quality and reports alike. Nothing
 resized or rescaled on the way, since both would change a spectrum.
 """
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,10 +15,9 @@ from config.schema import DataConfig
 from gan import backend
 from gan.data import digest, load_dataset
 from gan.file_source import open_path
+from gan.files import read_arrays
 from gan.images import to_uint8
 
-# What a file that is no .npz can raise; TypeError: a single array without a name.
-NPZ_ERRORS = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
 MIN_IMAGES = 500
 ADVISED_IMAGES = 2000
 
@@ -189,11 +186,10 @@ def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]
 def read_npz(path: Path) -> np.ndarray:
     """Reads `images` of an .npz: uint8, or floats in [-1, 1], (N, H, W) or with C."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            images = arrays["images"]
+        images = read_arrays(path, ["images"])["images"]
     except KeyError:
         raise SampleError(f"{path}: expected an array called images") from None
-    except NPZ_ERRORS as error:
+    except (OSError, ValueError) as error:
         reason = "images of several sizes" if "Object arrays" in str(error) else error
         raise SampleError(f"{path}: cannot be read ({reason})") from None
     images = images[..., np.newaxis] if images.ndim == 3 else images

@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 from config.schema import UPSAMPLER_ALIASES, Config, ConfigError
 
 PRESETS = Path(__file__).parent
+MAX_PRESET_BYTES = 1 << 20  # a real one has a thousandth of it
 Settings = dict[str, dict[str, Any]]
 
 
@@ -50,6 +51,8 @@ def read_preset(preset: str) -> Settings:
     if not path.suffix:
         path = PRESETS / f"{preset}.toml"
     try:
+        if path.stat().st_size > MAX_PRESET_BYTES:
+            raise ValueError(f"more than {MAX_PRESET_BYTES} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))

@@ -14,10 +14,12 @@ from PIL import Image
 
 from gan import backend
 from gan.data import latents_from_seeds
+from gan.file_source import read_grids
 from gan.images import tile, to_picture
-from gan.runfolder import RunError, read_run
+from gan.runfolder import RunError, RunFolder, read_run
 
 ANIMATIONS = (".gif", ".webp")
+MENDED = 3  # exit code of `check`
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 checkpoint_option = click.option(
@@ -171,7 +173,7 @@ def video(run: Path, fps: float, out: Path) -> None:
         paths = sorted((run / "samples").glob("step-*.png"))
         if not paths:
             raise RunError(f"{run}/samples holds no grid yet")
-        frames = [Image.open(path).copy() for path in paths]
+        frames = read_grids(paths)
         out.parent.mkdir(parents=True, exist_ok=True)
         animate(frames, out, fps)
     click.echo(f"{len(frames)} grids -> {out}")
@@ -229,6 +231,31 @@ def replay(file: Path) -> None:
         if not bad:
             raise ValueError(f"step {incident.step} again: every tensor is finite")
     click.echo(f"step {incident.step}, first tensor that is not finite: {bad}")
+
+
+@main.command()
+@run_argument
+def check(run: Path) -> None:
+    """Verifies RUN's checkpoints, configuration and export, and mends what it can.
+
+    Exit code 0: sound; 3: it was not and is now; 1: something is left.
+    """
+    with one_line_errors():
+        if not (run / "state").is_dir():
+            raise RunError(f"{run} is not a run folder: it has no checkpoints")
+        backend.prepare()
+        from gan.check import check_run
+
+        with RunFolder(run) as folder:
+            report = check_run(folder)
+    for kind, lines in (("mended", report.mended), ("broken", report.broken)):
+        for line in lines:
+            click.echo(f"{kind}: {line}")
+    if report.broken:
+        raise click.ClickException(f"{run} cannot be used as it is")
+    click.echo(f"{run} is sound at step {report.step}")
+    if report.mended:
+        raise SystemExit(MENDED)
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:

@@ -104,10 +104,20 @@ class Watch:
         return {"step": self.step, "evidence": found}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Takes up what `memory` returned."""
-        self.step = memory["step"]
-        for state, evidence in memory["evidence"].items():
-            self.evidence[state] = Evidence(**evidence)
+        """Takes up what `memory` returned.
+
+        Raises:
+            KeyError, TypeError, AttributeError or ValueError: for anything else.
+        """
+        self.step = int(memory["step"])
+        for state in STATES[1:]:
+            found = memory["evidence"][state]
+            self.evidence[state] = Evidence(
+                int(found["weight"]),
+                bool(found["raised"]),
+                str(found["reason"]),
+                int(found["quiet_step"]),
+            )
 
     def see_losses(self, step: int, values: Mapping[str, float]) -> None:
         """Weighs the means of the step's metrics since the last call."""

@@ -6,6 +6,7 @@ rename, after everything in it has reached the disk. TensorFlow's own `checkpoin
 file is not used: a torn one makes a run start over in silence.
 """
 
+import hashlib
 import json
 import shutil
 import uuid
@@ -15,9 +16,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from gan.files import fingerprint, first_line, flush
+from gan.files import fingerprint, first_line, flush, read_text
 
 MANIFEST = "manifest.json"
+REPLACED = ".old-"  # prefix of a checkpoint while a new one of its step takes its place
 
 
 class CheckpointError(ValueError):
@@ -68,15 +70,18 @@ def save(
             "files": {p.name: fingerprint(p) for p in files},
             "facts": facts,
         }
+        manifest["sha256"] = seal(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
             flush(path)
         if final.exists():
-            remove(final)
+            final.rename(directory / f"{REPLACED}{final.name}")
         temporary.rename(final)  # the commit
         flush(directory)
+        clean(directory)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        put_back(directory)
         if isinstance(error, (OSError, tf.errors.OpError)):
             raise CheckpointError(
                 f"checkpoint of step {step} not written: {first_line(error)}"
@@ -94,21 +99,19 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
         None when no checkpoint was ever committed.
 
     Raises:
-        CheckpointError: when there were checkpoints and none is valid.
+        CheckpointError: when there were checkpoints and none is valid, or the newest
+            valid one holds other variables.
     """
     clean(directory)
     warnings = []
     for step, path in available(directory):
         try:
             manifest = verify(path)
-            checkpoint.read(str(path / "ckpt")).assert_consumed()
-        # ValueError: damaged, or of other shapes. AssertionError: of other variables.
-        except (ValueError, AssertionError, tf.errors.OpError) as error:
-            aside = path.with_name(f"corrupt-{step:08d}-{uuid.uuid4().hex[:8]}")
-            path.rename(aside)
-            reason = first_line(error)
-            warnings.append(f"checkpoint {path.name} set aside as {aside}: {reason}")
+        except CheckpointError as error:
+            aside = set_aside(path)
+            warnings.append(f"checkpoint {path.name} set aside as {aside}: {error}")
             continue
+        read(path, checkpoint)
         return Restored(step, manifest["facts"], tuple(warnings))
     if any(directory.glob("corrupt-*")):
         raise CheckpointError(
@@ -117,6 +120,24 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
             "start a new run with --run NAME"
         )
     return None
+
+
+def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
+    """Restores every variable from a verified checkpoint.
+
+    Raises:
+        CheckpointError: when it holds others. Its bytes are those that were written, so
+            another version of the code wrote it, and it stays where it is.
+    """
+    try:
+        checkpoint.read(str(path / "ckpt")).assert_consumed()
+    # ValueError: of other shapes. AssertionError: of other variables.
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        raise CheckpointError(
+            f"{path} is undamaged but holds other variables than this version of the "
+            f"code ({first_line(error)}); continue with the version that wrote it, or "
+            "start a new run with --run NAME"
+        ) from None
 
 
 def available(directory: Path) -> list[tuple[int, Path]]:
@@ -136,13 +157,15 @@ def verify(path: Path) -> dict[str, Any]:
         CheckpointError: saying which file is wrong and how.
     """
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        files, step = manifest["files"], manifest["step"]
-        facts = manifest["facts"]
-        if not isinstance(files, dict) or not isinstance(facts, dict):
+        manifest = json.loads(read_text(path / MANIFEST))
+        sealed = manifest.pop("sha256", None)  # the first versions wrote none
+        if sealed not in (None, seal(manifest)):
+            raise ValueError
+        files, step, facts = (manifest.pop(key) for key in ("files", "step", "facts"))
+        if manifest or not isinstance(files, dict) or not isinstance(facts, dict):
             raise TypeError
         name = f"step-{step:08d}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{MANIFEST} is missing or unreadable") from None
     if path.name != name or "ckpt.index" not in files:
         raise CheckpointError(f"{MANIFEST} does not belong to {path.name}")
@@ -155,14 +178,38 @@ def verify(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{name} is missing or unreadable") from None
         if actual != expected:
             raise CheckpointError(f"{name} differs from its recorded size or sha256")
-    return manifest
+    return {"step": step, "files": files, "facts": facts}
 
 
-def clean(directory: Path) -> None:
-    """Removes what a killed writer left behind."""
-    for pattern in (".tmp-*", ".del-*"):
-        for path in directory.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+def seal(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's values, so that its own damage is seen too."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def clean(directory: Path) -> list[Path]:
+    """Removes what a killed writer left behind, and says what."""
+    put_back(directory)
+    patterns = (".tmp-*", ".del-*", f"{REPLACED}*")
+    found = [path for pattern in patterns for path in directory.glob(pattern)]
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def put_back(directory: Path) -> None:
+    """Undoes a replacement that ended between its two renames."""
+    for path in directory.glob(f"{REPLACED}*"):
+        final = directory / path.name.removeprefix(REPLACED)
+        if not final.exists():
+            path.rename(final)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged checkpoint, for whoever wants to know; returns its new path."""
+    step = path.name.removeprefix("step-")
+    aside = path.with_name(f"corrupt-{step}-{uuid.uuid4().hex[:8]}")
+    path.rename(aside)
+    return aside
 
 
 def remove(path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from config.schema import DataConfig
+from gan.files import MAX_BYTES
 from gan.images import fit_image
 
 BUNDLED_NAME = "fashion_mnist"
@@ -80,8 +81,15 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
     """
     source = open_source(config, split)
     size, channels = target_shape(source, config)
-    images, labels = [], []
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    most = MAX_BYTES // (size * size * channels)
     for image, label in islice(source.examples, config.limit or None):
+        if len(images) == most:
+            raise DataError(
+                f"{config.dataset}: received more than {most} images of {size} px, the "
+                "most that are held in memory; give a number with --set data.limit"
+            )
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit))
         labels.append(label)

@@ -14,8 +14,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gan.data import DataError, Source, array_source
+from gan.files import MAX_BYTES
 
-MAX_BYTES = 4 << 30  # of one array; everything is held in memory
+# What Pillow decodes itself; an EPS file is a program, which Ghostscript would run.
+FORMATS = """
+AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP
+""".split()
 GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
@@ -82,8 +86,24 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             yield picture
+
+
+def read_grids(paths: list[Path]) -> list[Image.Image]:
+    """Reads sample grids, which may be a stranger's, as far as they fit into memory.
+
+    Raises:
+        DataError: naming the first that cannot be read.
+    """
+    frames, num_bytes = [], 0
+    for path in paths:
+        with one_line_errors(path), open_picture(path) as picture:
+            num_bytes += 4 * picture.width * picture.height
+            if num_bytes > MAX_BYTES:
+                raise ValueError("the grids do not fit into memory")
+            frames.append(picture.copy())
+    return frames
 
 
 def num_channels(picture: Image.Image) -> int:
@@ -149,12 +169,12 @@ def read_idx(path: Path) -> np.ndarray:
             if len(shape) != magic[3] or num_bytes > MAX_BYTES:
                 raise DataError(f"{path}: impossible IDX header, shape {list(shape)}")
             content = stream.read(num_bytes + 1)
-    if len(content) != num_bytes:
-        raise DataError(
-            f"{path}: its header promises {num_bytes} bytes, the file holds "
-            f"{'more' if len(content) > num_bytes else len(content)}; damaged"
-        )
-    return np.frombuffer(content, np.uint8).reshape(list(shape))
+        if len(content) != num_bytes:
+            raise DataError(
+                f"{path}: its header promises {num_bytes} bytes, the file holds "
+                f"{'more' if len(content) > num_bytes else len(content)}; damaged"
+            )
+        return np.frombuffer(content, np.uint8).reshape(list(shape))
 
 
 def open_arrays(path: Path, split: str) -> Source:
@@ -170,12 +190,14 @@ def open_arrays(path: Path, split: str) -> Source:
             return checked_source(path, images, None)
         if not zipfile.is_zipfile(path):
             raise ValueError("not an .npz archive")
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy does not close what it opened and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for images_key, labels_key in keys:
                 if images_key not in archive:
                     continue
-                if archive.zip.getinfo(f"{images_key}.npy").file_size > MAX_BYTES:
-                    raise DataError(f"{path}: {images_key} exceeds {MAX_BYTES} bytes")
+                for key in {images_key, labels_key} & set(archive.files):
+                    if archive.zip.getinfo(f"{key}.npy").file_size > MAX_BYTES:
+                        raise DataError(f"{path}: {key} exceeds {MAX_BYTES} bytes")
                 labels = archive[labels_key] if labels_key in archive else None
                 return checked_source(path, archive[images_key], labels)
             raise DataError(

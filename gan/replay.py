@@ -6,7 +6,6 @@ the step's inputs: a replay then needs neither the data set nor the rest of the 
 """
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from config.loader import from_dict, to_dict
 from config.schema import Config
 from gan import checkpoint
 from gan.data import Dataset
-from gan.files import first_line, write_atomically
+from gan.files import first_line, read_arrays, write_atomically
 from gan.images import to_float
 from gan.losses import LOSSES
 from gan.runfolder import RunError, RunFolder
@@ -126,8 +125,8 @@ def replay(path: Path) -> tuple[Incident, list[Row]]:
     before = path.parent / f"step-{incident.step - 1:08d}"
     try:
         checkpoint.verify(before)
-        state.checkpoint.read(str(before / "ckpt")).assert_consumed()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        checkpoint.read(before, state.checkpoint)
+    except checkpoint.CheckpointError as error:
         raise RunError(f"{before}, the state before the step: {error}") from None
     return incident, trace(incident, state)
 
@@ -154,8 +153,7 @@ def read(path: Path) -> Incident:
         RunError: when the file is damaged or something else.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            arrays = dict(found)
+        arrays = read_arrays(path)
         config = from_dict(json.loads(str(arrays["config"])))
         images, latents = arrays["images"], arrays["latents"]
         size = config.train.batch_size
@@ -165,7 +163,7 @@ def read(path: Path) -> Incident:
             raise ValueError(f"latents are {latents.shape}")
         rest = arrays["indices"], images, latents, arrays["metrics"]
         return Incident(config, int(arrays["step"]), *rest)
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{path} is not the record of a step: {error}") from None
 
 

@@ -5,14 +5,17 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 from config.loader import differences, from_dict, to_dict
-from config.schema import Config
-from gan.files import write_atomically
+from config.schema import Config, ModelConfig
+from gan.files import read_text, remove_temporaries, write_atomically
 
 CONFIG = "config.json"
+MAX_IMAGE_SIZE = 1024  # px, as `data.image_size` allows
+MAX_WEIGHTS = 1 << 28  # of the largest layers together: 1 GiB in float32
 # A larger step budget continues the same run; anything else makes it another one.
 EXTENDABLE = ("train.num_steps", "train.epochs")
 
@@ -38,6 +41,14 @@ class RunFacts:
     config: Config
     dataset: dict[str, Any]
     environment: dict[str, Any]
+
+    def content(self) -> dict[str, Any]:
+        """All of it as plain data; `parse_facts` is the inverse."""
+        return {
+            "config": to_dict(self.config),
+            "dataset": self.dataset,
+            "environment": self.environment,
+        }
 
 
 def default_name(config: Config, preset: str = "") -> str:
@@ -75,19 +86,42 @@ def read_run(directory: Path) -> RunFacts:
     """
     path = directory / CONFIG
     try:
-        if path.stat().st_size > 1 << 20:
-            raise ValueError("larger than a megabyte")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_facts(json.loads(read_text(path)))
+    except OSError:
+        raise RunError(f"{directory} is not a run folder: no {CONFIG}") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+
+
+def parse_facts(content: Any) -> RunFacts:
+    """Checks what may be a stranger's config.json before a network is built from it.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    try:
         dataset = content["dataset"]
+        size, channels = dataset["image_size"], dataset["channels"]
         for key in ("image_size", "channels", "num_images"):
             if not isinstance(dataset[key], int) or dataset[key] < 1:
                 raise ValueError(f"{key}: {dataset[key]!r}")
         environment = dict(content.get("environment", {}))
-        return RunFacts(from_dict(content["config"]), dataset, environment)
-    except OSError:
-        raise RunError(f"{directory} is not a run folder: no {CONFIG}") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error!r}") from None
+        config = from_dict(content["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the facts of a run: {error!r}") from None
+    if size > MAX_IMAGE_SIZE or size % 4 or channels not in (1, 3):
+        raise ValueError(f"received images of {size} px and {channels} channels")
+    if (weights := num_weights(config.model, size)) > MAX_WEIGHTS:
+        raise ValueError(f"{weights} weights, expected at most {MAX_WEIGHTS}")
+    return RunFacts(config, dataset, environment)
+
+
+def num_weights(model: ModelConfig, image_size: int) -> int:
+    """About how many weights the largest layers have, known without building any."""
+    widths = model.generator_widths
+    base = model.latent_dim * (image_size // 4) ** 2 * widths[0]
+    pairs = [*pairwise(widths), *pairwise(model.discriminator_widths)]
+    return base + model.kernel_size**2 * sum(a * b for a, b in pairs)
 
 
 class RunFolder:
@@ -102,18 +136,20 @@ class RunFolder:
         self.diverged = directory / "diverged"
 
     def __enter__(self) -> Self:
-        """Creates the folder and locks it.
+        """Creates the folder, locks it and clears what a killed owner left.
 
         The lock is the kernel's, so that it dies with its process.
 
         Raises:
-            RunError: when the folder cannot be written or another process has it.
+            RunError: when the folder cannot be written, another process has it, or it
+                leads elsewhere.
         """
         try:
             for path in (self.directory, self.state, self.samples):
                 path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK):
                 raise PermissionError("not writable")
+            refuse_links(self.directory)
             self._lock = (self.directory / ".lock").open("a+")
         except OSError as error:
             raise RunError(
@@ -133,6 +169,8 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        for path in (self.directory, self.samples):
+            remove_temporaries(path)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,14 +203,29 @@ class RunFolder:
                 f"{self.directory} has checkpoints but no {CONFIG} that says what they "
                 "are; put it back or choose another name with --run"
             )
-        content = {
-            "config": to_dict(facts.config),
-            "dataset": facts.dataset,
-            "environment": facts.environment,
-        }
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        self.write_config(facts)
         return known
+
+    def write_config(self, facts: RunFacts) -> None:
+        """Stores the configuration whole, or not at all."""
+        text = json.dumps(facts.content(), indent=2) + "\n"
+        write_atomically(
+            self.directory / CONFIG, lambda p: p.write_text(text, encoding="utf-8")
+        )
+
+
+def refuse_links(directory: Path) -> None:
+    """Refuses a folder with entries through which writes would end up outside it.
+
+    Raises:
+        RunError: naming the first link, pipe or device.
+    """
+    for path in sorted(directory.iterdir()):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise RunError(
+                f"{path} is a link or no file; a run folder holds its own files, "
+                "put a copy in its place"
+            )
 
 
 def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
@@ -183,6 +236,6 @@ def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
         raised = new.config.train.num_steps >= old.config.train.num_steps
         if key not in EXTENDABLE or not raised:
             changes.append(line)
-    if old.dataset.get("digest") != new.dataset["digest"]:
+    if old.dataset.get("digest") != new.dataset.get("digest"):
         changes.append("the images of the data set have changed")
     return changes

@@ -118,7 +118,9 @@ class RunLog:
                 for name, value in values.items():
                     tf.summary.scalar(name, value, description=DESCRIPTIONS.get(name))
 
-        self._line({"step": step, **{k: round(v, 7) for k, v in values.items()}})
+        # JSON knows no infinity, the norm of a float16 step that was skipped.
+        line = {k: round(v, 7) if math.isfinite(v) else None for k, v in values.items()}
+        self._line({"step": step, **line})
         self._guard("TensorBoard", write_events)
 
     def losses(self, step: int, values: dict[str, float]) -> None:
@@ -214,7 +216,7 @@ class RunLog:
 
         def write() -> None:
             with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+                file.write(json.dumps(values, allow_nan=False) + "\n")
 
         self._guard("log.jsonl", write)
 
@@ -229,7 +231,7 @@ class RunLog:
             try:
                 if json.loads(line)["step"] <= step and line.endswith("\n"):
                     kept.append(line)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         write_atomically(path, lambda p: p.write_text("".join(kept), encoding="utf-8"))
 

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from config.loader import from_dict
 from config.schema import Config
 from gan.checkpoint import available, verify
 from gan.data import latents_from_seeds
@@ -69,12 +70,14 @@ def open_run(directory: str | Path, checkpoint: str = "latest") -> Run:
     generator = build_generator(
         config.model, size, channels, config.run.seed, config.train.precision
     )
-    step = load_generator(directory, generator, checkpoint)
+    step = load_generator(directory, generator, config, checkpoint)
     name = str(facts.dataset.get("name", config.data.dataset))
     return Run(directory, config, step, size, channels, name, generator)
 
 
-def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> int:
+def load_generator(
+    directory: Path, generator: keras.Model, config: Config, checkpoint: str
+) -> int:
     """Loads the weights that `checkpoint` names; returns their step."""
     folder = directory / ("best" if checkpoint == "best" else "state")
     found = available(folder)
@@ -83,10 +86,12 @@ def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> 
     problems = []
     for step, path in found:
         try:
-            verify(path)
+            check_model(verify(path)["facts"], config)
             reader = tf.train.Checkpoint(ema_generator=generator)
             status = reader.read(str(path / "ckpt"))
             status.expect_partial().assert_existing_objects_matched()
+        except RunError:
+            raise
         except (ValueError, AssertionError, OSError, tf.errors.OpError) as error:
             problems.append(f"{path.name}: {first_line(error)}")
             continue
@@ -98,13 +103,32 @@ def load_generator(directory: Path, generator: keras.Model, checkpoint: str) -> 
     raise RunError(f"{directory} has no usable checkpoint {checkpoint!r} ({detail})")
 
 
+def check_model(facts: dict[str, Any], config: Config) -> None:
+    """Refuses weights of a model that config.json no longer describes.
+
+    A setting such as the slope of a ReLU changes pictures and no shape.
+
+    Raises:
+        RunError: if the checkpoint's own copy of the settings differs.
+    """
+    if "config" in facts:  # the first versions wrote none
+        own = from_dict(facts["config"])
+        if (own.model, own.train.precision) != (config.model, config.train.precision):
+            raise RunError(
+                "config.json describes another model than the checkpoint; mend it with "
+                "python -m gan check RUN"
+            )
+
+
 def load_exported(path: Path, generator: keras.Model) -> int:
     """Loads the weights of an exported `.keras` file; returns step -1 (not recorded).
 
     Keras reads weights from such a file without looking at the architecture in it.
     """
     try:
-        stored = stored_shapes(path)
+        # HDF5 adds some hundred bytes a layer.
+        most = 2 * 4 * generator.count_params() + (1 << 20)
+        stored = stored_shapes(path, most)
         if stored != sorted(tuple(weight.shape) for weight in generator.weights):
             raise ValueError("it has other layers")  # more of them would pass Keras
         generator.load_weights(path)
@@ -115,8 +139,12 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     return -1
 
 
-def stored_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Shapes of all arrays in a `.keras` file, sorted."""
+def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
+    """Shapes of all arrays in a `.keras` file, sorted.
+
+    Raises:
+        ValueError: when they would unfold to more than `max_bytes`.
+    """
     shapes = []
 
     def note(_: str, item: Any) -> None:
@@ -124,6 +152,9 @@ def stored_shapes(path: Path) -> list[tuple[int, ...]]:
             shapes.append(item.shape)
 
     with zipfile.ZipFile(path) as archive:
+        num_bytes = archive.getinfo("model.weights.h5").file_size
+        if num_bytes > max_bytes:
+            raise ValueError(f"{num_bytes} bytes of weights, at most {max_bytes} fit")
         weights = archive.read("model.weights.h5")  # checks its CRC
     with h5py.File(io.BytesIO(weights), "r") as file:
         file.visititems(note)  # which follows no link out of the file

@@ -38,16 +38,15 @@ class Saver:
         checkpoint.clean(folder.best)
         for _, path in checkpoint.available(folder.best)[:1]:
             try:
-                self.best = checkpoint.verify(path)["facts"]
-            except CheckpointError as error:
+                kept = checkpoint.verify(path)["facts"]
+                score, value = str(kept["score"]), float(kept["value"])
+                self.best = {"score": score, "value": value}
+            except (CheckpointError, KeyError, TypeError, ValueError) as error:
                 log.say(f"warning: {path}: {error}; the best so far is forgotten")
 
     def save(self, step: int, *, required: bool, replace: bool = False) -> None:
         """Commits the state; unless `required`, a full disk is only a warning."""
-        facts = {
-            "environment": self.facts.environment,
-            "alarms": self.watch.memory(),
-        }
+        facts = {**self.facts.content(), "alarms": self.watch.memory()}
         try:
             checkpoint.save(
                 self.folder.state,

@@ -7,7 +7,7 @@ scalars and pictures. They never feed the training.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -187,12 +187,11 @@ def train(
     state = build_state(config, *dataset.images_uint8.shape[2:])
     restored = checkpoint.restore_newest(folder.state, state.checkpoint)
     watch = Watch(config.train.loss, on_alarm)
-    if restored and "alarms" in restored.facts:
-        watch.recall(restored.facts["alarms"])
+    environment = recall(restored, watch) if restored else {}
     console = console or Console(quiet=True)
     with RunLog(folder.directory, config.train.num_steps, console) as log:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        announce(log, restored, facts)
+        announce(log, restored, config, changes(environment, facts.environment))
         with StopSignals() as signals:
             saver = Saver(folder, state, facts, log, watch)
             while True:
@@ -285,16 +284,39 @@ def run_facts(config: Config, dataset: Dataset) -> RunFacts:
     return RunFacts(config, description, describe())
 
 
+def recall(restored: checkpoint.Restored, watch: Watch) -> dict[str, Any]:
+    """Hands the evidence that a checkpoint keeps to `watch`.
+
+    Returns:
+        The environment of its writer.
+
+    Raises:
+        CheckpointError: when there is something else in its place.
+    """
+    try:
+        if "alarms" in restored.facts:
+            watch.recall(restored.facts["alarms"])
+        return dict(restored.facts.get("environment", {}))
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise checkpoint.CheckpointError(
+            f"checkpoint of step {restored.step}: the facts in its manifest are not "
+            "those of a run; remove it or start a new run with --run NAME"
+        ) from None
+
+
 def announce(
-    log: RunLog, restored: checkpoint.Restored | None, facts: RunFacts
+    log: RunLog,
+    restored: checkpoint.Restored | None,
+    config: Config,
+    changed: Sequence[str],
 ) -> None:
     """Says where the run stands, and what may keep a resume from being bit-exact."""
     if restored is None:
         return
     for warning in restored.warnings:
         log.say(f"warning: {warning}")
-    log.say(f"continuing after step {restored.step} of {facts.config.train.num_steps}")
-    if changed := changes(restored.facts.get("environment", {}), facts.environment):
+    log.say(f"continuing after step {restored.step} of {config.train.num_steps}")
+    if changed:
         log.say(
             "warning: not bit-exact from here, the environment has changed: "
             + "; ".join(changed)

@@ -100,8 +100,10 @@ def test_with_no_valid_checkpoint_left_nothing_starts_over(saved):
 
 
 def edit(path, **changes):
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | changes))
+    """Changes a manifest as a stranger can: sealed again."""
+    manifest = json.loads(path.read_text()) | changes
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,7 @@ def edit(path, **changes):
         {"files": []},
         {"files": {"ckpt.index": 5}},
         {"facts": None},
+        {"more": 1},
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(saved, changes):
@@ -153,11 +156,78 @@ def test_a_nul_in_a_file_name_is_no_traceback(saved):
     assert saved.restore().step == 5
 
 
+def test_every_digit_of_a_manifest_counts(saved):
+    """What it says of its writer is not covered by the sums of the other files."""
+    saved.save(10)
+    path = saved.path(10, "manifest.json")
+    path.write_text(path.read_text().replace('"by": "test"', '"by": "tesu"'))
+    with pytest.raises(CheckpointError, match="unreadable"):
+        verify(saved.path(10))
+
+
+def test_a_manifest_from_before_they_were_sealed_is_read(saved):
+    saved.save(10)
+    path = saved.path(10, "manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert saved.restore().facts == {"by": "test"}
+    path.write_text(json.dumps(manifest | {"sha257": "0"}))  # a seal with a flipped bit
+    with pytest.raises(CheckpointError):
+        verify(saved.path(10))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_pipe_or_an_endless_device_is_not_read(saved, file):
+    saved.save(5, 10)
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        saved.path(10, file).unlink()
+        make(saved.path(10, file))
+        with pytest.raises(CheckpointError, match=file):
+            verify(saved.path(10))
+
+
 @pytest.mark.parametrize(("name", "size"), [("variable", 7), ("misnamed", 100)])
-def test_a_checkpoint_of_other_variables_is_set_aside(saved, name, size):
+def test_a_checkpoint_of_another_version_is_refused_and_kept(saved, name, size):
+    """Nothing is wrong with it, and going on from an older one would lose steps."""
     saved.save(5)
     other = tf.train.Checkpoint(**{name: tf.Variable([0.0] * size)})
     save(saved.directory, 10, other, {}, 3)
+    with pytest.raises(CheckpointError, match="00000010 is undamaged .*version.*--run"):
+        saved.restore()
+    assert saved.names() == ["step-00000005", "step-00000010"]
+
+
+def test_a_replacement_takes_the_place_of_the_one_before(saved):
+    saved.save(5)
+    saved.variable.assign([7.0] * 100)
+    save(saved.directory, 5, saved.checkpoint, {}, 3)
+    assert saved.restore().step == 5 and saved.value() == {5.0}  # it was there already
+    saved.variable.assign([7.0] * 100)
+    save(saved.directory, 5, saved.checkpoint, {}, 3, replace=True)
+    assert saved.restore().step == 5 and saved.value() == {7.0}
+    assert saved.names() == ["step-00000005"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_replacement_that_ends_between_its_renames_loses_nothing(
+    saved, monkeypatch, killed
+):
+    saved.save(5)
+    rename = os.rename
+
+    def refuse(source, target):
+        if ".tmp-" in str(source):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    if killed:  # then nobody is left to put it back
+        monkeypatch.setattr(checkpoint, "put_back", lambda directory: None)
+    with pytest.raises(KeyboardInterrupt):
+        save(saved.directory, 5, saved.checkpoint, {}, 3, replace=True)
+    monkeypatch.undo()
+    assert saved.names() == [".old-step-00000005" if killed else "step-00000005"]
     assert saved.restore().step == 5 and saved.value() == {5.0}
 
 

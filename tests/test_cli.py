@@ -304,6 +304,18 @@ def test_a_video_shows_the_grids_of_this_run_in_order(run, tmp_path):
     assert "holds no grid yet" in refused(gan, "video", run)
 
 
+def test_a_grid_that_is_damaged_or_a_bomb_is_one_line(run, tmp_path):
+    grid = run / "samples" / "step-00000012.png"
+    whole = bytearray(grid.read_bytes())
+    whole[60] ^= 4
+    large = Image.new("1", (10_000, 10_000))
+    for damage in (lambda: grid.write_bytes(whole), lambda: large.save(grid)):
+        damage()
+        line = refused(gan, "video", run, "--out", tmp_path / "v.gif")
+        assert f"{grid}: cannot be read (" in line
+    assert not (tmp_path / "v.gif").exists()
+
+
 def test_export_compares_after_a_reload(trained, tmp_path):
     code, output = call(gan, "export", trained, "--out", tmp_path / "new" / "g.keras")
     assert code == 0 and "at most 0 grey levels" in output

@@ -163,6 +163,7 @@ def test_idx_folder(tmp_path, compress):
         (lambda content: content[:8], "impossible IDX header"),
         (lambda content: b"\0\0\x0d" + content[3:], "not an IDX file"),
         (lambda content: content[:4] + b"\xff" * 12, "impossible IDX header"),
+        (lambda content: content[:3] + b"\x46" + b"\0\0\0\1" * 70 + b"x", "cannot be"),
     ],
 )
 def test_damaged_idx_is_one_line(tmp_path, damage, message):
@@ -224,6 +225,29 @@ def test_oversized_npz_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(file_source, "MAX_BYTES", 9 * 64 * 64)
     with pytest.raises(DataError, match="exceeds"):
         load(tmp_path / "big.npz")
+    np.savez(
+        tmp_path / "labels.npz",
+        images=np.zeros((1, 4, 4), np.uint8),
+        labels=np.zeros(9999, int),
+    )
+    with pytest.raises(DataError, match="labels exceeds"):
+        load(tmp_path / "labels.npz")
+
+
+def test_more_images_than_memory_holds_are_refused(tmp_path, monkeypatch):
+    np.save(tmp_path / "i.npy", np.zeros((9, 8, 8), np.uint8))
+    monkeypatch.setattr("gan.data.MAX_BYTES", 8 * 64)
+    with pytest.raises(DataError, match="more than 8 images .* data.limit"):
+        load(tmp_path / "i.npy")
+    assert len(load(tmp_path / "i.npy", limit=8).images_uint8) == 8
+
+
+def test_a_program_for_ghostscript_is_no_picture(tmp_path, monkeypatch):
+    save(grey(5), tmp_path / "good.png")
+    Image.new("L", (8, 8)).save(tmp_path / "postscript.png", format="EPS")
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: ran.append(a))
+    assert "postscript.png" in load(tmp_path).notes[0] and not ran
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut off"])

@@ -100,6 +100,14 @@ def test_checkpoints_without_their_configuration_are_nobodys(tmp_path):
         '{"config": {}, "dataset": {"image_size": 28, "channels": 1}}',
         '{"config": {}, "dataset": DATASET, "environment": 3}',
         '{"config": {}, "dataset": {"image_size": -4, "channels": 1, "num_images": 9}}',
+        '{"config": {}, "dataset": {"image_size": 30, "channels": 1, "num_images": 9}}',
+        '{"config": {}, "dataset": {"image_size": 28, "channels": 2, "num_images": 9}}',
+        '{"config": {}, "dataset": {"image_size": 9999999999, "channels": 1, '
+        '"num_images": 9}}',
+        '{"config": {"model": {"latent_dim": 4096}}, "dataset": {"image_size": 1024, '
+        '"channels": 1, "num_images": 9}}',
+        '{"config": {"model": {"generator_widths": [4096, 4096, 4096]}}, '
+        '"dataset": DATASET}',
         '{"config": {}, "dataset": DATASET}' + " " * (1 << 20),
     ],
 )
@@ -111,6 +119,34 @@ def test_a_damaged_config_is_one_line(tmp_path, content):
     assert "\n" not in str(refusal.value)
     with RunFolder(tmp_path) as folder, pytest.raises(RunError, match="damaged"):
         folder.claim(facts())
+
+
+def test_a_run_folder_does_not_lead_elsewhere(tmp_path):
+    """A stranger's folder, whose log or lock is a link to a file of the user."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    for name in (".lock", "log.jsonl", "state", "samples", "generator.keras"):
+        directory = tmp_path / f"run-{name}"
+        directory.mkdir()
+        (directory / name).symlink_to(mine if "." in name else tmp_path)
+        with pytest.raises(RunError, match=f"{name} is a link"):
+            RunFolder(directory).__enter__()
+        (directory / name).unlink()
+        os.mkfifo(directory / name)
+        with pytest.raises(RunError, match=name):
+            RunFolder(directory).__enter__()
+    assert mine.read_text() == "precious"
+
+
+def test_what_a_killed_owner_was_writing_is_removed(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts())
+    names = (".tmp-1-generator.keras", "samples/.tmp-2-step-00000005.png")
+    for name in names:
+        (tmp_path / name).write_text("half")
+    with RunFolder(tmp_path):
+        assert not any((tmp_path / name).exists() for name in names)
+    assert read_run(tmp_path) == facts()
 
 
 def test_a_folder_without_config_is_no_run(tmp_path):
@@ -138,6 +174,23 @@ def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
     assert second() == "free\n"  # the lock went with the block, the file stays
     with RunFolder(tmp_path):
         assert f"process {os.getpid()};" in second()  # not the pids of earlier owners
+
+
+def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
+    program = (
+        "import sys, time; from pathlib import Path; from gan.runfolder import *\n"
+        "with RunFolder(Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"locked\n"
+        with pytest.raises(RunError, match=f"in use by process {first.pid}; "):
+            RunFolder(tmp_path).__enter__()
+        first.kill()
+    assert (tmp_path / ".lock").read_text() == str(first.pid)  # its file is still there
+    with RunFolder(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):

@@ -128,8 +128,24 @@ def test_lines_of_steps_that_are_done_again_are_dropped(log, step, kept):
     assert lines(log.directory)[-1] == {"step": 10, "v": 2.0}
 
 
+def test_infinity_is_null_since_json_has_no_word_for_it(log):
+    """As the gradient norm of a float16 step that loss scaling skipped."""
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    with log:
+        log.scalars(1, {"grad_norm/g": np.inf, "loss/g": 0.5, "grad_norm/d": np.nan})
+    text = (log.directory / "log.jsonl").read_text()
+    line = json.loads(text, parse_constant=refuse)
+    assert line == {"step": 1, "grad_norm/g": None, "loss/g": 0.5, "grad_norm/d": None}
+    assert tensors(events(log.directory), "grad_norm/g") == [(1, np.inf)]
+
+
 def test_a_log_full_of_garbage_does_not_stop_a_run(log):
-    (log.directory / "log.jsonl").write_bytes(b'\xff\xfe\x00\n{"step": 1}\n')
+    (log.directory / "log.jsonl").write_bytes(
+        b"\xff\xfe\x00\n" + b"[" * 100_000 + b'\n{"step": 1}\n'
+    )
     with log:
         log.begin(5, to_dict(Config()), "layers")
     assert lines(log.directory) == [{"step": 1}]

@@ -56,6 +56,20 @@ def test_wrong_arrays_get_one_line(real: np.ndarray, tmp_path, change, message: 
     assert "\n" not in str(error.value)
 
 
+def test_arrays_that_unfold_beyond_memory_are_not_read(
+    real: np.ndarray, tmp_path, monkeypatch
+):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, images=np.zeros_like(real), others=real)
+    with pytest.raises(
+        SampleError, match="constant"
+    ):  # read, since it is not too large
+        load_samples(path)
+    monkeypatch.setattr("gan.files.MAX_BYTES", real.nbytes)  # its header adds to it
+    with pytest.raises(SampleError, match="cannot be read .* bytes, expected at most"):
+        load_samples(path)
+
+
 def test_wrong_files_get_one_line(real: np.ndarray, tmp_path):
     with pytest.raises(SampleError, match="array called images"):
         load_samples(save(tmp_path, pictures=real))

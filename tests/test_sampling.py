@@ -1,8 +1,11 @@
 import dataclasses
+import io
 import json
 import shutil
 import warnings
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -123,7 +126,7 @@ def test_checkpoints_of_other_widths_are_one_line(run):
     facts = json.loads((run / "config.json").read_text())
     facts["config"]["model"]["generator_widths"] = [8, 8, 6]
     (run / "config.json").write_text(json.dumps(facts))
-    with pytest.raises(RunError, match="no usable|other layers") as refusal:
+    with pytest.raises(RunError, match="describes another model") as refusal:
         open_run(run)
     assert "\n" not in str(refusal.value)
 
@@ -179,3 +182,78 @@ def test_a_damaged_export_is_refused(exported):
     ):
         path.write_bytes(damaged)
         refuse(path)
+
+
+def with_weights(path, change):
+    """Rewrites the weights in an export as a stranger could."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    stream = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(stream, "r+") as file:
+        names = []
+        file.visititems(
+            lambda name, item: names.append(name) if hasattr(item, "shape") else None
+        )
+        largest = max(names, key=lambda name: file[name].size)
+        change(file, largest)
+    members["model.weights.h5"] = stream.getvalue()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def link(file, name):
+    del file[name]
+    file[name] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def store_elsewhere(file, name):
+    shape, size = file[name].shape, file[name].nbytes
+    del file[name]
+    file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, size)])
+
+
+def unfold(file, name):
+    del file[name]
+    file.create_dataset(name, (2**40,), "f4", chunks=(1024,))
+
+
+@pytest.mark.parametrize("change", [link, store_elsewhere, unfold])
+def test_weights_that_lead_elsewhere_are_refused(exported, change):
+    path, _ = exported
+    with_weights(path, lambda file, name: None)
+    open_run(path.parent)  # the control
+    with_weights(path, change)
+    refuse(path)
+
+
+def test_weights_that_unfold_beyond_the_generator_are_refused(exported):
+    path, _ = exported
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(1 << 24))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(RunError, match=r"16777216 bytes of weights, at most \d+ fit"):
+        open_run(path.parent)
+
+
+def test_the_architecture_in_an_export_is_never_read(exported):
+    path, _ = exported
+    expected = sample(open_run(path.parent).generator, [0])
+    evil = {"module": "os", "class_name": "function", "config": "system"}
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("model.weights.h5")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(evil))
+        archive.writestr("../../escape.txt", "no")
+        archive.writestr("model.weights.h5", weights)
+    np.testing.assert_array_equal(
+        sample(open_run(path.parent).generator, [0]), expected
+    )
+
+
+def test_settings_that_change_pictures_and_no_shape_are_noticed(run):
+    facts = json.loads((run / "config.json").read_text())
+    facts["config"]["model"]["leaky_slope"] = 0.7
+    (run / "config.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="config.json describes another model"):
+        open_run(run)
