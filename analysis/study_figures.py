@@ -22,7 +22,7 @@ COURSES = {
     "probe_last": "flat fields, last, grey levels",
     "probe_prev": "flat fields, before, grey levels",
 }
-GRID = 5  # samples along a side of a picture
+GRID = 4  # samples along a side of a picture
 
 
 def styled(
