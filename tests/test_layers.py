@@ -135,7 +135,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path):
     (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "no_run").mkdir()
     for arguments, words in {
-        ("transposed",): "expected transpose, resize-nearest",
+        ("transposed",): "expected transpose, transpose-blur",
         ("transpose", "--size", 30): "expected a multiple of 4",
         (tmp_path / "m.h5",): "HDF5 files are not read",
         (tmp_path / "no_run",): "not a run folder",

@@ -201,12 +201,15 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
 
 
 def test_a_second_interrupt_is_not_held_back():
+    # A shell starts what it puts in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
+    signal.signal(signal.SIGINT, before)
 
 
 class Recorder:
