@@ -19,7 +19,6 @@ from gan.files import write_atomically
 
 PLAN = "plan.json"
 RESULTS = "results"
-COSTS = ("macs", "params")
 
 
 class StudyError(ValueError):
@@ -94,7 +93,7 @@ class Plan:
         base: settings that all runs share, the step budget resolved.
         methods: the first is the one that others are compared with.
         num_seeds: runs of each method, seeds 0, 1, ...
-        match: which cost is made equal, one of COSTS, or "none".
+        match: which cost is made equal: "macs", "params", or "none".
         num_images: samples that each measurement takes.
         widths: label of a method to its `generator_widths`.
         costs: label to `params` and `macs` of its generator.

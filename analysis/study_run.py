@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import keras
+import numpy as np
 
 from analysis.audit import audit_model
 from analysis.bins import Protocol
@@ -66,14 +67,16 @@ def measure_run(run: Run, directory: Path, dataset: Dataset, num_images: int) ->
     real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
     shape = dataset.images_uint8.shape[2:]
     generator = untrained_generator(run.config, *shape)
-    untrained, _ = measure_lines_of(generator, run, real, num_images)
+    untrained, *_ = measure_lines_of(generator, run, real, num_images)
     course = []
     for step, _ in reversed(available(directory / "state")):
         generator = open_run(directory, str(step)).generator
-        lines, measurement = measure_lines_of(generator, run, real, num_images, step)
+        lines, measurement, images = measure_lines_of(
+            generator, run, real, num_images, step
+        )
         course.append({"step": step} | lines)
     yardstick = Yardstick.of(run.config.data, num_images)
-    scores = yardstick.score(sample(generator, range(yardstick.num_images)))
+    scores = yardstick.score(images[: yardstick.num_images])
     return Result(
         run=run.name,
         method=run.method,
@@ -102,8 +105,8 @@ def untrained_generator(config: Config, size: int, channels: int) -> keras.Model
 
 def measure_lines_of(
     generator: keras.Model, run: Run, real: Samples, num_images: int, step: int = 0
-) -> tuple[dict[str, float], Measurement]:
-    """The end points in LINES of one generator, and the whole measurement."""
+) -> tuple[dict[str, float], Measurement, np.ndarray]:
+    """The end points in LINES of one generator, the measurement, and the samples."""
     images = sample(generator, range(num_images))
     facts = {
         "upsample": run.config.model.upsample,
@@ -129,7 +132,7 @@ def measure_lines_of(
         "phase_variance_db": found["phase_variance_db"]["2"],
         "log_spectral_distance_db": found["log_spectral_distance_db"]["value"],
     }
-    return {name: float(values[name]) for name in LINES}, measurement
+    return {name: float(values[name]) for name in LINES}, measurement, images
 
 
 def seconds_per_step(directory: Path) -> float:
