@@ -8,7 +8,10 @@ flags have been checked.
 import dataclasses
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -17,7 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.loader import load_config, to_dict
-from config.schema import PRECISIONS, UPSAMPLER_ALIASES, UPSAMPLERS, Config, ConfigError
+from config.schema import (
+    PRECISIONS,
+    STRATEGIES,
+    UPSAMPLER_ALIASES,
+    UPSAMPLERS,
+    Config,
+    ConfigError,
+)
 from gan import backend
 from gan.alarms import POLICIES
 from gan.data import (
@@ -35,10 +45,42 @@ if TYPE_CHECKING:
 GROUPS = {
     "What": ("upsample", "upsample_last", "dataset", "config", "seed"),
     "How long": ("epochs", "steps", "max_minutes"),
-    "How": ("batch_size", "precision", "jit", "sets"),
+    "How": ("batch_size", "precision", "jit", "strategy", "replicas", "sets"),
     "Watching": ("observe", "on_alarm"),
     "Where": ("run", "runs_dir", "dry_run"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What holds for one call of the command and is no setting of the run."""
+
+    max_minutes: float | None
+    observe: bool
+    on_alarm: str
+    strategy: str
+    replicas: int
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work.
+
+        Raises:
+            ConfigError: naming the flag.
+        """
+        if self.max_minutes is not None and not self.max_minutes > 0:  # NaN fails too
+            raise ConfigError(
+                f"--max-minutes: received {self.max_minutes:g}, expected more than 0"
+            )
+        if self.replicas and self.strategy != "mirrored":
+            raise ConfigError(
+                f"--replicas: received with --strategy {self.strategy}, expected with "
+                "mirrored"
+            )
+        if self.on_alarm == "rollback" and self.strategy == "multiworker":
+            raise ConfigError(
+                "--on-alarm rollback goes back in one process; with --strategy "
+                "multiworker use stop"
+            )
 
 
 class GroupedCommand(click.Command):
@@ -87,6 +129,19 @@ class GroupedCommand(click.Command):
 @click.option("--precision", type=click.Choice(PRECISIONS), help="numerics of layers")
 @click.option("--jit/--no-jit", default=None, help="compile the step with XLA")
 @click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="one",
+    show_default=True,
+    help="devices: one; mirrored: the GPUs here; multiworker: as TF_CONFIG says",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(0),
+    default=0,
+    help="of mirrored: how many GPUs, or parts of the CPU; 0: all GPUs",
+)
+@click.option(
     "--set", "sets", metavar="KEY=VALUE", multiple=True, help="any section.key=value"
 )
 @click.option(
@@ -117,9 +172,6 @@ def main(
     run: str | None,
     runs_dir: Path,
     dry_run: bool,
-    max_minutes: float | None,
-    observe: bool,
-    on_alarm: str,
     **flags: Any,
 ) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
@@ -131,20 +183,15 @@ def main(
     """
     console = Console()
     try:
-        if max_minutes is not None and not max_minutes > 0:  # NaN fails too
-            raise ConfigError(
-                f"--max-minutes: received {max_minutes:g}, expected more than 0"
-            )
+        call = Call(**{f.name: flags.pop(f.name) for f in dataclasses.fields(Call)})
         config = resolve(flags, sets)
         directory = run_directory(
             runs_dir, run or default_name(config, flags["config"])
         )
         if dry_run:
-            show_plan(console, config, directory, max_minutes)
+            show_plan(console, config, directory, call.max_minutes)
             return
-        exit_code = start(
-            config, directory, console, max_minutes, observe=observe, on_alarm=on_alarm
-        )
+        exit_code = start(config, directory, console, call)
     except (ConfigError, DataError, RunError, OSError) as error:
         fail(error)
     sys.exit(exit_code)
@@ -203,15 +250,7 @@ def show_plan(
     )
 
 
-def start(
-    config: Config,
-    directory: Path,
-    console: Console,
-    max_minutes: float | None,
-    *,
-    observe: bool,
-    on_alarm: str,
-) -> int:
+def start(config: Config, directory: Path, console: Console, call: Call) -> int:
     """Loads the images, trains, and returns the exit code."""
     dataset = load_dataset(config.data)
     config = with_budget(config, len(dataset.images_uint8))
@@ -219,10 +258,20 @@ def start(
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     backend.prepare()
-    from gan.checkpoint import CheckpointError
-    from gan.training import TrainingError, train
+    from gan.devices import Processes, check_fits, make_strategy
+    from gan.training import train
 
-    with RunFolder(directory) as folder:
+    strategy = make_strategy(call.strategy, call.replicas)
+    check_fits(config, strategy)
+    limits = {
+        "max_seconds": call.max_minutes * 60 if call.max_minutes else None,
+        "strategy": strategy,
+    }
+    if not Processes(strategy).is_chief:
+        with TemporaryDirectory() as scratch, RunFolder(Path(scratch)) as folder:
+            with one_line_failures():
+                return train(config, dataset, folder, **limits).exit_code
+    with RunFolder(directory) as folder, one_line_failures():
         console.print(
             f"{dataset.name}: {len(dataset.images_uint8)} images "
             f"-> {directory}; watch: tensorboard --logdir {directory.parent}",
@@ -230,19 +279,15 @@ def start(
             markup=False,
             soft_wrap=True,
         )
-        observers = make_observers(config, dataset, console) if observe else []
-        try:
-            outcome = train(
-                config,
-                dataset,
-                folder,
-                observers=observers,
-                max_seconds=max_minutes * 60 if max_minutes else None,
-                console=console,
-                on_alarm=on_alarm,
-            )
-        except (CheckpointError, TrainingError) as error:
-            fail(error)
+        outcome = train(
+            config,
+            dataset,
+            folder,
+            observers=make_observers(config, dataset, console) if call.observe else [],
+            console=console,
+            on_alarm=call.on_alarm,
+            **limits,
+        )
     command = shlex.join(["python", *sys.argv])
     text = (
         f"{outcome.stop} after step {outcome.step}; continue with: {command}"
@@ -251,6 +296,22 @@ def start(
     )
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     return outcome.exit_code
+
+
+@contextmanager
+def one_line_failures() -> Iterator[None]:
+    """Ends the program in one line where training cannot go on."""
+    from gan import devices, launch
+    from gan.checkpoint import CheckpointError
+    from gan.training import TrainingError
+
+    try:
+        yield
+    except (CheckpointError, TrainingError) as error:
+        fail(error)
+    except devices.PEER_LOST:
+        text = "another worker has gone; start all again to continue the run"
+        fail(RuntimeError(text), launch.PEER_LOST)
 
 
 def make_observers(
@@ -272,10 +333,10 @@ def make_observers(
     return observers
 
 
-def fail(error: Exception) -> NoReturn:
-    """Ends the program with one line and exit code 1."""
+def fail(error: Exception, exit_code: int = 1) -> NoReturn:
+    """Ends the program with one line."""
     click.echo(f"error: {error}", err=True)
-    sys.exit(1)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ UPSAMPLERS = (
 UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+STRATEGIES = ("one", "mirrored", "multiworker")  # of a call, not of a run
 FITS = ("crop", "pad", "stretch")
 MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling memory
 

@@ -6,6 +6,7 @@ Commands only read the run folder and import TensorFlow when they need it.
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from gan import backend
 from gan.data import latents_from_seeds
 from gan.file_source import read_grids
 from gan.images import tile, to_picture
+from gan.launch import Limits, launch
 from gan.runfolder import RunError, RunFolder, read_run
 
 ANIMATIONS = (".gif", ".webp")
@@ -256,6 +258,47 @@ def check(run: Path) -> None:
     click.echo(f"{run} is sound at step {report.step}")
     if report.mended:
         raise SystemExit(MENDED)
+
+
+@main.command("launch")
+@click.option("--workers", type=click.IntRange(2), default=2, show_default=True)
+@click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="how many times all are started again after one has died",
+)
+@click.option(
+    "--start-timeout",
+    type=click.FloatRange(1),
+    default=300.0,
+    show_default=True,
+    help="seconds until all workers must have met",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(1),
+    default=30.0,
+    show_default=True,
+    help="seconds after the first end until SIGTERM for the others, then SIGKILL",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def launch_command(
+    workers: int,
+    restarts: int,
+    start_timeout: float,
+    grace: float,
+    command: tuple[str, ...],
+) -> None:
+    """Runs COMMAND as several workers on this machine, again if one dies.
+
+    Example: python -m gan launch --workers 2 -- python train.py --strategy multiworker
+    """
+    limits = Limits(restarts, start_timeout, grace)
+    say = partial(click.echo, err=True)
+    with one_line_errors():
+        raise SystemExit(launch(command, workers, limits, say))
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:

@@ -12,8 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 
-def describe() -> dict[str, Any]:
-    """Versions, device and numerics on which a bit-exact resume depends."""
+def describe(replicas: int = 1) -> dict[str, Any]:
+    """Versions, devices and numerics on which a bit-exact resume depends.
+
+    Args:
+        replicas: into how many parts a batch is divided.
+    """
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     return {
         "python": sys.version.split()[0],
@@ -21,6 +25,7 @@ def describe() -> dict[str, Any]:
         "keras": keras.__version__,
         "numpy": np.__version__,
         "device": device(),
+        "replicas": replicas,
         "threads": threads or len(os.sched_getaffinity(0)),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", "default"),

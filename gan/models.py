@@ -12,12 +12,27 @@ import zlib
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers
 
 from config.schema import ModelConfig
+from gan.devices import part_of_replica
 from gan.upsampling import CATALOGUE, Checker
 
 STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
+
+
+class Dropout(layers.Dropout):
+    """Dropout of the global batch: each replica takes its part of one mask."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drops as Keras does, with the mask that one device would have drawn."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if not training or not self.rate or replicas == 1:
+            return super().call(inputs, training)
+        whole = keras.ops.ones((replicas * inputs.shape[0], *inputs.shape[1:]))
+        mask = keras.random.dropout(whole, self.rate, seed=self.seed_generator)
+        return inputs * keras.ops.cast(part_of_replica(mask), inputs.dtype)
 
 
 class Build:
@@ -52,6 +67,8 @@ class Build:
         """Batch normalisation and LeakyReLU."""
         x = layers.BatchNormalization(
             momentum=self.config.batch_norm_momentum,
+            # Statistics of the global batch, as one device takes them.
+            synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
             name=f"{name}_norm",
             dtype=self.precision,
         )(x)
@@ -140,7 +157,7 @@ def build_discriminator(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)
         x = build.activate(x, f"stage{stage}")
-        x = layers.Dropout(
+        x = Dropout(
             config.dropout,
             seed=zlib.crc32(f"{seed}/dropout{stage}".encode()),
             name=f"stage{stage}_dropout",

@@ -106,7 +106,7 @@ def rewind(
     restored = checkpoint.restore_newest(folder.state, state.checkpoint)
     train_steps = make_train_steps(config, state)
     images_uint8 = tf.constant(dataset.images_uint8)
-    for step in range(int(state.step), num_steps):
+    for step in range(int(state.step.numpy()), num_steps):
         train_steps(images_uint8, *draw(config, [step], len(images_uint8)))
     return state, f"step-{restored.step:08d}" if restored else "none yet"
 

@@ -102,7 +102,7 @@ class Saver:
             _, size, _, channels = self.state.generator.output_shape
             self.state.reset(build_state(self.facts.config, size, channels))
         self.state.rate_scale.assign(rate_scale)
-        step = int(self.state.step)
+        step = int(self.state.step.numpy())
         self.watch.forget(step)
         self.save(step, required=True, replace=True)
         return step

@@ -21,7 +21,8 @@ class TrainState:
 
     `step` counts finished steps. It is our own because an optimizer's `iterations`
     stands still when loss scaling skips a step. `rate_scale` multiplies both learning
-    rates and is halved whenever an alarm has taken the run back.
+    rates and is halved whenever an alarm has taken the run back. `strategy` says which
+    devices hold a copy of the variables.
     """
 
     generator: keras.Model
@@ -29,6 +30,7 @@ class TrainState:
     discriminator: keras.Model
     g_optimizer: keras.optimizers.Optimizer
     d_optimizer: keras.optimizers.Optimizer
+    strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
     step: tf.Variable = field(
         default_factory=lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
     )
@@ -87,6 +89,10 @@ class TrainState:
             for variable in owner.variables
         ]
 
+    def raw_variables(self) -> list[tf.Variable]:
+        """TensorFlow's own variables, our counters among them."""
+        return [self.step, self.rate_scale, *(v.value for v in self.variables())]
+
     def non_finite(self) -> list[str]:
         """Names of variables that hold NaN or infinity."""
         return [
@@ -116,35 +122,45 @@ class TrainState:
 
         Not over names: Keras numbers the optimizers of a process.
         """
-        digest = hashlib.sha256(f"{int(self.step)} {float(self.rate_scale)}".encode())
+        digest = hashlib.sha256(
+            f"{self.step.numpy()} {self.rate_scale.numpy()}".encode()
+        )
         for variable in self.variables():
             digest.update(repr(tuple(variable.shape)).encode())
             digest.update(variable.value.numpy().tobytes())
         return digest.hexdigest()
 
 
-def build_state(config: Config, image_size: int, channels: int) -> TrainState:
+def build_state(
+    config: Config,
+    image_size: int,
+    channels: int,
+    strategy: tf.distribute.Strategy | None = None,
+) -> TrainState:
     """Builds networks and optimizers, all variables created and none restored.
 
     Args:
         config: of the run.
         image_size: height and width in pixels.
         channels: of the images.
+        strategy: whose devices hold the variables; none: one device.
     """
+    strategy = strategy or tf.distribute.get_strategy()
     shape = (image_size, channels, config.run.seed, config.train.precision)
-    generator = build_generator(config.model, *shape)
-    ema_generator = build_generator(config.model, *shape)
-    ema_generator.set_weights(generator.get_weights())
-    discriminator = build_discriminator(config.model, *shape)
-    return TrainState(
-        generator=generator,
-        ema_generator=ema_generator,
-        discriminator=discriminator,
-        g_optimizer=build_optimizer(config, generator, config.train.g_learning_rate),
-        d_optimizer=build_optimizer(
-            config, discriminator, config.train.d_learning_rate
-        ),
-    )
+    rates = config.train.g_learning_rate, config.train.d_learning_rate
+    with strategy.scope():
+        generator = build_generator(config.model, *shape)
+        ema_generator = build_generator(config.model, *shape)
+        ema_generator.set_weights(generator.get_weights())
+        discriminator = build_discriminator(config.model, *shape)
+        return TrainState(
+            generator=generator,
+            ema_generator=ema_generator,
+            discriminator=discriminator,
+            g_optimizer=build_optimizer(config, generator, rates[0]),
+            d_optimizer=build_optimizer(config, discriminator, rates[1]),
+            strategy=strategy,
+        )
 
 
 def build_optimizer(

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from config.schema import Config, TrainConfig
 from gan.data import batch_indices, latents
+from gan.devices import one_copy, part_of_replica, sum_of_replicas
 from gan.losses import LOSSES
 from gan.state import TrainState
 
@@ -71,14 +72,53 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
 
 
 def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Makes one step: (real images, latents) -> metrics float32 (len(METRICS),)."""
+    """Makes one step: (real images, latents) -> metrics float32 (len(METRICS),).
+
+    Each replica computes losses and gradients of its part of the batch as shares of the
+    whole; all copies of the state are changed by the sums.
+    """
     settings = config.train
-    losses = LOSSES[settings.loss]
-    generator, discriminator = state.generator, state.discriminator
+    compute, strategy = make_gradients(config, state), state.strategy
+    g_variables = state.generator.trainable_variables
+    d_variables = state.discriminator.trainable_variables
 
     @tf.function(jit_compile=settings.jit)
     def step(real_images: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
         g_scale, d_scale = loss_scale(state.g_optimizer), loss_scale(state.d_optimizer)
+        args = (real_images, latents, g_scale, d_scale)
+        metrics, g_gradients, d_gradients = strategy.run(compute, args=args)
+        metrics = strategy.reduce("SUM", metrics, axis=None)
+        g_gradients = sum_of_replicas(strategy, g_gradients, g_variables)
+        d_gradients = sum_of_replicas(strategy, d_gradients, d_variables)
+        norms = [
+            tf.linalg.global_norm(one_copy(strategy, g_gradients)) / g_scale,
+            tf.linalg.global_norm(one_copy(strategy, d_gradients)) / d_scale,
+        ]
+        rates = update(settings, state, g_gradients, d_gradients)
+        return tf.concat([metrics, tf.stack([*norms, *rates])], 0)
+
+    return step
+
+
+def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
+    """Makes what one replica does with its part of the batch.
+
+    Returns:
+        A function (real images, latents, both loss scales) -> (the first six of METRICS
+        (6,), gradients of the generator, of the discriminator), all as shares of the
+        global batch: their sums over the replicas are its means.
+    """
+    losses = LOSSES[config.train.loss]
+    generator, discriminator = state.generator, state.discriminator
+    replicas = state.strategy.num_replicas_in_sync
+
+    def gradients(
+        real_images: tf.Tensor,
+        latents: tf.Tensor,
+        g_scale: tf.Tensor,
+        d_scale: tf.Tensor,
+    ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+        real_images, latents = part_of_replica(real_images), part_of_replica(latents)
         with tf.GradientTape(persistent=True) as tape:
             fake_images = generator(latents, training=True)
             real_logits = discriminator(real_images, training=True)
@@ -86,29 +126,24 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
             d_loss_real, d_loss_fake, g_loss = losses(real_logits, fake_logits)
             d_loss = d_loss_real + d_loss_fake
             # Penalties of kernels, of a method that has them, are not adversarial.
-            g_scaled = (g_loss + sum(generator.losses)) * g_scale
-            d_scaled = d_loss * d_scale
+            g_scaled = (g_loss + sum(generator.losses)) * g_scale / replicas
+            d_scaled = d_loss * d_scale / replicas
+        metrics = [
+            g_loss,
+            d_loss,
+            d_loss_real,
+            d_loss_fake,
+            tf.reduce_mean(tf.sigmoid(real_logits)),
+            tf.reduce_mean(tf.sigmoid(fake_logits)),
+        ]
         # Both gradients are taken from this one forward pass before either update.
-        g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
-        d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
-
-        g_rate, d_rate = update(settings, state, g_gradients, d_gradients)
-        return tf.stack(
-            [
-                g_loss,
-                d_loss,
-                d_loss_real,
-                d_loss_fake,
-                tf.reduce_mean(tf.sigmoid(real_logits)),
-                tf.reduce_mean(tf.sigmoid(fake_logits)),
-                tf.linalg.global_norm(g_gradients) / g_scale,
-                tf.linalg.global_norm(d_gradients) / d_scale,
-                g_rate,
-                d_rate,
-            ]
+        return (
+            tf.stack(metrics) / replicas,
+            tape.gradient(g_scaled, generator.trainable_variables),
+            tape.gradient(d_scaled, discriminator.trainable_variables),
         )
 
-    return step
+    return gradients
 
 
 def update(
@@ -154,10 +189,14 @@ def update_average(state: TrainState, decay: tf.Tensor) -> None:
     An optimizer's own average covers trainable variables only, and weights averaged
     without their statistics give another network.
     """
+
+    def move(average: tf.Variable, variable: tf.Tensor) -> None:
+        average.assign(average + (1.0 - decay) * (variable - average))
+
     for average, variable in zip(
         state.ema_generator.variables, state.generator.variables, strict=True
     ):
-        average.assign(average + (1.0 - decay) * (variable - average))
+        state.strategy.extended.update(average.value, move, args=(variable.value,))
 
 
 def loss_scale(optimizer: Any) -> tf.Tensor:

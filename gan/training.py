@@ -18,6 +18,7 @@ from config.schema import Config
 from gan import checkpoint
 from gan.alarms import RollBack, Watch
 from gan.data import Dataset, latents_from_seeds
+from gan.devices import Processes
 from gan.environment import changes, describe, peak_memory_bytes
 from gan.images import tile, to_uint8
 from gan.models import build_generator
@@ -151,7 +152,7 @@ class Evaluation:
         }
 
 
-def train(
+def train(  # noqa: PLR0913
     config: Config,
     dataset: Dataset,
     folder: RunFolder,
@@ -160,6 +161,7 @@ def train(
     max_seconds: float | None = None,
     console: Console | None = None,
     on_alarm: str = "warn",
+    strategy: tf.distribute.Strategy | None = None,
 ) -> Outcome:
     """Trains a run, or continues it exactly where its newest checkpoint stands.
 
@@ -172,6 +174,8 @@ def train(
         console: where messages and progress go; none: nowhere.
         on_alarm: "warn"; "stop", saving the state; or "rollback", to the newest
             checkpoint before the alarm with half the learning rates.
+        strategy: devices, see `gan.devices`; none: one. Of several processes each
+            calls this, all but the chief with a run folder of no account.
 
     Returns:
         The outcome; its state is on disk.
@@ -180,12 +184,17 @@ def train(
         RunError: when the folder belongs to another configuration.
         CheckpointError: when no valid checkpoint is left, or the last cannot be saved.
         TrainingError: on a loss or gradient that is not finite.
+        gan.devices.PEER_LOST: when another worker is no longer there.
     """
+    strategy = strategy or tf.distribute.get_strategy()
+    processes = Processes(strategy)
     deadline = time.monotonic() + max_seconds if max_seconds else None
-    facts = run_facts(config, dataset)
+    facts = run_facts(config, dataset, strategy.num_replicas_in_sync)
     folder.claim(facts)
-    state = build_state(config, *dataset.images_uint8.shape[2:])
+    _, size, _, channels = dataset.images_uint8.shape
+    state = build_state(config, size, channels, strategy)
     restored = checkpoint.restore_newest(folder.state, state.checkpoint)
+    processes.share(state.raw_variables())
     watch = Watch(config.train.loss, on_alarm)
     environment = recall(restored, watch) if restored else {}
     console = console or Console(quiet=True)
@@ -201,11 +210,12 @@ def train(
                         dataset,
                         observers,
                         saver,
+                        processes,
                         lambda: stop_reason(signals, deadline),
                     )
                 except RollBack as alarm:
                     step = saver.roll_back(alarm.verdict.quiet_step)
-                    log.rewind(step, alarm.verdict, float(state.rate_scale))
+                    log.rewind(step, alarm.verdict, float(state.rate_scale.numpy()))
 
 
 def loop(
@@ -213,6 +223,7 @@ def loop(
     dataset: Dataset,
     observers: Sequence[Observer],
     saver: Saver,
+    processes: Processes,
     wish_to_stop: Callable[[], tuple[str, int] | None],
 ) -> Outcome:
     """Steps, logs, evaluates and saves until the budget or a wish ends it."""
@@ -258,20 +269,23 @@ def loop(
 
         # State, also when an alarm or the user asks to stop.
         log.verdict(step, watch.verdict)
-        stop = watch.wish_to_stop(float(state.rate_scale))
-        stop = stop or (None if last else wish_to_stop())
+        stop = watch.wish_to_stop(float(state.rate_scale.numpy()))
+        stop = processes.agree(stop or (None if last else wish_to_stop()))
         if last or stop or step % cadence.checkpoint_every_steps == 0:
             with clock.measure("checkpoint"):
                 if lost := state.non_finite():
                     give_up(saver, step, f"{lost[0]} is not finite after step {step}")
                 saver.save(step, required=last or stop is not None)
         if stop:
-            return Outcome(step, *stop)
-    saver.export()
-    return Outcome(step)
+            break
+    else:
+        stop = None
+        saver.export()
+    processes.agree(None)  # the chief's disk is slower than an exit
+    return Outcome(step, *(stop or ()))
 
 
-def run_facts(config: Config, dataset: Dataset) -> RunFacts:
+def run_facts(config: Config, dataset: Dataset, replicas: int) -> RunFacts:
     """What config.json will hold."""
     num_images, size, _, channels = dataset.images_uint8.shape
     description = {
@@ -281,7 +295,7 @@ def run_facts(config: Config, dataset: Dataset) -> RunFacts:
         "image_size": size,
         "channels": channels,
     }
-    return RunFacts(config, description, describe())
+    return RunFacts(config, description, describe(replicas))
 
 
 def recall(restored: checkpoint.Restored, watch: Watch) -> dict[str, Any]:
@@ -382,7 +396,7 @@ def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
     """
     watch = saver.watch
     watch.see_non_finite(step, reason)
-    watch.wish_to_stop(float(saver.state.rate_scale))
+    watch.wish_to_stop(float(saver.state.rate_scale.numpy()))
     saver.log.verdict(step, watch.verdict, say=False)
     raise TrainingError(f"{reason}; try a lower learning rate or --precision float32")
 
