@@ -94,6 +94,15 @@ class ModelConfig:
     discriminator_widths: tuple[int, ...] = setting(
         (64, 128), "channels of the two strided convolutions"
     )
+    discriminator_norm: str = setting(
+        "none", "of the second convolution", choices=("none", "batch")
+    )
+    minibatch_stddev: int = setting(
+        0,
+        "images in a group whose spread the discriminator sees; 0: it does not",
+        minimum=0,
+        maximum=1024,
+    )
     dropout: float = setting(
         0.3, "share of discriminator activations dropped", minimum=0, maximum=0.95
     )

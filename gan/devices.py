@@ -7,6 +7,7 @@ failures and its waiting: TensorFlow 2.21, tried out on CPUs.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -132,6 +133,13 @@ def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise ConfigError(
             f"train.batch_size: received {size}, expected a multiple of {replicas}, "
             "the number of replicas"
+        )
+    group = config.model.minibatch_stddev
+    if group and math.gcd(size, group) != math.gcd(size // replicas, group):
+        raise ConfigError(
+            f"train.batch_size: received {size} for {replicas} replicas, expected a "
+            f"multiple of {replicas * group}, so that each has whole groups of "
+            f"model.minibatch_stddev={group}"
         )
     if replicas > 1 and config.train.jit:
         raise ConfigError(

@@ -8,6 +8,7 @@ its own name alone, so that runs with different methods start from equal weights
 wherever they share a layer.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -22,17 +23,49 @@ from gan.upsampling import CATALOGUE, Checker
 STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
 
 
-class Dropout(layers.Dropout):
-    """Dropout of the global batch: each replica takes its part of one mask."""
+class SharedDropout(layers.Dropout):
+    """Dropout for several replicas: each takes its part of one mask."""
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drops as Keras does, with the mask that one device would have drawn."""
+        """Drops what one device would have dropped of the global batch."""
+        if not training or not self.rate:
+            return inputs
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if not training or not self.rate or replicas == 1:
-            return super().call(inputs, training)
-        whole = keras.ops.ones((replicas * inputs.shape[0], *inputs.shape[1:]))
+        whole = tf.ones((replicas * inputs.shape[0], *inputs.shape[1:]))
         mask = keras.random.dropout(whole, self.rate, seed=self.seed_generator)
-        return inputs * keras.ops.cast(part_of_replica(mask), inputs.dtype)
+        return inputs * tf.cast(part_of_replica(mask), inputs.dtype)
+
+
+class MinibatchStddev(layers.Layer):
+    """A map that tells the discriminator how much the images of a group differ.
+
+    The standard deviation of each feature at each position over a group of consecutive
+    images, averaged to one number a group. A generator whose samples resemble one
+    another gives itself away. Source: Karras et al. 2018, arXiv:1710.10196, section 3.
+    """
+
+    def __init__(self, group_size: int, **options: Any) -> None:
+        """Names the size of groups: the greatest divisor it has in common with a batch."""
+        super().__init__(**options)
+        self.group_size = group_size
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """From (batch, height, width, channels) to (batch, height, width, 1)."""
+        size, height, width, channels = features.shape
+        group = math.gcd(size or self.group_size, self.group_size)
+        # float32: 1e-8, without which the slope at equal images is infinite, is 0 in
+        # half precision.
+        groups = tf.reshape(
+            tf.cast(features, tf.float32), (-1, group, height, width, channels)
+        )
+        deviation = tf.sqrt(tf.math.reduce_variance(groups, axis=1) + 1e-8)
+        mean = tf.reduce_mean(deviation, axis=(1, 2, 3))
+        maps = tf.repeat(mean, group)[:, None, None, None]
+        return tf.cast(tf.tile(maps, (1, height, width, 1)), features.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return super().get_config() | {"group_size": self.group_size}
 
 
 class Build:
@@ -136,10 +169,11 @@ def build_discriminator(
 ) -> keras.Model:
     """Builds the discriminator.
 
-    Two 5x5 convolutions of stride 2, no batch normalisation, dropout after each.
+    Two 5x5 convolutions of stride 2, the second with batch normalisation if asked for,
+    dropout after each, and a map of how much the images of the batch differ.
 
     Args:
-        config: widths, slope and dropout.
+        config: widths, slope, dropout, normalisation and group size.
         image_size: height and width of the input in pixels.
         channels: of the input.
         seed: of the initial weights and of dropout.
@@ -151,18 +185,28 @@ def build_discriminator(
     build = Build(config, seed, precision)
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    dropout = layers.Dropout if replicas == 1 else SharedDropout
     for stage, width in enumerate(config.discriminator_widths, start=1):
         name = f"stage{stage}_conv"
         x = layers.Conv2D(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)
-        x = build.activate(x, f"stage{stage}")
-        x = Dropout(
+        if stage > 1 and config.discriminator_norm == "batch":
+            x = build.normalize(x, f"stage{stage}")
+        else:
+            x = build.activate(x, f"stage{stage}")
+        x = dropout(
             config.dropout,
             seed=zlib.crc32(f"{seed}/dropout{stage}".encode()),
             name=f"stage{stage}_dropout",
             dtype=precision,
         )(x)
+    if config.minibatch_stddev:
+        stddev = MinibatchStddev(
+            config.minibatch_stddev, name="minibatch_stddev", dtype=precision
+        )
+        x = layers.Concatenate(name="features", dtype=precision)([x, stddev(x)])
     x = layers.Flatten(name="flatten")(x)
     options = build.weights("logits", bias=True) | {"dtype": "float32"}
     return keras.Model(

@@ -29,6 +29,9 @@ limit = 512
 generator_widths = [8, 8, 4]
 discriminator_widths = [4, 8]
 initializer_stddev = 0.1
+dropout = 0.3
+minibatch_stddev = 8
+discriminator_norm = "batch"
 [train]
 batch_size = 16
 num_steps = {NUM_STEPS}
@@ -143,7 +146,7 @@ class Own(keras.layers.BatchNormalization):
 gap()
 with patch.object(models.layers, "BatchNormalization", Own):
     gap()
-with patch.object(models, "Dropout", keras.layers.Dropout):
+with patch.object(models, "SharedDropout", keras.layers.Dropout):
     gap()
 """
 
@@ -277,6 +280,10 @@ def test_a_worker_without_its_peer_ends_in_time(command):
     [
         (("--strategy", "mirrored"), "no GPU found; --replicas 2 divides the CPU"),
         ((*MIRRORED[:3], "3"), "expected a multiple of 3, the number of replicas"),
+        (
+            (*MIRRORED, "--batch-size", "8", "--set", "model.minibatch_stddev=8"),
+            "expected a multiple of 16, so that each has whole groups",
+        ),
         ((*MIRRORED, "--jit"), "--jit: received 2 replicas, expected one"),
         (("--replicas", "2"), "--replicas: received with --strategy one"),
         (MULTIWORKER, "received TF_CONFIG='', expected"),

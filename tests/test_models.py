@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
-from gan.models import build_discriminator, build_generator
+from gan.models import MinibatchStddev, build_discriminator, build_generator
 from gan.upsampling import CATALOGUE
 
 TINY = {"generator_widths": (8, 8, 4), "discriminator_widths": (4, 8), "latent_dim": 8}
@@ -57,6 +57,54 @@ def test_the_default_networks_have_the_parameters_of_the_sum():
     assert trainable == sum(weights) + 2 * sum(norms) == 2_305_472
     sums = [25 * 1 * 64 + 64, 25 * 64 * 128 + 128, 7 * 7 * 128 + 1]
     assert discriminator.count_params() == sum(sums) == 212_865
+
+
+def test_the_spread_of_a_group_is_the_mean_of_its_standard_deviations():
+    """By hand: features 0 and 2 of two images have spreads |a - b| / 2."""
+    features = np.zeros((4, 1, 2, 2), np.float32)
+    features[1] = [[[2, 4], [6, 8]]]  # group 0: spreads 1, 2, 3, 4, whose mean is 2.5
+    maps = MinibatchStddev(2)(features).numpy()
+    assert maps.shape == (4, 1, 2, 1)
+    np.testing.assert_allclose(maps[:2], 2.5, rtol=1e-6)
+    np.testing.assert_allclose(maps[2:], 1e-4, rtol=1e-4)  # equal images: sqrt(1e-8)
+
+
+def test_groups_are_of_consecutive_images_and_of_a_common_divisor():
+    features = np.random.default_rng(0).standard_normal((12, 3, 3, 5)).astype("f")
+    maps = MinibatchStddev(8)(features).numpy()[:, 0, 0, 0]  # gcd(12, 8) = 4
+    np.testing.assert_array_equal(maps, np.repeat(maps[::4], 4))
+    assert len(set(maps)) == 3
+    np.testing.assert_array_equal(
+        maps[:4], MinibatchStddev(8)(features[:4]).numpy()[:, 0, 0, 0]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_equal_images_have_a_finite_slope(dtype):
+    features = tf.ones((4, 2, 2, 3), dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        spread = MinibatchStddev(4, dtype=dtype)(features)
+    assert spread.dtype == dtype
+    assert np.isfinite(tape.gradient(spread, features).numpy()).all()
+
+
+def test_the_discriminator_sees_copies_by_their_spread_alone():
+    """The control: without the map an image's logit knows nothing of its neighbours."""
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 28, 28, 1)).astype("f")
+    copies = np.concatenate([images[:1]] * 8)
+    for group, differs in ((0, False), (8, True)):
+        settings = {"minibatch_stddev": group, "initializer_stddev": 0.2}
+        discriminator = build_discriminator(tiny(**settings))
+        gap = discriminator(images)[0] - discriminator(copies)[0]
+        assert (abs(float(gap[0])) > 1e-3) == differs
+
+
+def test_batch_normalisation_of_the_discriminator_is_of_its_second_convolution():
+    plain = build_discriminator(tiny())
+    normed = build_discriminator(tiny(discriminator_norm="batch"))
+    names = [{layer.name for layer in model.layers} for model in (plain, normed)]
+    assert names[1] - names[0] == {"stage2_norm"}
 
 
 def test_every_learning_layer_has_the_name_that_the_analysis_asks_for():
