@@ -45,7 +45,7 @@ class MinibatchStddev(layers.Layer):
     """
 
     def __init__(self, group_size: int, **options: Any) -> None:
-        """Names the size of groups: the greatest divisor it has in common with a batch."""
+        """Names the size; a batch is cut by the greatest divisor that both have."""
         super().__init__(**options)
         self.group_size = group_size
 
