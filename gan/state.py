@@ -163,6 +163,34 @@ def build_state(
         )
 
 
+class FusedAdam(keras.optimizers.Adam):
+    """Keras' Adam with each variable updated by one kernel in one pass over memory.
+
+    With small batches Keras' dozen of kernels a variable is a tenth of a step. The
+    arithmetic is the same but for rounding (Kingma and Ba 2015, arXiv:1412.6980, the
+    form before section 2.1). Without amsgrad.
+    """
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Changes one variable and its two moments, all float32."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
 def build_optimizer(
     config: Config, model: keras.Model, learning_rate: float
 ) -> keras.optimizers.Optimizer:
@@ -170,7 +198,7 @@ def build_optimizer(
 
     Built at once: an optimizer whose slots appear at its first step cannot be restored.
     """
-    optimizer = keras.optimizers.Adam(
+    optimizer = FusedAdam(
         learning_rate, beta_1=config.train.beta_1, beta_2=config.train.beta_2
     )
     if config.train.precision == "mixed_float16":

@@ -1,8 +1,9 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from gan.state import StateError, TrainState, build_state
+from gan.state import FusedAdam, StateError, TrainState, build_state
 
 
 def without_random_state(monkeypatch):
@@ -77,3 +78,28 @@ def test_optimizers_are_built_before_their_first_step(tiny):
     ):
         assert optimizer.built
         assert len(optimizer.variables) >= 2 * len(model.trainable_variables)
+
+
+def test_the_fused_update_is_that_of_keras_and_of_the_paper():
+    """Three steps of one weight by hand, then many weights against Keras."""
+    one = keras.Variable([1.0])
+    adam = FusedAdam(0.1, beta_1=0.5, beta_2=0.9, epsilon=0.0)
+    adam.build([one])
+    m = v = 0.0
+    weight = 1.0
+    for step, gradient in enumerate([2.0, -1.0, 0.5], start=1):
+        adam.apply([tf.constant([gradient])], [one])
+        m, v = 0.5 * m + 0.5 * gradient, 0.9 * v + 0.1 * gradient**2
+        weight -= 0.1 * (m / (1 - 0.5**step)) / np.sqrt(v / (1 - 0.9**step))
+        np.testing.assert_allclose(one.numpy(), [weight], rtol=1e-6)
+
+    draws = np.random.default_rng(0)
+    start = draws.standard_normal((50, 20)).astype("f")
+    pair = [keras.Variable(start), keras.Variable(start)]
+    optimizers = [FusedAdam(1e-2, 0.5), keras.optimizers.Adam(1e-2, 0.5)]
+    for _ in range(20):
+        gradient = tf.constant(draws.standard_normal((50, 20)).astype("f"))
+        for optimizer, variable in zip(optimizers, pair, strict=True):
+            optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(pair[0].numpy(), pair[1].numpy(), rtol=0, atol=2e-6)
+    assert np.abs(pair[0].numpy() - start).max() > 0.05
