@@ -1,0 +1,232 @@
+"""Quality against training time: the default recipe beside the `tutorial` preset.
+
+    python -m benchmarks.time_to_quality [--minutes 20] [--seeds 3] [--out FILE.json]
+
+Time is that of two cores that do nothing else, and no such machine is free for hours.
+So the time of a step is measured first, in short runs that take turns; each recipe gets
+the steps that fit into the time given, and its runs may then share the machine, one to
+a core. Run folders are kept, and the same command continues an interrupted comparison.
+Scores are those of `python -m analysis quality`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+
+from gan import backend
+
+LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)  # FCD
+PARTS = 20  # checkpoints of a run, at equal distances
+WARM_UP = 0.25  # share of a short run that is not timed
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is compared.
+
+    Attributes:
+        flags: of `train.py`.
+        images: of a short run, enough for a steady time.
+        share: of the time given.
+    """
+
+    flags: tuple[str, ...]
+    images: int = 12_800
+    share: float = 1.0
+
+
+RECIPES = {
+    "default": Recipe(()),
+    "default, 1/20": Recipe((), share=1 / PARTS),
+    "tutorial": Recipe(("--config", "tutorial")),
+}
+
+
+def train(
+    folder: Path, name: str, flags: Sequence[str], core: int | None = None
+) -> Path:
+    """Runs `train.py` to its end, or what is left of it; returns the run folder.
+
+    Raises:
+        click.ClickException: with its last line, when it fails.
+    """
+    command = [sys.executable, "train.py", "--upsample", "transpose", *flags]
+    command += ["--no-observe", "--runs-dir", str(folder), "--run", name]
+    pin = None if core is None else (lambda: os.sched_setaffinity(0, {core}))
+    done = subprocess.run(command, preexec_fn=pin, capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+    return folder / name
+
+
+def seconds_per_step(directory: Path) -> float:
+    """All time of a run, but for its start, by its steps."""
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    points = [
+        (line["step"], sum(v for k, v in line.items() if k.startswith("time/")))
+        for line in lines
+        if "loss/g" in line
+    ]
+    first = points[int(WARM_UP * len(points))]
+    return (points[-1][1] - first[1]) / (points[-1][0] - first[0])
+
+
+def measure_rates(rounds: int) -> dict[str, list[float]]:
+    """Seconds of a step of each recipe, in turn."""
+    rates: dict[str, list[float]] = {name: [] for name in RECIPES}
+    with TemporaryDirectory() as scratch:
+        for number, (name, recipe) in product(range(rounds), RECIPES.items()):
+            if recipe.share < 1:
+                continue
+            size = batch_size(recipe)
+            steps = str(recipe.images // size)
+            flags = [*recipe.flags, "--steps", steps]
+            flags += ["--set", f"run.log_every_steps={max(1, int(steps) // 20)}"]
+            run = train(Path(scratch), f"{name}-{number}", flags)
+            rates[name].append(seconds_per_step(run))
+    rates["default, 1/20"] = rates["default"]
+    return rates
+
+
+def batch_size(recipe: Recipe) -> int:
+    """Images a step."""
+    from config.loader import load_config
+
+    preset = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
+    return load_config(preset.get("--config", "")).train.batch_size
+
+
+def run_all(
+    folder: Path, steps: dict[str, int], seeds: int, jobs: int
+) -> dict[str, list[Path]]:
+    """Trains every recipe with every seed, `jobs` at a time on cores of their own."""
+    cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else [None] * jobs
+    free = list(cores[:jobs])
+
+    def one(seed: int, name: str) -> Path:
+        core = free.pop()
+        every = max(1, steps[name] // PARTS)
+        flags = [*RECIPES[name].flags, "--steps", str(steps[name]), "--seed", str(seed)]
+        for key in ("checkpoint_every_steps", "evaluate_every_steps"):
+            flags += ["--set", f"run.{key}={every}"]
+        flags += ["--set", f"run.keep_checkpoints={PARTS + 1}"]
+        run = train(folder, f"{name.replace(', 1/', '-')}-seed{seed}", flags, core)
+        free.append(core)
+        return run
+
+    with ThreadPoolExecutor(jobs) as pool:
+        jobs_by_name = {
+            name: [pool.submit(one, seed, name) for seed in range(seeds)]
+            for name in sorted(RECIPES, key=lambda name: -steps[name])
+        }
+        return {name: [j.result() for j in jobs_by_name[name]] for name in RECIPES}
+
+
+def score(run: Path, num_images: int) -> list[dict[str, Any]]:
+    """Step, FCD, coverage and diversity of every checkpoint, oldest first."""
+    from analysis.samples import load_samples
+    from analysis.yardstick import Yardstick
+    from config.schema import DataConfig
+    from gan.checkpoint import available
+
+    ruler = Yardstick.of(DataConfig(), num_images)
+    course = []
+    for step, _ in reversed(available(run / "state")):
+        images = load_samples(str(run), num_images, str(step)).images_uint8
+        scores = ruler.score(images[: ruler.num_images])
+        kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}
+        course.append({"step": step} | kept)
+    return course
+
+
+def time_to(level: float, course: Sequence[dict[str, Any]], seconds: float) -> float:
+    """Seconds until the first checkpoint at or below an FCD, infinite if none is."""
+    reached = [point["step"] for point in course if point["fcd"] <= level]
+    return reached[0] * seconds if reached else float("inf")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints final scores, then the time to each level, all seeds in brackets."""
+    for name, recipe in result["recipes"].items():
+        ends = [course[-1] for course in recipe["courses"]]
+        seconds = recipe["steps"] * recipe["seconds_per_step"]
+        click.echo(
+            f"{name:>14}: {recipe['steps']} steps in {seconds / 60:.1f} min; "
+            f"FCD {listed([e['fcd'] for e in ends], '.2f')}; "
+            f"coverage {listed([e['coverage'] for e in ends], '.3f')}"
+        )
+    for level in result["levels"]:
+        cells = []
+        for name, recipe in result["recipes"].items():
+            times = [
+                time_to(level, course, recipe["seconds_per_step"]) / 60
+                for course in recipe["courses"]
+            ]
+            cells.append(f"{name} {listed(times, '.1f')}")
+        click.echo(f"minutes to FCD {level:>3}: " + "; ".join(cells))
+
+
+def listed(values: Sequence[float], form: str) -> str:
+    """The median, and all values in brackets."""
+    return f"{median(values):{form}} ({', '.join(format(v, form) for v in values)})"
+
+
+@click.command()
+@click.option("--minutes", default=20.0, show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--jobs", default=2, show_default=True, help="runs at a time")
+@click.option("--rounds", default=5, show_default=True, help="of timing steps")
+@click.option("--n", "num_images", default=10_000, show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("checkpoints/time_to_quality"),
+    show_default=True,
+    help="run folders and rates, from which an interrupted call goes on",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
+def main(
+    minutes: float,
+    seeds: int,
+    jobs: int,
+    rounds: int,
+    num_images: int,
+    folder: Path,
+    out: Path | None,
+) -> None:
+    """Compares quality at equal time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "rates.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(measure_rates(rounds)))
+    rates = {n: median(times) for n, times in json.loads(kept.read_text()).items()}
+    steps = {n: round(r.share * minutes * 60 / rates[n]) for n, r in RECIPES.items()}
+    runs = run_all(folder, steps, seeds, jobs)
+    backend.prepare()
+    recipes = {
+        name: {
+            "steps": steps[name],
+            "seconds_per_step": rates[name],
+            "courses": [score(run, num_images) for run in runs[name]],
+        }
+        for name in RECIPES
+    }
+    result = {"minutes": minutes, "levels": LEVELS, "recipes": recipes}
+    show(result)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
