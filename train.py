@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.loader import load_config, to_dict
+from config.loader import load_config, to_dict, with_budget
 from config.schema import (
     PRECISIONS,
     STRATEGIES,
@@ -40,7 +40,7 @@ from gan.data import (
 from gan.runfolder import RunError, RunFolder, default_name, run_directory
 
 if TYPE_CHECKING:
-    from gan.training import Observer
+    from gan.evaluation import Observer
 
 GROUPS = {
     "What": ("upsample", "upsample_last", "dataset", "config", "seed"),
@@ -216,17 +216,6 @@ def resolve(flags: dict[str, Any], sets: tuple[str, ...]) -> Config:
         "train.jit": flags["jit"],
     }
     return load_config(flags["config"], given, sets)
-
-
-def with_budget(config: Config, num_images: int) -> Config:
-    """Resolves `train.num_steps` from epochs."""
-    train = config.train
-    steps = train.num_steps or max(
-        1, round(train.epochs * num_images / train.batch_size)
-    )
-    return dataclasses.replace(
-        config, train=dataclasses.replace(train, num_steps=steps)
-    )
 
 
 def show_plan(

@@ -22,7 +22,7 @@ from analysis.figures import draw_spectra, to_pixels
 from analysis.kernels import imbalance
 from analysis.spectra import mean_level, measure
 from analysis.statistics import bootstrap_means
-from gan.training import Observation
+from gan.evaluation import Observation
 
 FAMILIES = {1: "last", 2: "prev"}
 

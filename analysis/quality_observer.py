@@ -13,7 +13,7 @@ import numpy as np
 from analysis.quality import Reference, compare, metric_name
 from analysis.yardstick import Scores, Yardstick
 from config.schema import DataConfig
-from gan.training import Observation
+from gan.evaluation import Observation
 
 SMALLEST_NUM_IMAGES = 100
 LOGGED = (

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from config.loader import from_dict, load_config, to_dict
+from config.loader import from_dict, load_config, to_dict, with_budget
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config
 from gan.files import write_atomically
 
@@ -223,13 +223,11 @@ def make_plan(
         raise StudyError(f"--methods: received {', '.join(methods)}: one of them twice")
     base = load_config(preset, {"train.epochs": epochs}, sets)
     images = load_dataset(base.data).images_uint8
-    train = base.train
-    steps = train.num_steps or round(train.epochs * len(images) / train.batch_size)
-    run = base.run
+    base = with_budget(base, len(images))
+    run, steps = base.run, base.train.num_steps
     every = max(1, -(-steps // run.keep_checkpoints))
     base = dataclasses.replace(
         base,
-        train=dataclasses.replace(train, num_steps=steps),
         run=dataclasses.replace(
             run, checkpoint_every_steps=every, evaluate_every_steps=steps
         ),

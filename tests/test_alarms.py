@@ -9,10 +9,11 @@ import tensorflow as tf
 import gan.step
 from gan import backend, checkpoint
 from gan.alarms import CHANCE, STATES, RollBack, Watch
+from gan.evaluation import Observation
 from gan.losses import LOSSES
 from gan.runfolder import RunFolder
 from gan.state import build_state
-from gan.training import Observation, train
+from gan.training import train
 
 backend.prepare()
 HEALTHY = {

@@ -12,10 +12,11 @@ from analysis.yardstick import real_images
 from config.schema import DataConfig
 from gan import backend, checkpoint
 from gan.data import latents_from_seeds, load_dataset
+from gan.evaluation import Observation
 from gan.runfolder import RunFolder
 from gan.sampling import open_run, renderer
 from gan.state import build_state
-from gan.training import Observation, train
+from gan.training import train
 
 backend.prepare()
 

@@ -12,10 +12,11 @@ import gan.step
 from gan import backend, checkpoint
 from gan.__main__ import main
 from gan.data import batch_indices
+from gan.evaluation import Observation
 from gan.replay import first_bad, read, replay
 from gan.runfolder import RunError, RunFolder
 from gan.state import build_state
-from gan.training import Observation, TrainingError, train
+from gan.training import TrainingError, train
 
 backend.prepare()
 LATENTS = gan.step.latents

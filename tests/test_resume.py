@@ -16,10 +16,11 @@ from click.testing import CliRunner
 import train as program
 from config.loader import from_dict
 from gan.checkpoint import available, restore_newest
+from gan.evaluation import Observation
 from gan.runfolder import RunFolder, read_run
 from gan.sampling import sample
 from gan.state import TrainState, build_state
-from gan.training import Observation, draw, train
+from gan.training import draw, train
 from gan.wallclock import StopSignals
 
 ROOT = Path(__file__).parents[1]
