@@ -1,0 +1,127 @@
+"""This project's step, TensorFlow's rivals and the floor as workers.
+
+    python -m benchmarks.candidates NAME BATCH_SIZE cpu|gpu
+
+`benchmarks.steps` starts them.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.worker import answer, serve
+from config.loader import load_config
+from gan import backend
+from gan.data import BUNDLED_FILE
+
+Burst = Callable[[int], Any]
+NEVER = 1_000_000  # steps, so that no rate falls
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, XLA": {"train.jit": True},
+    "ours, mixed_float16": {"train.precision": "mixed_float16"},
+    "ours, 10 steps a call": {"train.steps_per_call": 10},
+}
+
+
+def load_images() -> np.ndarray:
+    """The bundled training images, uint8 (60000, 28, 28, 1)."""
+    with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
+        return arrays["train_images"][..., np.newaxis]
+
+
+def ours(name: str, batch_size: int) -> Burst:
+    """The step as the loop calls it: order and noise drawn before, metrics read."""
+    import tensorflow as tf
+
+    from gan.state import build_state
+    from gan.step import draw, make_train_steps
+
+    given = {"train.batch_size": batch_size, "train.num_steps": NEVER}
+    config = load_config(flags=given | VARIANTS[name])
+    images = load_images()
+    state = build_state(config, *images.shape[2:])
+    train_steps = make_train_steps(config, state)
+    images_uint8 = tf.constant(images)
+    done = 0
+
+    def burst(num_steps: int) -> None:
+        nonlocal done
+        end = done + num_steps
+        while done < end:
+            steps = range(done, min(end, done + config.train.steps_per_call))
+            inputs = draw(config, steps, len(images))
+            metrics = train_steps(images_uint8, *inputs).numpy()
+            done += len(metrics)
+
+    return burst
+
+
+def tutorial(name: str, batch_size: int) -> Burst:
+    """TensorFlow's tutorial."""
+    from benchmarks.rivals import tutorial_loop
+
+    return tutorial_loop(load_images(), batch_size)
+
+
+def keras_example(name: str, batch_size: int) -> Burst:
+    """Keras' guide."""
+    from benchmarks.rivals import keras_fit
+
+    return keras_fit(load_images(), batch_size)
+
+
+def products(name: str, batch_size: int) -> Burst:
+    """Seconds of each product of a step by itself, in each form."""
+    from benchmarks.floor import compile_forms, seconds_a_call
+
+    functions = compile_forms(default_products(), batch_size)
+    return lambda num_calls: {
+        product: {form: seconds_a_call(f, num_calls) for form, f in ways.items()}
+        for product, ways in functions.items()
+    }
+
+
+def matrix_product(name: str, batch_size: int) -> Burst:
+    """Multiply-accumulates a second of a large matrix product, whatever the batch."""
+    from benchmarks.floor import product_rate
+
+    return product_rate(size=2048, num_calls=10)
+
+
+def default_products() -> Any:
+    """The products of the default networks."""
+    from benchmarks.floor import step_products
+    from gan.models import build_discriminator, build_generator
+
+    model = load_config().model
+    return step_products(build_generator(model), build_discriminator(model))
+
+
+CANDIDATES: dict[str, Callable[[str, int], Burst]] = {
+    **dict.fromkeys(VARIANTS, ours),
+    "tutorial loop": tutorial,
+    "Keras train_step": keras_example,
+    "products": products,
+    "matrix product": matrix_product,
+}
+
+
+def main() -> None:
+    """Reads the arguments and serves."""
+    name, batch_size, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    backend.prepare()
+    import tensorflow as tf
+
+    from gan.environment import peak_memory_bytes
+
+    if device == "gpu" and not tf.config.list_physical_devices("GPU"):
+        answer({"error": "TensorFlow sees no GPU"})
+        return
+    serve(CANDIDATES[name](name, batch_size), peak_memory_bytes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The floor under a training step: its convolutions and matrix products alone.
+
+Of each layer with a kernel three products are counted, all of as many
+multiply-accumulates: forward, the gradient of the input, the gradient of the kernel. A
+step needs at least
+
+    generator      forward 1, kernels 1, inputs 1 (not of its first layer)
+    discriminator  forward 2 and kernels 2 (real, fake), inputs 2 (of its first layer 1)
+
+since the generator's first input is noise and the discriminator's real input is data.
+The inputs' gradients of the generator's loss come almost free: no layer of the
+discriminator mixes images, so they are those of the discriminator's loss times a factor
+an image, but for its first layer.
+
+Every product is timed in each form that is known here; its floor is the fastest one.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from analysis.plans import predict
+
+Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
+FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of one layer.
+
+    Attributes:
+        network: "G" or "D".
+        layer: the Keras layer.
+        kind: FORWARD, INPUT or KERNEL.
+        count: how often a step needs it for one batch.
+        macs: multiply-accumulates for one image, every tap on every pixel.
+        macs_inside: without those that meet the zero padding.
+    """
+
+    network: str
+    layer: Any
+    kind: str
+    count: int
+    macs: int
+    macs_inside: int
+
+    @property
+    def name(self) -> str:
+        """Network, layer and kind."""
+        return f"{self.network} {self.layer.name} {self.kind}"
+
+
+def step_products(
+    generator: keras.Model, discriminator: keras.Model
+) -> list[Product]:
+    """The products of one step, as few as it needs."""
+    products = []
+    for network, model in (("G", generator), ("D", discriminator)):
+        passes = 1 if network == "G" else 2
+        layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+        for layer in layers:
+            prediction = predict(layer, [layer.input.shape])
+            macs = inside = prediction.macs
+            for axis in prediction.axes:
+                inside = inside * axis.macs_exact // axis.macs
+            counts = {FORWARD: passes, KERNEL: passes, INPUT: passes}
+            if layer is layers[0]:
+                counts[INPUT] -= 1
+            products += [
+                Product(network, layer, kind, count, macs, inside)
+                for kind, count in counts.items()
+                if count
+            ]
+    return products
+
+
+def step_macs(products: list[Product], inside: bool = False) -> int:
+    """Multiply-accumulates of a step for one image."""
+    return sum(p.count * (p.macs_inside if inside else p.macs) for p in products)
+
+
+def forms(product: Product, batch_size: int) -> dict[str, Form]:
+    """The ways to compute a product; the first is the one that TensorFlow takes.
+
+    Arguments are random; all ways give the same result.
+    """
+    layer, kind = product.layer, product.kind
+    x = tf.random.normal((batch_size, *layer.input.shape[1:]))
+    y = tf.random.normal((batch_size, *layer.output.shape[1:]))
+    kernel = tf.random.normal(layer.kernel.shape)
+    if isinstance(layer, keras.layers.Dense):
+        return {"product": dense_form(kind, x, kernel, y)}
+    # A transposed convolution is a convolution from its output to its input.
+    transposed = isinstance(layer, keras.layers.Conv2DTranspose)
+    large, small = (y, x) if transposed else (x, y)
+    if kind == KERNEL:
+        return kernel_gradient_forms(large, small, kernel, layer.strides[0])
+    if (kind == FORWARD) == transposed:
+        return spreading_forms(small, kernel, large, layer.strides[0])
+    return gathering_forms(large, kernel, layer.strides[0])
+
+
+def dense_form(kind: str, x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor) -> Form:
+    """A matrix product, with the transpositions of its kind."""
+    if kind == FORWARD:
+        return tf.matmul, (x, kernel)
+    if kind == INPUT:
+        return lambda y, kernel: tf.matmul(y, kernel, transpose_b=True), (y, kernel)
+    return lambda x, y: tf.matmul(x, y, transpose_a=True), (x, y)
+
+
+def gathering_forms(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> dict[str, Form]:
+    """A convolution from the large map to the small one."""
+
+    def convolve(large: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d(large, kernel, stride, "SAME")
+
+    def multiply(large: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        patches = extract(large, kernel.shape[0], stride)
+        return tf.tensordot(patches, tf.reshape(kernel, (-1, kernel.shape[-1])), 1)
+
+    arguments = large, kernel
+    return {"convolution": (convolve, arguments), "patches": (multiply, arguments)}
+
+
+def spreading_forms(
+    small: tf.Tensor, kernel: tf.Tensor, large: tf.Tensor, stride: int
+) -> dict[str, Form]:
+    """The transposed convolution from the small map to the large one."""
+
+    def spread(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.conv2d_transpose(small, kernel, large.shape, stride, "SAME")
+
+    def flipped(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+        return tf.nn.conv2d(small, turned, 1, "SAME")
+
+    def subpixel(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        images = tf.nn.conv2d(small, phase_kernel(kernel), 1, "SAME")
+        return tf.nn.depth_to_space(images, 2)
+
+    other = {1: flipped, 2: subpixel}[stride]
+    arguments = small, kernel
+    return {"transposed": (spread, arguments), other.__name__: (other, arguments)}
+
+
+def phase_kernel(kernel: tf.Tensor) -> tf.Tensor:
+    """A 5x5 kernel of a transposed convolution of stride 2 as 3x3 taps of 4 phases.
+
+    Tap t of an axis takes input pixel j to output pixel 2 j + t - 1; phase p of output
+    pixel m therefore sees pixel m + d through tap 1 + p - 2 d, for d = -1, 0, 1.
+    """
+    _, _, channels_out, channels_in = kernel.shape
+    padded = tf.pad(kernel, [[1, 0], [1, 0], [0, 0], [0, 0]])
+    split = tf.reshape(padded, (3, 2, 3, 2, channels_out, channels_in))
+    ordered = tf.transpose(split[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
+    return tf.reshape(ordered, (3, 3, channels_in, 4 * channels_out))
+
+
+def kernel_gradient_forms(
+    large: tf.Tensor, small: tf.Tensor, kernel: tf.Tensor, stride: int
+) -> dict[str, Form]:
+    """The gradient of a kernel from both maps."""
+
+    def backprop(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=large,
+            filter_sizes=kernel.shape,
+            out_backprop=small,
+            strides=[1, stride, stride, 1],
+            padding="SAME",
+        )
+
+    def multiply(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+        patches = extract(large, kernel.shape[0], stride)
+        rows = tf.reshape(patches, (-1, patches.shape[-1]))
+        columns = tf.reshape(small, (-1, small.shape[-1]))
+        return tf.reshape(tf.matmul(rows, columns, transpose_a=True), kernel.shape)
+
+    arguments = large, small
+    return {"backprop": (backprop, arguments), "patches": (multiply, arguments)}
+
+
+def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:
+    """The pixels under a kernel at each of its places, as channels."""
+    sizes, strides = [1, size, size, 1], [1, stride, stride, 1]
+    return tf.image.extract_patches(large, sizes, strides, [1, 1, 1, 1], "SAME")
+
+
+def compile_forms(
+    products: list[Product], batch_size: int
+) -> dict[str, dict[str, Callable[[], tf.Tensor]]]:
+    """Every form of every product as a compiled function without arguments."""
+    compiled: dict[str, dict[str, Callable[[], tf.Tensor]]] = {}
+    for product in products:
+        compiled[product.name] = {
+            form: bind(tf.function(function), arguments)
+            for form, (function, arguments) in forms(product, batch_size).items()
+        }
+    return compiled
+
+
+def bind(
+    function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...]
+) -> Callable[[], tf.Tensor]:
+    """Closes over arguments outside of the graph, which would fold constants."""
+    return lambda: function(*arguments)
+
+
+def seconds_a_call(function: Callable[[], tf.Tensor], num_calls: int) -> float:
+    """Mean wall time; one scalar is read at the end, when a GPU has finished."""
+    start = time.perf_counter()
+    for _ in range(num_calls):
+        result = function()
+    tf.reshape(result, (-1,))[0].numpy()
+    return (time.perf_counter() - start) / num_calls
+
+
+def product_rate(size: int, num_calls: int) -> Callable[[int], float]:
+    """Returns a function that measures multiply-accumulates a second at a product."""
+    a, b = tf.random.normal((size, size)), tf.random.normal((size, size))
+    function = bind(tf.function(tf.matmul), (a, b))
+    return lambda _: size**3 / seconds_a_call(function, num_calls)
+
+
+def total_seconds(
+    products: list[Product], seconds: dict[str, dict[str, float]], best: bool = True
+) -> float:
+    """What a step takes if it is nothing but its products.
+
+    Args:
+        products: of `step_products`.
+        seconds: of one call by product and form.
+        best: take the fastest form of each, else TensorFlow's.
+    """
+    chosen = [
+        min(ways.values()) if best else next(iter(ways.values()))
+        for ways in (seconds[product.name] for product in products)
+    ]
+    return math.fsum(p.count * s for p, s in zip(products, chosen, strict=True))

@@ -1,0 +1,186 @@
+"""Speed and memory of the training step against other loops, and its distance to a floor.
+
+    python -m benchmarks.steps [--batch-size 64 --batch-size 256] [--profile]
+
+Every candidate trains the default network on the bundled images in a process of its
+own, which is started and warmed up once and then, round by round, takes its turn. The
+floors are `benchmarks.floor`'s, measured in the same rounds.
+"""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.worker import Unavailable, Worker
+from gan.data import BUNDLED_FILE
+
+OURS, PRODUCTS, RATE = "ours", "products", "matrix product"
+RIVALS = ("tutorial loop", "Keras train_step", "PyTorch")
+GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps a call")
+CALLS_A_ROUND = 3  # of each product by itself
+Answers = dict[str, list[dict[str, Any]]]
+
+
+def command(name: str, batch_size: int, device: str, torch_python: str) -> list[str]:
+    """The command line of a worker."""
+    rest = [str(batch_size), device]
+    if name == "PyTorch":
+        module = "benchmarks.rival_torch"
+        return [torch_python, "-m", module, str(BUNDLED_FILE), *rest]
+    return [sys.executable, "-m", "benchmarks.candidates", name, *rest]
+
+
+def run_in_turn(
+    commands: dict[str, list[str]], num_steps: int, rounds: int, device: str
+) -> Answers:
+    """All answers of each worker that can work, by name.
+
+    Raises:
+        Unavailable: if this project's own step cannot be run.
+    """
+    answers: Answers = {}
+    with ExitStack() as stack:
+        workers = {}
+        for name, line in commands.items():
+            try:
+                worker = Worker(line, hide_gpu=device == "cpu")
+            except Unavailable as reason:
+                if name == OURS:
+                    raise
+                click.echo(f"{name}: skipped, {reason}")
+                continue
+            workers[name] = stack.enter_context(worker)
+            answers[name] = []
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                count = CALLS_A_ROUND if name == PRODUCTS else num_steps
+                answers[name].append(worker.run(count))
+    return answers
+
+
+def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
+    """Seconds of one step by candidate, (rounds,)."""
+    return {
+        name: np.array([answer["seconds"] for answer in given]) / num_steps
+        for name, given in answers.items()
+        if name not in (PRODUCTS, RATE)
+    }
+
+
+def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
+    """Seconds that a step needs at least by each floor, (rounds,)."""
+    from benchmarks.candidates import default_products
+    from benchmarks.floor import step_macs, total_seconds
+
+    products = default_products()
+    rates = np.array([answer["result"] for answer in answers[RATE]])
+    alone = [answer["result"] for answer in answers[PRODUCTS]]
+    return {
+        "multiply-accumulates": batch_size * step_macs(products) / rates,
+        "the same inside the maps": batch_size * step_macs(products, True) / rates,
+        "products alone": np.array([total_seconds(products, s) for s in alone]),
+        "the same in TensorFlow's form": np.array(
+            [total_seconds(products, s, best=False) for s in alone]
+        ),
+    }
+
+
+def spread(values: np.ndarray) -> str:
+    """Median and, in brackets, the range."""
+    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def show(answers: Answers, batch_size: int, num_steps: int) -> None:
+    """Prints candidates, then floors."""
+    seconds = step_seconds(answers, num_steps)
+    for name, times in seconds.items():
+        speed = batch_size / np.median(times)
+        peak = max(answer["peak_bytes"] for answer in answers[name]) / 2**20
+        click.echo(
+            f"{name:>22}: {speed:>7.0f} images/s, at most {peak:>5.0f} MiB; "
+            f"ours is faster {spread(times / seconds[OURS])} times"
+        )
+    if {PRODUCTS, RATE} <= answers.keys():
+        for name, least in floors(answers, batch_size).items():
+            share = spread(least / seconds[OURS])
+            click.echo(f"floor, {name:>30}: {share} of our step")
+
+
+def show_profile(answers: Answers, num_steps: int) -> None:
+    """Prints where the time of our step goes, by the median of each product."""
+    from benchmarks.candidates import default_products
+
+    ours = float(np.median(step_seconds(answers, num_steps)[OURS]))
+    rest = ours
+    for product in default_products():
+        ways = [answer["result"][product.name] for answer in answers[PRODUCTS]]
+        medians = {form: float(np.median([w[form] for w in ways])) for form in ways[0]}
+        used, best = next(iter(medians)), min(medians, key=lambda form: medians[form])
+        taken = product.count * medians[used]
+        rest -= taken
+        better = f"; {best}: {1e3 * product.count * medians[best]:.2f} ms"
+        rate = product.macs * product.count / taken / 1e9
+        click.echo(
+            f"{product.name:>34} x{product.count}: {1e3 * taken:>7.2f} ms, "
+            f"{taken / ours:>5.1%}" + (better if best != used else "")
+        )
+    click.echo(
+        f"{'everything else':>37}: {1e3 * rest:>7.2f} ms, {rest / ours:>5.1%} "
+        "(batch norm, activations, dropout, Adam, average, input, second pass back)"
+    )
+
+
+@click.command()
+@click.option("--batch-size", "sizes", type=int, multiple=True, default=(64, 256))
+@click.option("--images", default=4096, show_default=True, help="a candidate and round")
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu")
+@click.option("--only", multiple=True, help="of the candidates; all: not given")
+@click.option("--torch-python", default=sys.executable, help="one that has PyTorch")
+@click.option("--profile", is_flag=True, help="where the time of our step goes")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
+def main(
+    sizes: tuple[int, ...],
+    images: int,
+    rounds: int,
+    device: str,
+    only: tuple[str, ...],
+    torch_python: str,
+    profile: bool,
+    out: Path | None,
+) -> None:
+    """Compares speed and memory of training steps."""
+    variants = GPU_VARIANTS if device == "gpu" else ()
+    names = [OURS, *variants, *RIVALS, PRODUCTS, RATE]
+    names = [name for name in names if not only or name in (OURS, *only)]
+    results = {}
+    for size in sizes:
+        num_steps = max(1, images // size)
+        commands = {n: command(n, size, device, torch_python) for n in names}
+        try:
+            answers = run_in_turn(commands, num_steps, rounds, device)
+        except Unavailable as reason:
+            raise click.ClickException(str(reason)) from None
+        click.echo(f"batch {size}, {num_steps} steps a round, {rounds} rounds, {device}")
+        show(answers, size, num_steps)
+        if profile and PRODUCTS in answers:
+            show_profile(answers, num_steps)
+        results[size] = {"num_steps": num_steps, "answers": answers}
+    if out:
+        result = {
+            "device": device,
+            "cpus": os.cpu_count(),
+            "load_average": os.getloadavg()[0],
+            "batch_sizes": results,
+        }
+        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
