@@ -56,9 +56,7 @@ class Product:
         return f"{self.network} {self.layer.name} {self.kind}"
 
 
-def step_products(
-    generator: keras.Model, discriminator: keras.Model
-) -> list[Product]:
+def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Product]:
     """The products of one step, as few as it needs."""
     products = []
     for network, model in (("G", generator), ("D", discriminator)):
@@ -115,7 +113,9 @@ def dense_form(kind: str, x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor) -> Form
     return lambda x, y: tf.matmul(x, y, transpose_a=True), (x, y)
 
 
-def gathering_forms(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> dict[str, Form]:
+def gathering_forms(
+    large: tf.Tensor, kernel: tf.Tensor, stride: int
+) -> dict[str, Form]:
     """A convolution from the large map to the small one."""
 
     def convolve(large: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

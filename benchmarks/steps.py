@@ -141,7 +141,6 @@ def show_profile(answers: Answers, num_steps: int) -> None:
 @click.option("--images", default=4096, show_default=True, help="a candidate and round")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu")
-@click.option("--only", multiple=True, help="of the candidates; all: not given")
 @click.option("--torch-python", default=sys.executable, help="one that has PyTorch")
 @click.option("--profile", is_flag=True, help="where the time of our step goes")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
@@ -150,7 +149,6 @@ def main(
     images: int,
     rounds: int,
     device: str,
-    only: tuple[str, ...],
     torch_python: str,
     profile: bool,
     out: Path | None,
@@ -158,7 +156,6 @@ def main(
     """Compares speed and memory of training steps."""
     variants = GPU_VARIANTS if device == "gpu" else ()
     names = [OURS, *variants, *RIVALS, PRODUCTS, RATE]
-    names = [name for name in names if not only or name in (OURS, *only)]
     results = {}
     for size in sizes:
         num_steps = max(1, images // size)
@@ -167,7 +164,9 @@ def main(
             answers = run_in_turn(commands, num_steps, rounds, device)
         except Unavailable as reason:
             raise click.ClickException(str(reason)) from None
-        click.echo(f"batch {size}, {num_steps} steps a round, {rounds} rounds, {device}")
+        click.echo(
+            f"batch {size}, {num_steps} steps a round, {rounds} rounds, {device}"
+        )
         show(answers, size, num_steps)
         if profile and PRODUCTS in answers:
             show_profile(answers, num_steps)

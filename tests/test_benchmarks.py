@@ -1,0 +1,141 @@
+"""What the benchmarks compare is what they say; their numbers are not tested."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from benchmarks import floor, overhead, rivals
+from benchmarks.candidates import CANDIDATES, VARIANTS, default_products
+from benchmarks.worker import Unavailable, Worker
+from config.loader import load_config
+from gan import backend
+from gan.models import build_discriminator, build_generator
+
+backend.prepare()
+G_MACS = 100 * 12544 + 49 * 25 * 256 * 128 + 49 * 25 * 128 * 64 + 196 * 25 * 64 * 1
+D_MACS = 196 * 25 * 1 * 64 + 49 * 25 * 64 * 128 + 6272
+G_WEIGHTS = 100 * 12544 + 2 * (12544 + 128 + 64) + 25 * (256 * 128 + 128 * 64 + 64)
+D_WEIGHTS = 25 * 64 + 64 + 25 * 64 * 128 + 128 + 6272 + 1
+
+
+def num_weights(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def test_multiply_accumulates_of_a_step_are_those_counted_by_hand():
+    products = default_products()
+    forward = {"G": 0, "D": 0}
+    for product in products:
+        if product.kind == floor.FORWARD:
+            forward[product.network] += product.macs
+    assert forward == {"G": G_MACS, "D": D_MACS} == {"G": 51_744_000, "D": 10_355_072}
+    # Forward, kernels, inputs but the first layer's; of D on real and fake images, and
+    # the pixels' gradient once, for the generator.
+    g_step = 3 * G_MACS - 100 * 12544
+    d_step = 6 * D_MACS - 196 * 25 * 64
+    assert floor.step_macs(products) == g_step + d_step == 215_794_432
+    assert floor.step_macs(products, inside=True) < floor.step_macs(products)
+
+
+def test_products_that_meet_the_padding_are_left_out():
+    """7 pixels x 5 taps of an axis, of which 3 + 4 + 5 + 5 + 5 + 4 + 3 are inside."""
+    stage1 = next(p for p in default_products() if p.layer.name == "stage1_conv")
+    assert stage1.macs_inside == 29**2 * 256 * 128
+
+
+@pytest.mark.parametrize("batch_size", [2])
+def test_every_form_of_a_product_gives_the_same(batch_size):
+    for product in default_products():
+        ways = floor.forms(product, batch_size)
+        results = [
+            function(*arguments).numpy() for function, arguments in ways.values()
+        ]
+        for other in results[1:]:
+            np.testing.assert_allclose(other, results[0], rtol=1e-3, atol=1e-3)
+
+
+def test_the_sum_counts_each_product_and_takes_the_fastest_form():
+    products = [p for p in default_products() if p.layer.name == "logits"]
+    seconds = {p.name: {"a": 3.0, "b": 1.0} for p in products}
+    assert [p.count for p in products] == [2, 2, 2]
+    assert floor.total_seconds(products, seconds) == 6.0
+    assert floor.total_seconds(products, seconds, best=False) == 18.0
+
+
+def test_rivals_train_the_network_of_this_project():
+    model = load_config().model
+    for builders, weights in (
+        ((rivals.build_generator, lambda: build_generator(model)), G_WEIGHTS),
+        ((rivals.build_discriminator, lambda: build_discriminator(model)), D_WEIGHTS),
+    ):
+        assert [num_weights(build()) for build in builders] == [weights, weights]
+
+
+def test_the_network_in_pytorch_is_the_same():
+    pytest.importorskip("torch")
+    from benchmarks import rival_torch
+
+    counts = [
+        sum(weight.numel() for weight in build().parameters())
+        for build in (rival_torch.build_generator, rival_torch.build_discriminator)
+    ]
+    assert counts == [G_WEIGHTS, D_WEIGHTS]
+
+
+@pytest.mark.parametrize("make", [rivals.tutorial_loop, rivals.keras_fit])
+def test_a_step_of_a_rival_changes_both_networks(make, monkeypatch):
+    built = []
+    for name in ("build_generator", "build_discriminator"):
+
+        def build(original=getattr(rivals, name)):
+            built.append(original())
+            return built[-1]
+
+        monkeypatch.setattr(rivals, name, build)
+    images = np.arange(4 * 784).astype(np.uint8).reshape(4, 28, 28, 1)
+    burst = make(images, 2)
+    before = [model.get_weights() for model in built]
+    burst(1)
+    for model, old in zip(built, before, strict=True):
+        changed = [
+            not np.array_equal(a, b)
+            for a, b in zip(model.get_weights(), old, strict=True)
+        ]
+        assert all(changed[: len(model.trainable_weights)]) or sum(changed) >= 4
+
+
+def test_a_worker_answers_with_seconds_memory_and_result():
+    code = "from benchmarks.worker import serve; serve(lambda n: 2 * n)"
+    with Worker([sys.executable, "-c", code]) as worker:
+        for count in (1, 5):
+            reply = worker.run(count)
+            assert reply["seconds"] > 0 and reply["peak_bytes"] > 2**20
+            assert reply["result"] == 2 * count
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("from benchmarks.worker import answer; answer({'error': 'no GPU'})", "no GPU"),
+        ("", "without an answer"),
+    ],
+)
+def test_a_worker_that_cannot_work_says_why(code, message):
+    with pytest.raises(Unavailable, match=message):
+        Worker([sys.executable, "-c", code])
+
+
+def test_each_variant_of_ours_is_a_candidate():
+    assert set(VARIANTS) < set(CANDIDATES)
+
+
+def test_shares_are_of_the_wall_time_between_two_lines():
+    line = {"time/step_seconds": 1.0, "time/log_seconds": 0.5, "loss/d": 1.0}
+    last = {"time/step_seconds": 9.0, "time/log_seconds": 0.7, "time/new_seconds": 0.3}
+    seconds = overhead.between((2.0, line), (12.0, last))
+    assert seconds == pytest.approx(
+        {"step": 8.0, "log": 0.2, "new": 0.3, "unaccounted": 1.5}
+    )
+    assert sum(seconds.values()) == pytest.approx(10.0)
