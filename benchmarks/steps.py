@@ -1,4 +1,4 @@
-"""Speed and memory of the training step against other loops, and its distance to a floor.
+"""Speed and memory of the training step against other loops and against a floor.
 
     python -m benchmarks.steps [--batch-size 64 --batch-size 256] [--profile]
 
@@ -125,7 +125,6 @@ def show_profile(answers: Answers, num_steps: int) -> None:
         taken = product.count * medians[used]
         rest -= taken
         better = f"; {best}: {1e3 * product.count * medians[best]:.2f} ms"
-        rate = product.macs * product.count / taken / 1e9
         click.echo(
             f"{product.name:>34} x{product.count}: {1e3 * taken:>7.2f} ms, "
             f"{taken / ours:>5.1%}" + (better if best != used else "")

@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from benchmarks import floor, overhead, rivals
 from benchmarks.candidates import CANDIDATES, VARIANTS, default_products
