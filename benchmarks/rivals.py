@@ -166,6 +166,6 @@ def keras_fit(images_uint8: np.ndarray, batch_size: int) -> Burst:
     dataset = pipeline(images_uint8, batch_size, buffer=1024).repeat()
 
     def burst(num_steps: int) -> None:
-        gan.fit(dataset, epochs=1, steps_per_epoch=num_steps, verbose=0)
+        gan.fit(dataset, steps_per_epoch=num_steps, shuffle=False, verbose=0)
 
     return burst
