@@ -88,7 +88,7 @@ def matrix_product(name: str, batch_size: int) -> Burst:
     """Multiply-accumulates a second of a large matrix product, whatever the batch."""
     from benchmarks.floor import product_rate
 
-    return product_rate(size=2048, num_calls=10)
+    return product_rate(size=1024, num_calls=20)
 
 
 def default_products() -> Any:
