@@ -18,6 +18,12 @@ from gan.data import BUNDLED_FILE
 
 Burst = Callable[[int], Any]
 NEVER = 1_000_000  # steps, so that no rate falls
+# The rivals' network, whatever the defaults become.
+NETWORK = {
+    "model.dropout": 0.3,
+    "model.minibatch_stddev": 0,
+    "model.discriminator_norm": "none",
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, XLA": {"train.jit": True},
@@ -40,7 +46,7 @@ def ours(name: str, batch_size: int) -> Burst:
     from gan.step import draw, make_train_steps
 
     given = {"train.batch_size": batch_size, "train.num_steps": NEVER}
-    config = load_config(flags=given | VARIANTS[name])
+    config = load_config(flags=NETWORK | given | VARIANTS[name])
     images = load_images()
     state = build_state(config, *images.shape[2:])
     train_steps = make_train_steps(config, state)
@@ -77,7 +83,7 @@ def products(name: str, batch_size: int) -> Burst:
     """Seconds of each product of a step by itself, in each form."""
     from benchmarks.floor import compile_forms, seconds_a_call
 
-    functions = compile_forms(default_products(), batch_size)
+    functions = compile_forms(network_products(), batch_size)
     return lambda num_calls: {
         product: {form: seconds_a_call(f, num_calls) for form, f in ways.items()}
         for product, ways in functions.items()
@@ -91,12 +97,12 @@ def matrix_product(name: str, batch_size: int) -> Burst:
     return product_rate(size=1024, num_calls=20)
 
 
-def default_products() -> Any:
-    """The products of the default networks."""
+def network_products() -> Any:
+    """The products of the network that all candidates train."""
     from benchmarks.floor import step_products
     from gan.models import build_discriminator, build_generator
 
-    model = load_config().model
+    model = load_config(flags=NETWORK).model
     return step_products(build_generator(model), build_discriminator(model))
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.steps [--batch-size 64 --batch-size 256] [--profile]
 
-Every candidate trains the default network on the bundled images in a process of its
-own, which is started and warmed up once and then, round by round, takes its turn. The
-floors are `benchmarks.floor`'s, measured in the same rounds.
+Every candidate trains the same network on the bundled images in a process of its own,
+which is started and warmed up once and then, round by round, takes its turn. The floors
+are `benchmarks.floor`'s, measured in the same rounds.
 """
 
 import json
@@ -75,10 +75,10 @@ def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
 
 def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
     """Seconds that a step needs at least by each floor, (rounds,)."""
-    from benchmarks.candidates import default_products
+    from benchmarks.candidates import network_products
     from benchmarks.floor import step_macs, total_seconds
 
-    products = default_products()
+    products = network_products()
     rates = np.array([answer["result"] for answer in answers[RATE]])
     alone = [answer["result"] for answer in answers[PRODUCTS]]
     return {
@@ -114,11 +114,11 @@ def show(answers: Answers, batch_size: int, num_steps: int) -> None:
 
 def show_profile(answers: Answers, num_steps: int) -> None:
     """Prints where the time of our step goes, by the median of each product."""
-    from benchmarks.candidates import default_products
+    from benchmarks.candidates import network_products
 
     ours = float(np.median(step_seconds(answers, num_steps)[OURS]))
     rest = ours
-    for product in default_products():
+    for product in network_products():
         ways = [answer["result"][product.name] for answer in answers[PRODUCTS]]
         medians = {form: float(np.median([w[form] for w in ways])) for form in ways[0]}
         used, best = next(iter(medians)), min(medians, key=lambda form: medians[form])
@@ -155,29 +155,30 @@ def main(
     """Compares speed and memory of training steps."""
     variants = GPU_VARIANTS if device == "gpu" else ()
     names = [OURS, *variants, *RIVALS, PRODUCTS, RATE]
-    results = {}
+    results: dict[int, dict[str, Any]] = {}
     for size in sizes:
-        num_steps = max(1, images // size)
         commands = {n: command(n, size, device, torch_python) for n in names}
+        num_steps = max(1, images // size)
         try:
             answers = run_in_turn(commands, num_steps, rounds, device)
         except Unavailable as reason:
             raise click.ClickException(str(reason)) from None
-        click.echo(
-            f"batch {size}, {num_steps} steps a round, {rounds} rounds, {device}"
-        )
+        results[size] = {"num_steps": num_steps, "answers": answers}
+    # Only now: TensorFlow in this process would count as peak memory of its children.
+    for size, result in results.items():
+        num_steps, answers = result["num_steps"], result["answers"]
+        click.echo(f"batch {size}, {rounds} rounds of {num_steps} steps, {device}")
         show(answers, size, num_steps)
         if profile and PRODUCTS in answers:
             show_profile(answers, num_steps)
-        results[size] = {"num_steps": num_steps, "answers": answers}
     if out:
-        result = {
+        content = {
             "device": device,
             "cpus": os.cpu_count(),
             "load_average": os.getloadavg()[0],
             "batch_sizes": results,
         }
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import floor, overhead, rivals
-from benchmarks.candidates import CANDIDATES, VARIANTS, default_products
+from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
 from gan import backend
@@ -24,7 +24,7 @@ def num_weights(model):
 
 
 def test_multiply_accumulates_of_a_step_are_those_counted_by_hand():
-    products = default_products()
+    products = network_products()
     forward = {"G": 0, "D": 0}
     for product in products:
         if product.kind == floor.FORWARD:
@@ -40,13 +40,13 @@ def test_multiply_accumulates_of_a_step_are_those_counted_by_hand():
 
 def test_products_that_meet_the_padding_are_left_out():
     """7 pixels x 5 taps of an axis, of which 3 + 4 + 5 + 5 + 5 + 4 + 3 are inside."""
-    stage1 = next(p for p in default_products() if p.layer.name == "stage1_conv")
+    stage1 = next(p for p in network_products() if p.layer.name == "stage1_conv")
     assert stage1.macs_inside == 29**2 * 256 * 128
 
 
 @pytest.mark.parametrize("batch_size", [2])
 def test_every_form_of_a_product_gives_the_same(batch_size):
-    for product in default_products():
+    for product in network_products():
         ways = floor.forms(product, batch_size)
         results = [
             function(*arguments).numpy() for function, arguments in ways.values()
@@ -56,7 +56,7 @@ def test_every_form_of_a_product_gives_the_same(batch_size):
 
 
 def test_the_sum_counts_each_product_and_takes_the_fastest_form():
-    products = [p for p in default_products() if p.layer.name == "logits"]
+    products = [p for p in network_products() if p.layer.name == "logits"]
     seconds = {p.name: {"a": 3.0, "b": 1.0} for p in products}
     assert [p.count for p in products] == [2, 2, 2]
     assert floor.total_seconds(products, seconds) == 6.0
@@ -64,7 +64,7 @@ def test_the_sum_counts_each_product_and_takes_the_fastest_form():
 
 
 def test_rivals_train_the_network_of_this_project():
-    model = load_config().model
+    model = load_config(flags=NETWORK).model
     for builders, weights in (
         ((rivals.build_generator, lambda: build_generator(model)), G_WEIGHTS),
         ((rivals.build_discriminator, lambda: build_discriminator(model)), D_WEIGHTS),
