@@ -197,20 +197,23 @@ def compile_forms(
     products: list[Product], batch_size: int
 ) -> dict[str, dict[str, Callable[[], tf.Tensor]]]:
     """Every form of every product as a compiled function without arguments."""
-    compiled: dict[str, dict[str, Callable[[], tf.Tensor]]] = {}
-    for product in products:
-        compiled[product.name] = {
-            form: bind(tf.function(function), arguments)
+    return {
+        product.name: {
+            form: compiled(function, arguments)
             for form, (function, arguments) in forms(product, batch_size).items()
         }
-    return compiled
+        for product in products
+    }
 
 
-def bind(
+def compiled(
     function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...]
 ) -> Callable[[], tf.Tensor]:
-    """Closes over arguments outside of the graph, which would fold constants."""
-    return lambda: function(*arguments)
+    """Compiles, and binds arguments outside of the graph, which would fold constants."""
+    concrete = tf.function(lambda *args: function(*args)).get_concrete_function(
+        *arguments
+    )
+    return lambda: concrete(*arguments)
 
 
 def seconds_a_call(function: Callable[[], tf.Tensor], num_calls: int) -> float:
@@ -225,7 +228,7 @@ def seconds_a_call(function: Callable[[], tf.Tensor], num_calls: int) -> float:
 def product_rate(size: int, num_calls: int) -> Callable[[int], float]:
     """Returns a function that measures multiply-accumulates a second at a product."""
     a, b = tf.random.normal((size, size)), tf.random.normal((size, size))
-    function = bind(tf.function(tf.matmul), (a, b))
+    function = compiled(tf.matmul, (a, b))
     return lambda _: size**3 / seconds_a_call(function, num_calls)
 
 

@@ -18,6 +18,7 @@ import click
 import numpy as np
 
 from benchmarks.worker import Unavailable, Worker
+from gan import backend
 from gan.data import BUNDLED_FILE
 
 OURS, PRODUCTS, RATE = "ours", "products", "matrix product"
@@ -165,6 +166,7 @@ def main(
             raise click.ClickException(str(reason)) from None
         results[size] = {"num_steps": num_steps, "answers": answers}
     # Only now: TensorFlow in this process would count as peak memory of its children.
+    backend.prepare()
     for size, result in results.items():
         num_steps, answers = result["num_steps"], result["answers"]
         click.echo(f"batch {size}, {rounds} rounds of {num_steps} steps, {device}")

@@ -1,11 +1,13 @@
 """What the benchmarks compare is what they say; their numbers are not tested."""
 
 import sys
+import textwrap
 
+import click
 import numpy as np
 import pytest
 
-from benchmarks import floor, overhead, rivals
+from benchmarks import floor, overhead, rivals, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
@@ -139,3 +141,37 @@ def test_shares_are_of_the_wall_time_between_two_lines():
         {"step": 8.0, "log": 0.2, "new": 0.3, "unaccounted": 1.5}
     )
     assert sum(seconds.values()) == pytest.approx(10.0)
+
+
+def script(text):
+    return [sys.executable, "-c", textwrap.dedent(text)]
+
+
+def test_lines_of_losses_are_noted_as_they_appear(tmp_path):
+    log = tmp_path / "log.jsonl"
+    writes = f"""
+        import time
+        for line in ('{{"gap": 1}}', '{{"loss/d": 1, "step": 1}}', '{{"loss/d": 2}}'):
+            open({str(log)!r}, "a").write(line + chr(10))
+            time.sleep(0.2)
+    """
+    lines, wall = overhead.follow(script(writes), log)
+    assert [values["loss/d"] for _, values in lines] == [1, 2]
+    assert 0.15 < lines[1][0] - lines[0][0] < wall
+    with pytest.raises(click.ClickException, match="no such flag"):
+        overhead.follow(script("raise SystemExit('no such flag')"), log)
+
+
+def test_events_are_waited_for_and_no_longer(tmp_path):
+    events = {name: lambda folder, n=name: (folder / n).exists() for name in "ab"}
+    touches = f"""
+        import pathlib, time
+        for name in "ab":
+            pathlib.Path({str(tmp_path)!r}, name).touch()
+            time.sleep(0.2)
+        time.sleep(100)
+    """
+    seconds = startup.wait_for(script(touches), tmp_path, events)
+    assert 0 < seconds["a"] < seconds["b"] < 50
+    with pytest.raises(click.ClickException, match="ended too early"):
+        startup.wait_for(script("pass"), tmp_path, {"c": lambda folder: False})
