@@ -209,7 +209,7 @@ def compile_forms(
 def compiled(
     function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...]
 ) -> Callable[[], tf.Tensor]:
-    """Compiles, and binds arguments outside of the graph, which would fold constants."""
+    """Compiles; the arguments stay outside of the graph, which would fold constants."""
     concrete = tf.function(lambda *args: function(*args)).get_concrete_function(
         *arguments
     )
