@@ -1,12 +1,12 @@
 """Quality against training time: the default recipe beside the `tutorial` preset.
 
-    python -m benchmarks.time_to_quality [--minutes 20] [--seeds 3] [--out FILE.json]
+    python -m benchmarks.time_to_quality [--seeds 3] [--out FILE.json]
 
-Time is that of two cores that do nothing else, and no such machine is free for hours.
-So the time of a step is measured first, in short runs that take turns; each recipe gets
-the steps that fit into the time given, and its runs may then share the machine, one to
-a core. Run folders are kept, and the same command continues an interrupted comparison.
-Scores are those of `python -m analysis quality`.
+Time is that of a machine that does nothing else, and no such machine is free for hours.
+So the time of a step is measured first, in short runs that take turns; the `tutorial`
+preset gets as many steps as take as long as the default run, and the runs may then
+share the machine, one to a core. Run folders are kept, and the same command continues
+an interrupted comparison. Scores are those of `python -m analysis quality`.
 """
 
 import json
@@ -24,7 +24,10 @@ from typing import Any
 
 import click
 
+from config.loader import load_config, with_budget
+from config.schema import Config
 from gan import backend
+from gan.data import BUNDLED_TRAIN_IMAGES
 
 LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)  # FCD
 PARTS = 20  # checkpoints of a run, at equal distances
@@ -38,7 +41,7 @@ class Recipe:
     Attributes:
         flags: of `train.py`.
         images: of a short run, enough for a steady time.
-        share: of the time given.
+        share: of the time of the default run.
     """
 
     flags: tuple[str, ...]
@@ -62,7 +65,7 @@ def train(
         click.ClickException: with its last line, when it fails.
     """
     command = [sys.executable, "train.py", "--upsample", "transpose", *flags]
-    command += ["--no-observe", "--runs-dir", str(folder), "--run", name]
+    command += ["--runs-dir", str(folder), "--run", name]
     pin = None if core is None else (lambda: os.sched_setaffinity(0, {core}))
     done = subprocess.run(command, preexec_fn=pin, capture_output=True, text=True)
     if done.returncode:
@@ -89,9 +92,8 @@ def measure_rates(rounds: int) -> dict[str, list[float]]:
         for number, (name, recipe) in product(range(rounds), RECIPES.items()):
             if recipe.share < 1:
                 continue
-            size = batch_size(recipe)
-            steps = str(recipe.images // size)
-            flags = [*recipe.flags, "--steps", steps]
+            steps = str(recipe.images // settings(recipe).train.batch_size)
+            flags = [*recipe.flags, "--no-observe", "--steps", steps]
             flags += ["--set", f"run.log_every_steps={max(1, int(steps) // 20)}"]
             run = train(Path(scratch), f"{name}-{number}", flags)
             rates[name].append(seconds_per_step(run))
@@ -99,12 +101,18 @@ def measure_rates(rounds: int) -> dict[str, list[float]]:
     return rates
 
 
-def batch_size(recipe: Recipe) -> int:
-    """Images a step."""
-    from config.loader import load_config
-
+def settings(recipe: Recipe) -> Config:
+    """What its flags mean."""
     preset = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
-    return load_config(preset.get("--config", "")).train.batch_size
+    return with_budget(
+        load_config(preset.get("--config", "")), num_images=BUNDLED_TRAIN_IMAGES
+    )
+
+
+def equal_steps(rates: dict[str, float]) -> dict[str, int]:
+    """Steps of each recipe in its share of the time of the default run."""
+    seconds = settings(RECIPES["default"]).train.num_steps * rates["default"]
+    return {name: round(r.share * seconds / rates[name]) for name, r in RECIPES.items()}
 
 
 def run_all(
@@ -183,7 +191,6 @@ def listed(values: Sequence[float], form: str) -> str:
 
 
 @click.command()
-@click.option("--minutes", default=20.0, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="runs at a time")
 @click.option("--rounds", default=5, show_default=True, help="of timing steps")
@@ -197,7 +204,6 @@ def listed(values: Sequence[float], form: str) -> str:
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(
-    minutes: float,
     seeds: int,
     jobs: int,
     rounds: int,
@@ -211,7 +217,7 @@ def main(
     if not kept.exists():
         kept.write_text(json.dumps(measure_rates(rounds)))
     rates = {n: median(times) for n, times in json.loads(kept.read_text()).items()}
-    steps = {n: round(r.share * minutes * 60 / rates[n]) for n, r in RECIPES.items()}
+    steps = equal_steps(rates)
     runs = run_all(folder, steps, seeds, jobs)
     backend.prepare()
     recipes = {
@@ -222,7 +228,7 @@ def main(
         }
         for name in RECIPES
     }
-    result = {"minutes": minutes, "levels": LEVELS, "recipes": recipes}
+    result = {"levels": LEVELS, "recipes": recipes}
     show(result)
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

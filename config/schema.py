@@ -98,13 +98,13 @@ class ModelConfig:
         "none", "of the second convolution", choices=("none", "batch")
     )
     minibatch_stddev: int = setting(
-        0,
+        8,
         "images in a group whose spread the discriminator sees; 0: it does not",
         minimum=0,
         maximum=1024,
     )
     dropout: float = setting(
-        0.3, "share of discriminator activations dropped", minimum=0, maximum=0.95
+        0.0, "share of discriminator activations dropped", minimum=0, maximum=0.95
     )
     leaky_slope: float = setting(0.3, "slope of LeakyReLU below 0", minimum=0)
     initializer_stddev: float = setting(
@@ -119,7 +119,7 @@ class ModelConfig:
 class TrainConfig:
     """Loss, optimizers, budget and numerics."""
 
-    batch_size: int = setting(32, "images a step", minimum=1, maximum=65_536)
+    batch_size: int = setting(16, "images a step", minimum=1, maximum=65_536)
     loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
     g_learning_rate: float = setting(4e-4, "Adam, generator", minimum=0)
     d_learning_rate: float = setting(4e-4, "Adam, discriminator", minimum=0)
@@ -135,7 +135,7 @@ class TrainConfig:
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
     epochs: float = setting(
-        5.0, "step budget in passes over the data", minimum=0, maximum=1e6
+        6.0, "step budget in passes over the data", minimum=0, maximum=1e6
     )
     num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)

@@ -17,6 +17,7 @@ TINY = {
     "model.generator_widths": [8, 8, 4],
     "model.discriminator_widths": [4, 8],
     "model.latent_dim": 8,
+    "model.dropout": 0.3,
     "train.batch_size": 8,
     "train.num_steps": 12,
     "train.g_learning_rate": 2e-4,
