@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -268,11 +269,12 @@ def start(config: Config, directory: Path, console: Console, call: Call) -> int:
             markup=False,
             soft_wrap=True,
         )
+        observers = partial(make_observers, config, dataset, console)
         outcome = train(
             config,
             dataset,
             folder,
-            observers=make_observers(config, dataset, console) if call.observe else [],
+            make_observers=observers if call.observe else tuple,
             console=console,
             on_alarm=call.on_alarm,
             **limits,

@@ -49,10 +49,10 @@ class Observer(Protocol):
     def observe(
         self, step: int, images_uint8: np.ndarray, state: TrainState
     ) -> Observation:
-        """Called before the first step and at every evaluation.
+        """Called at every evaluation, and right after the first step for the start.
 
         Args:
-            step: number of finished steps.
+            step: number of finished steps that the images are of.
             images_uint8: (num_images, height, width, channels), of the same latents at
                 every call.
             state: to be looked at, not changed.
@@ -60,27 +60,47 @@ class Observer(Protocol):
         ...
 
 
+Weights = tuple[list[np.ndarray], list[np.ndarray]]  # averaged generator, generator
+
+
+def generator_weights(state: TrainState) -> Weights:
+    """Copies of what an evaluation needs of a state."""
+    return state.ema_generator.get_weights(), state.generator.get_weights()
+
+
 class Evaluation:
-    """Grids of fixed latents, the batch-norm gap, and the observers."""
+    """Grids of fixed latents, the batch-norm gap, and the observers.
+
+    It works on generators of its own, so that a state can be evaluated after the next
+    step has been taken, and training mode moves no statistics of the run.
+    """
 
     def __init__(
         self, saver: Saver, observers: Sequence[Observer], config: Config
     ) -> None:
-        """Compiles the samplers; the latents are those of the seeds 0, 1, 2, ..."""
+        """Builds the generators; the latents are those of the seeds 0, 1, 2, ..."""
         self.saver, self.observers, self.run = saver, observers, config.run
         self.log, self.state = saver.log, saver.state
         self.num_raw = max(config.run.grid_images, min(config.train.batch_size, 256))
         num_images = max([self.num_raw, *(o.num_images for o in observers)])
         self.latents = latents_from_seeds(range(num_images), config.model.latent_dim)
-        self.render_average = renderer(self.state.ema_generator)
-        self.render_raw = renderer(self.state.generator)
         _, size, _, channels = self.state.generator.output_shape
-        self.twin = build_generator(
-            config.model, size, channels, precision=config.train.precision
+        self.average, self.raw = (
+            build_generator(
+                config.model, size, channels, precision=config.train.precision
+            )
+            for _ in range(2)
+        )
+        self.render_average, self.render_raw = (
+            renderer(self.average),
+            renderer(self.raw),
         )
 
-    def __call__(self, step: int) -> None:
-        """Evaluates the state after `step` steps."""
+    def __call__(self, step: int, weights: Weights | None = None) -> None:
+        """Evaluates the state after `step` steps; `weights` if it has moved on."""
+        average_weights, raw_weights = weights or generator_weights(self.state)
+        self.average.set_weights(average_weights)
+        self.raw.set_weights(raw_weights)
         num_grid = self.run.grid_images
         average = self.render_average(self.latents)
         raw = self.render_raw(self.latents[: self.num_raw])
@@ -105,11 +125,9 @@ class Evaluation:
         """Mean absolute differences in grey levels between pictures of equal latents.
 
         Normalised by the statistics of the batch or by the moving ones; by the current
-        or by the averaged generator. Training mode would move the statistics of the
-        run, so it is a twin that works in it.
+        or by the averaged generator.
         """
-        self.twin.set_weights(self.state.generator.get_weights())
-        batch = to_uint8(self.twin(self.latents[: self.num_raw], training=True))
+        batch = to_uint8(self.raw(self.latents[: self.num_raw], training=True))
         pairs = {
             "gap/batch_vs_moving": (batch, raw),
             "gap/raw_vs_ema": (raw, average[: self.num_raw]),

@@ -19,7 +19,7 @@ from gan.alarms import RollBack, Watch
 from gan.data import Dataset
 from gan.devices import Processes
 from gan.environment import changes, describe, peak_memory_bytes
-from gan.evaluation import Evaluation, Observer
+from gan.evaluation import Evaluation, Observer, generator_weights
 from gan.replay import Incident, record
 from gan.runfolder import RunFacts, RunFolder
 from gan.runlog import RunLog
@@ -53,7 +53,7 @@ def train(  # noqa: PLR0913
     dataset: Dataset,
     folder: RunFolder,
     *,
-    observers: Sequence[Observer] = (),
+    make_observers: Callable[[], Sequence[Observer]] = tuple,
     max_seconds: float | None = None,
     console: Console | None = None,
     on_alarm: str = "warn",
@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913
         config: with `train.num_steps` resolved.
         dataset: the training images.
         folder: the run folder, entered (locked) by the caller.
-        observers: called at evaluations.
+        make_observers: makes what evaluations call, once the first step is done.
         max_seconds: wall time after which this call saves and returns.
         console: where messages and progress go; none: nowhere.
         on_alarm: "warn"; "stop", saving the state; or "rollback", to the newest
@@ -104,7 +104,7 @@ def train(  # noqa: PLR0913
                     return loop(
                         config,
                         dataset,
-                        observers,
+                        make_observers,
                         saver,
                         processes,
                         lambda: stop_reason(signals, deadline),
@@ -117,7 +117,7 @@ def train(  # noqa: PLR0913
 def loop(
     config: Config,
     dataset: Dataset,
-    observers: Sequence[Observer],
+    make_observers: Callable[[], Sequence[Observer]],
     saver: Saver,
     processes: Processes,
     wish_to_stop: Callable[[], tuple[str, int] | None],
@@ -127,12 +127,10 @@ def loop(
     state, log, watch = saver.state, saver.log, saver.watch
     images_uint8 = tf.constant(dataset.images_uint8)
     train_steps = make_train_steps(config, state)
-    evaluate = Evaluation(saver, observers, config)
     clock, window = Clock(), []
     first = step = int(state.step.numpy())
-    if step == 0:
-        with clock.measure("evaluate"):
-            evaluate(step)
+    untrained = generator_weights(state) if step == 0 else None
+    evaluate: Evaluation | None = None
 
     while step < settings.num_steps:
         # Input: order and noise are pure functions of seed and step.
@@ -145,6 +143,12 @@ def loop(
             metrics = train_steps(images_uint8, *inputs).numpy()
         if bad := first_non_finite(metrics, settings.precision):
             give_up(saver, step, explain(saver, dataset, step, inputs, metrics, bad))
+        # Observers take seconds to prepare, which the first step does not wait for.
+        if evaluate is None:
+            with clock.measure("evaluate"):
+                evaluate = Evaluation(saver, make_observers(), config)
+                if untrained:
+                    evaluate(0, untrained)
         window.extend(metrics)
         step += count
         last = step == settings.num_steps

@@ -176,7 +176,9 @@ class Staged:
 def staged(config, images, directory, observer, on_alarm="rollback"):
     """Trains with the observer; outcome and the state that is left on disk."""
     with RunFolder(directory) as folder:
-        outcome = train(config, images, folder, observers=[observer], on_alarm=on_alarm)
+        outcome = train(
+            config, images, folder, make_observers=lambda: [observer], on_alarm=on_alarm
+        )
     state = build_state(config, 28, 1)
     checkpoint.restore_newest(directory / "state", state.checkpoint)
     return outcome, state

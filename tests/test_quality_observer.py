@@ -106,7 +106,7 @@ def observed(tiny, images, tmp_path_factory, observer):
     for observers in ([spectrum, observer], []):
         directory = tmp_path_factory.mktemp("runs") / "run"
         with RunFolder(directory) as folder:
-            train(tiny(), images, folder, observers=observers)
+            train(tiny(), images, folder, make_observers=observers.copy)
         state = build_state(tiny(), 28, 1)
         checkpoint.restore_newest(directory / "state", state.checkpoint)
         digests.append(state.digest())
@@ -174,7 +174,7 @@ def test_a_resumed_run_remembers_the_best(tiny, images, tmp_path, eagerly):
     def kept(num_steps, scores, name="score"):
         config = tiny({"train.num_steps": num_steps, "run.evaluate_every_steps": 1})
         with RunFolder(tmp_path) as folder:
-            train(config, images, folder, observers=[Scored(scores, name)])
+            train(config, images, folder, make_observers=lambda: [Scored(scores, name)])
         (found,) = checkpoint.available(tmp_path / "best")
         return found[0], checkpoint.verify(found[1])["facts"]["value"]
 
@@ -206,7 +206,9 @@ def test_a_run_driven_into_collapse_is_noticed(tiny, tmp_path, rate):
     observer = QualityObserver(config.data, num_images=500, first_step=500)
     with RunFolder(tmp_path) as folder:
         data = load_dataset(config.data)
-        outcome = train(config, data, folder, observers=[observer], on_alarm="stop")
+        outcome = train(
+            config, data, folder, make_observers=lambda: [observer], on_alarm="stop"
+        )
     if rate < 1e-3:
         assert (outcome.step, outcome.exit_code) == (800, 0)
     else:

@@ -142,7 +142,7 @@ class Breaker:
 
 def test_a_variable_that_no_loss_shows_is_not_saved(tiny, images, tmp_path):
     """The averaged generator is no part of any loss."""
-    message = fail(tiny(), images, tmp_path / "run", observers=[Breaker()])
+    message = fail(tiny(), images, tmp_path / "run", make_observers=lambda: [Breaker()])
     expected = "averaged generator base_norm/moving_variance is not finite after step"
     assert expected in message
     steps = [step for step, _ in checkpoint.available(tmp_path / "run" / "state")]

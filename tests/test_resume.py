@@ -230,8 +230,11 @@ def test_observers_look_and_change_nothing(trained, images, tmp_path):
     config = read_run(trained).config
     recorder = Recorder()
     with RunFolder(tmp_path) as folder:
-        train(config, images, folder, observers=[recorder])
+        train(config, images, folder, make_observers=lambda: [recorder])
     assert [step for step, *_ in recorder.seen] == [0, 6, 12]
+    # The untrained one is looked at when the first step is done.
+    untrained = sample(build_state(config, 28, 1).ema_generator, range(12))
+    recorder.seen[0] = (*recorder.seen[0][:2], untrained)
     for _, given, drawn in recorder.seen:
         assert given.shape == (12, 28, 28, 1)  # more than the grid of 9
         np.testing.assert_array_equal(given, drawn)
