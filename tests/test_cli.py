@@ -47,7 +47,7 @@ from gan.__main__ import main as gan
 cases = [
     (train.main, "--help", 0, "--max-minutes"),
     (train.main, "--dry-run --config smoke --upsample resize", 0, "budget: 30 steps"),
-    (train.main, "--dry-run --epochs 2", 0, "budget: 3750 steps of 32 images"),
+    (train.main, "--dry-run --epochs 2", 0, "budget: 7500 steps of 16 images"),
     (train.main, "--upsample nearest", 2, "'resize-nearest'"),
     (train.main, "--steps -5", 1, "error: --steps: received -5"),
     (train.main, "--set train.epoch=1", 1, "did you mean train.epochs"),
@@ -83,7 +83,7 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     assert code == 0 and not (tmp_path / "r").exists()
     assert "fashion_mnist-transpose-seed3" in output.replace("\n", "")
     assert "train.g_learning_rate" in output and "0.0004" in output
-    assert "budget: 9375 steps of 32 images" in output  # 5 x 60,000 / 32
+    assert "budget: 22500 steps of 16 images" in output  # 6 x 60,000 / 16
     _, limited = call(train.main, "--dry-run", "--dataset", "[/x]", "--max-minutes", 3)
     assert "[/x]" in limited and "at most 3 minutes" in limited
     assert "budget: epochs x images / batch size steps" in limited

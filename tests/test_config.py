@@ -22,7 +22,7 @@ def test_the_last_of_defaults_preset_flags_and_sets_wins(tmp_path):
     config = load_config(
         str(preset), flags, ["train.batch_size=9", " train.batch_size = 4 "]
     )
-    assert Config().train.batch_size == 32
+    assert Config().train.batch_size == 16
     assert (config.train.batch_size, config.train.epochs) == (4, 3.0)
     assert (config.train.beta_1, config.train.beta_2) == (0.2, 0.999)
     assert config.run.seed == 0  # a flag of None was not given
