@@ -31,9 +31,10 @@ class SharedDropout(layers.Dropout):
         if not training or not self.rate:
             return inputs
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        whole = tf.ones((replicas * inputs.shape[0], *inputs.shape[1:]))
+        # Of the type of the inputs, since another one draws another mask.
+        whole = tf.ones((replicas * inputs.shape[0], *inputs.shape[1:]), inputs.dtype)
         mask = keras.random.dropout(whole, self.rate, seed=self.seed_generator)
-        return inputs * tf.cast(part_of_replica(mask), inputs.dtype)
+        return inputs * part_of_replica(mask)
 
 
 class MinibatchStddev(layers.Layer):
