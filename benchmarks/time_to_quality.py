@@ -31,6 +31,7 @@ from gan.data import BUNDLED_TRAIN_IMAGES
 
 LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)  # FCD
 PARTS = 20  # checkpoints of a run, at equal distances
+SCORED = (1, 2, 4, 10, 20)  # of them
 WARM_UP = 0.25  # share of a short run that is not timed
 
 
@@ -45,7 +46,7 @@ class Recipe:
     """
 
     flags: tuple[str, ...]
-    images: int = 12_800
+    images: int = 6_400
     share: float = 1.0
 
 
@@ -142,7 +143,7 @@ def run_all(
 
 
 def score(run: Path, num_images: int) -> list[dict[str, Any]]:
-    """Step, FCD, coverage and diversity of every checkpoint, oldest first."""
+    """Step, FCD, coverage and diversity of the checkpoints in SCORED."""
     from analysis.samples import load_samples
     from analysis.yardstick import Yardstick
     from config.schema import DataConfig
@@ -150,7 +151,11 @@ def score(run: Path, num_images: int) -> list[dict[str, Any]]:
 
     ruler = Yardstick.of(DataConfig(), num_images)
     course = []
-    for step, _ in reversed(available(run / "state")):
+    kept_steps = [step for step, _ in reversed(available(run / "state"))]
+    every = kept_steps[-1] // PARTS
+    for step in kept_steps:
+        if step != kept_steps[-1] and step not in {every * part for part in SCORED}:
+            continue
         images = load_samples(str(run), num_images, str(step)).images_uint8
         scores = ruler.score(images[: ruler.num_images])
         kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}

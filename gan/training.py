@@ -130,6 +130,7 @@ def loop(
     clock, window = Clock(), []
     first = step = int(state.step.numpy())
     untrained = generator_weights(state) if step == 0 else None
+    rate_scale = float(state.rate_scale.numpy())
     evaluate: Evaluation | None = None
 
     while step < settings.num_steps:
@@ -143,12 +144,6 @@ def loop(
             metrics = train_steps(images_uint8, *inputs).numpy()
         if bad := first_non_finite(metrics, settings.precision):
             give_up(saver, step, explain(saver, dataset, step, inputs, metrics, bad))
-        # Observers take seconds to prepare, which the first step does not wait for.
-        if evaluate is None:
-            with clock.measure("evaluate"):
-                evaluate = Evaluation(saver, make_observers(), config)
-                if untrained:
-                    evaluate(0, untrained)
         window.extend(metrics)
         step += count
         last = step == settings.num_steps
@@ -162,6 +157,12 @@ def loop(
                 log.progress(step, values)
             window, clock.step_seconds = [], []
 
+        # Observers take seconds to prepare, which the first step does not wait for.
+        if evaluate is None:
+            with clock.measure("evaluate"):
+                evaluate = Evaluation(saver, make_observers(), config)
+                if untrained:
+                    evaluate(0, untrained)
         # Pictures and observers.
         if last or step % cadence.evaluate_every_steps == 0:
             with clock.measure("evaluate"):
@@ -169,7 +170,7 @@ def loop(
 
         # State, also when an alarm or the user asks to stop.
         log.verdict(step, watch.verdict)
-        stop = watch.wish_to_stop(float(state.rate_scale.numpy()))
+        stop = watch.wish_to_stop(rate_scale)
         stop = processes.agree(stop or (None if last else wish_to_stop()))
         if last or stop or step % cadence.checkpoint_every_steps == 0:
             with clock.measure("checkpoint"):
@@ -255,6 +256,8 @@ def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | N
 
     With float16 an infinite gradient norm is normal: loss scaling skips that update.
     """
+    if np.isfinite(metrics).all():
+        return None
     for row, values in enumerate(metrics):
         for name, value in zip(METRICS, values, strict=True):
             skipped = precision == "mixed_float16" and name.startswith("grad_norm")
