@@ -91,7 +91,8 @@ def read_tf_config() -> list[str]:
         workers, task = content["cluster"]["worker"], content["task"]
         if task["type"] != "worker" or not all(isinstance(w, str) for w in workers):
             raise ValueError
-        workers[int(task["index"])]
+        if task["index"] not in range(len(workers)):
+            raise ValueError
     except (ValueError, KeyError, TypeError, IndexError):
         raise ConfigError(
             f"--strategy multiworker: received TF_CONFIG={text!r}, expected "
@@ -108,7 +109,13 @@ def patience(num_workers: int) -> Iterator[None]:
     TensorFlow would wait for more than ten minutes, holding the interpreter's lock, so
     that no thread or handler of this process can end it.
     """
-    seconds = float(os.environ.get(START_TIMEOUT, DEFAULT_START_TIMEOUT))
+    given = os.environ.get(START_TIMEOUT, DEFAULT_START_TIMEOUT)
+    try:
+        seconds = float(given)
+    except ValueError:
+        raise ConfigError(
+            f"{START_TIMEOUT}: received {given!r}, expected seconds"
+        ) from None
     text = (
         f"error: not all of {num_workers} workers were there after {seconds:g} s; "
         "start them all again: the same command continues the run\n"

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from config.schema import ConfigError
 from gan.checkpoint import available, restore_newest
+from gan.devices import make_strategy
 from gan.runfolder import read_run
 from gan.state import build_state
 from gan.step import METRICS
@@ -297,3 +299,24 @@ def test_what_cannot_work_gets_one_line(command, flags, said):
     assert done.returncode == 1 and said in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (command.folder / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("GAN_START_TIMEOUT_SECONDS", "soon", "received 'soon', expected seconds"),
+        (
+            "TF_CONFIG",
+            json.dumps(
+                {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}
+            ),
+            "received TF_CONFIG=",
+        ),
+    ],
+)
+def test_a_wrong_environment_gets_one_line(monkeypatch, variable, value, said):
+    one = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(one))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=said):
+        make_strategy("multiworker")
