@@ -121,8 +121,8 @@ class TrainConfig:
 
     batch_size: int = setting(16, "images a step", minimum=1, maximum=65_536)
     loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
-    g_learning_rate: float = setting(4e-4, "Adam, generator", minimum=0)
-    d_learning_rate: float = setting(4e-4, "Adam, discriminator", minimum=0)
+    g_learning_rate: float = setting(6e-4, "Adam, generator", minimum=0)
+    d_learning_rate: float = setting(6e-4, "Adam, discriminator", minimum=0)
     beta_1: float = setting(0.5, "Adam, both networks", minimum=0, maximum=0.9999)
     beta_2: float = setting(0.999, "Adam, both networks", minimum=0, maximum=0.999999)
     decay_start: float = setting(
@@ -135,7 +135,7 @@ class TrainConfig:
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
     epochs: float = setting(
-        6.0, "step budget in passes over the data", minimum=0, maximum=1e6
+        7.0, "step budget in passes over the data", minimum=0, maximum=1e6
     )
     num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)

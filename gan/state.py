@@ -149,7 +149,7 @@ def build_state(
     shape = (image_size, channels, config.run.seed, config.train.precision)
     rates = config.train.g_learning_rate, config.train.d_learning_rate
     with strategy.scope():
-        generator = build_generator(config.model, *shape)
+        generator = build_generator(config.model, *shape, fused=True)
         ema_generator = build_generator(config.model, *shape)
         ema_generator.set_weights(generator.get_weights())
         discriminator = build_discriminator(config.model, *shape)

@@ -142,7 +142,7 @@ def gap():
     print(np.abs(losses(one) - losses(two)).max())
 
 class Own(keras.layers.BatchNormalization):
-    def __init__(self, synchronized, **options):
+    def __init__(self, synchronized=False, **options):
         super().__init__(**options)
 
 gap()

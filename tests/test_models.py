@@ -7,7 +7,13 @@ import tensorflow as tf
 from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
-from gan.models import MinibatchStddev, build_discriminator, build_generator
+from gan.models import (
+    FusedBatchNormalization,
+    MinibatchStddev,
+    SharedDropout,
+    build_discriminator,
+    build_generator,
+)
 from gan.upsampling import CATALOGUE
 
 TINY = {"generator_widths": (8, 8, 4), "discriminator_widths": (4, 8), "latent_dim": 8}
@@ -55,29 +61,27 @@ def test_the_default_networks_have_the_parameters_of_the_sum():
     assert generator.count_params() == sum(weights) + 4 * sum(norms) == 2_330_944
     trainable = sum(np.prod(v.shape) for v in generator.trainable_variables)
     assert trainable == sum(weights) + 2 * sum(norms) == 2_305_472
-    # The spread of the batch is one more map for the last layer.
-    sums = [25 * 1 * 64 + 64, 25 * 64 * 128 + 128, 7 * 7 * (128 + 1) + 1]
-    assert discriminator.count_params() == sum(sums) == 212_914
+    # The spread of the batch is as many maps again for the last layer.
+    sums = [25 * 1 * 64 + 64, 25 * 64 * 128 + 128, 7 * 7 * (128 + 128) + 1]
+    assert discriminator.count_params() == sum(sums) == 219_137
 
 
-def test_the_spread_of_a_group_is_the_mean_of_its_standard_deviations():
-    """By hand: features 0 and 2 of two images have spreads |a - b| / 2."""
+def test_the_spread_of_a_group_is_the_standard_deviation_of_each_feature():
+    """By hand: the features of two images have spreads |a - b| / 2."""
     features = np.zeros((4, 1, 2, 2), np.float32)
-    features[1] = [[[2, 4], [6, 8]]]  # group 0: spreads 1, 2, 3, 4, whose mean is 2.5
+    features[1] = [[[2, 4], [6, 8]]]
     maps = MinibatchStddev(2)(features).numpy()
-    assert maps.shape == (4, 1, 2, 1)
-    np.testing.assert_allclose(maps[:2], 2.5, rtol=1e-6)
+    expected = [[[[1, 2], [3, 4]]]] * 2
+    np.testing.assert_allclose(maps[:2], expected, rtol=1e-6)
     np.testing.assert_allclose(maps[2:], 1e-4, rtol=1e-4)  # equal images: sqrt(1e-8)
 
 
 def test_groups_are_of_consecutive_images_and_of_a_common_divisor():
     features = np.random.default_rng(0).standard_normal((12, 3, 3, 5)).astype("f")
-    maps = MinibatchStddev(8)(features).numpy()[:, 0, 0, 0]  # gcd(12, 8) = 4
-    np.testing.assert_array_equal(maps, np.repeat(maps[::4], 4))
-    assert len(set(maps)) == 3
-    np.testing.assert_array_equal(
-        maps[:4], MinibatchStddev(8)(features[:4]).numpy()[:, 0, 0, 0]
-    )
+    maps = MinibatchStddev(8)(features).numpy()  # gcd(12, 8) = 4
+    np.testing.assert_array_equal(maps, np.repeat(maps[::4], 4, axis=0))
+    assert len(set(maps[:, 0, 0, 0])) == 3
+    np.testing.assert_array_equal(maps[:4], MinibatchStddev(8)(features[:4]).numpy())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -227,3 +231,39 @@ def test_half_precision_keeps_pixels_logits_and_variables_in_float32():
     variables = generator.variables + discriminator.variables
     assert {v.dtype for v in variables if "seed" not in v.path} == {"float32"}
     assert generator.get_layer("stage1_conv").compute_dtype == "bfloat16"
+
+
+def test_dropout_keeps_its_rate_its_mean_and_its_sequence():
+    images = tf.ones((64, 14, 14, 64))
+    first, again = (SharedDropout(0.3, seed=1) for _ in range(2))
+    one, two = (first(images, training=True).numpy() for _ in range(2))
+    share = (one == 0).mean()
+    assert abs(share - 0.3) < 5 * np.sqrt(0.3 * 0.7 / one.size)
+    assert set(np.unique(one)) == {0, np.float32(2**16 / round(0.7 * 2**16))}
+    assert abs(((one == 0) & (two == 0)).mean() - 0.09) < 1e-3  # independent masks
+    np.testing.assert_array_equal(again(images, training=True), one)
+    np.testing.assert_array_equal(first(images), images)
+
+
+@pytest.mark.parametrize("shape", [(8, 50), (8, 7, 7, 16), (1, 5)])
+def test_fused_batch_normalisation_is_that_of_keras(shape):
+    """Values, slopes and gathered statistics; the control is another momentum."""
+    random = np.random.default_rng(0)
+    images, weights = (random.normal(1, 2, shape).astype("f") for _ in range(2))
+    results = []
+    for layer in (
+        keras.layers.BatchNormalization(momentum=0.9),
+        FusedBatchNormalization(momentum=0.9),
+        FusedBatchNormalization(momentum=0.8),
+    ):
+        layer.build(shape)
+        layer.gamma.assign(np.full(shape[-1:], 1.5))
+        with tf.GradientTape() as tape:
+            x = tf.Variable(images)
+            y = layer(x, training=True)
+        slopes = tape.gradient(y, [x, layer.gamma.value, layer.beta.value], weights)
+        gathered = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+        results.append([y, *slopes, *gathered, layer(x)])
+    for keras_value, fused in zip(*results[:2], strict=True):
+        np.testing.assert_allclose(keras_value, fused, rtol=1e-4, atol=2e-5)
+    assert np.abs(results[0][-2] - results[2][-2]).max() > 1e-3
