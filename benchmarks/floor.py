@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
+from gan.models import CellConv2D, convolve_cells
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
@@ -84,7 +85,7 @@ def step_macs(products: list[Product], inside: bool = False) -> int:
 
 
 def forms(product: Product, batch_size: int) -> dict[str, Form]:
-    """The ways to compute a product; the first is the one that TensorFlow takes.
+    """The ways to compute a product; the first is the one that our step takes.
 
     Arguments are random; all ways give the same result.
     """
@@ -97,11 +98,16 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
     # A transposed convolution is a convolution from its output to its input.
     transposed = isinstance(layer, keras.layers.Conv2DTranspose)
     large, small = (y, x) if transposed else (x, y)
-    if kind == KERNEL:
-        return kernel_gradient_forms(large, small, kernel, layer.strides[0])
-    if (kind == FORWARD) == transposed:
+    if (kind == FORWARD) == transposed and kind != KERNEL:
         return spreading_forms(small, kernel, large, layer.strides[0])
-    return gathering_forms(large, kernel, layer.strides[0])
+    ways = (
+        kernel_gradient_forms(large, small, kernel, layer.strides[0])
+        if kind == KERNEL
+        else gathering_forms(large, kernel, layer.strides[0])
+    )
+    if isinstance(layer, CellConv2D):
+        ways = {"cells": ways["cells"]} | ways
+    return ways
 
 
 def dense_form(kind: str, x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor) -> Form:
@@ -126,7 +132,13 @@ def gathering_forms(
         return tf.tensordot(patches, tf.reshape(kernel, (-1, kernel.shape[-1])), 1)
 
     arguments = large, kernel
-    return {"convolution": (convolve, arguments), "patches": (multiply, arguments)}
+    ways: dict[str, Form] = {
+        "convolution": (convolve, arguments),
+        "patches": (multiply, arguments),
+    }
+    if stride == 2:
+        ways["cells"] = convolve_cells, arguments
+    return ways
 
 
 def spreading_forms(
@@ -183,8 +195,20 @@ def kernel_gradient_forms(
         columns = tf.reshape(small, (-1, small.shape[-1]))
         return tf.reshape(tf.matmul(rows, columns, transpose_a=True), kernel.shape)
 
+    def cells(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            images = convolve_cells(large, kernel)
+        return tape.gradient(images, kernel, small)
+
     arguments = large, small
-    return {"backprop": (backprop, arguments), "patches": (multiply, arguments)}
+    ways: dict[str, Form] = {
+        "backprop": (backprop, arguments),
+        "patches": (multiply, arguments),
+    }
+    if stride == 2:
+        ways["cells"] = cells, arguments
+    return ways
 
 
 def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:

@@ -86,7 +86,7 @@ def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
         "multiply-accumulates": batch_size * step_macs(products) / rates,
         "the same inside the maps": batch_size * step_macs(products, True) / rates,
         "products alone": np.array([total_seconds(products, s) for s in alone]),
-        "the same in TensorFlow's form": np.array(
+        "the same in our forms": np.array(
             [total_seconds(products, s, best=False) for s in alone]
         ),
     }

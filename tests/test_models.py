@@ -8,6 +8,7 @@ from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
 from gan.models import (
+    CellConv2D,
     FusedBatchNormalization,
     MinibatchStddev,
     SharedDropout,
@@ -267,3 +268,28 @@ def test_fused_batch_normalisation_is_that_of_keras(shape):
     for keras_value, fused in zip(*results[:2], strict=True):
         np.testing.assert_allclose(keras_value, fused, rtol=1e-4, atol=2e-5)
     assert np.abs(results[0][-2] - results[2][-2]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (8, 3)])
+def test_a_convolution_over_cells_is_that_of_keras(size, channels):
+    """Values and slopes; the control is the mirrored kernel."""
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(4, size, size, channels)).astype("f"))
+    options = {"bias_initializer": "normal", "strides": 2, "padding": "same"}
+    plain, cells = (kind(6, 5, **options) for kind in (keras.layers.Conv2D, CellConv2D))
+    plain.build(images.shape)
+    cells.build(images.shape)
+    cells.set_weights(plain.get_weights())
+    weights = random.normal(size=(4, size // 2, size // 2, 6)).astype("f")
+    results = []
+    for layer in (plain, cells):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            y = layer(images)
+        variables = [images, layer.kernel.value, layer.bias.value]
+        results.append([y, *tape.gradient(y, variables, weights)])
+    for value, other in zip(*results, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-4)
+    kernel, bias = plain.get_weights()
+    cells.set_weights([kernel[::-1], bias])
+    assert np.abs(cells(images) - results[0][0]).max() > 0.1
