@@ -84,7 +84,8 @@ class CellConv2D(layers.Conv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """From (batch, height, width, channels) to half the size."""
-        return tf.nn.bias_add(convolve_cells(inputs, self.kernel), self.bias)
+        outputs = convolve_cells(inputs, self.kernel)
+        return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
 def convolve_cells(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
