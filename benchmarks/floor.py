@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
-from gan.models import CellConv2D, convolve_cells
+from gan.layers import CellConv2D, convolve_cells
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"

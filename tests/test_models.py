@@ -7,14 +7,13 @@ import tensorflow as tf
 from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
-from gan.models import (
+from gan.layers import (
     CellConv2D,
     FusedBatchNormalization,
     MinibatchStddev,
     SharedDropout,
-    build_discriminator,
-    build_generator,
 )
+from gan.models import build_discriminator, build_generator
 from gan.upsampling import CATALOGUE
 
 TINY = {"generator_widths": (8, 8, 4), "discriminator_widths": (4, 8), "latent_dim": 8}
