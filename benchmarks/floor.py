@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
-from gan.layers import CellConv2D, convolve_cells
+from gan.layers import GatheringConv2D, SpreadingConv2DTranspose, phases
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
@@ -98,15 +98,13 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
     # A transposed convolution is a convolution from its output to its input.
     transposed = isinstance(layer, keras.layers.Conv2DTranspose)
     large, small = (y, x) if transposed else (x, y)
-    if (kind == FORWARD) == transposed and kind != KERNEL:
-        return spreading_forms(small, kernel, large, layer.strides[0])
-    ways = (
-        kernel_gradient_forms(large, small, kernel, layer.strides[0])
-        if kind == KERNEL
-        else gathering_forms(large, kernel, layer.strides[0])
-    )
-    if isinstance(layer, CellConv2D):
-        ways = {"cells": ways["cells"]} | ways
+    if kind == KERNEL:
+        return kernel_gradient_forms(large, small, kernel, layer.strides[0])
+    if (kind == FORWARD) != transposed:
+        return gathering_forms(large, kernel, layer.strides[0])
+    ways = spreading_forms(small, kernel, large, layer.strides[0])
+    if isinstance(layer, GatheringConv2D | SpreadingConv2DTranspose):
+        ways = {"subpixel": ways["subpixel"]} | ways
     return ways
 
 
@@ -132,13 +130,7 @@ def gathering_forms(
         return tf.tensordot(patches, tf.reshape(kernel, (-1, kernel.shape[-1])), 1)
 
     arguments = large, kernel
-    ways: dict[str, Form] = {
-        "convolution": (convolve, arguments),
-        "patches": (multiply, arguments),
-    }
-    if stride == 2:
-        ways["cells"] = convolve_cells, arguments
-    return ways
+    return {"convolution": (convolve, arguments), "patches": (multiply, arguments)}
 
 
 def spreading_forms(
@@ -153,26 +145,9 @@ def spreading_forms(
         turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
         return tf.nn.conv2d(small, turned, 1, "SAME")
 
-    def subpixel(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        images = tf.nn.conv2d(small, phase_kernel(kernel), 1, "SAME")
-        return tf.nn.depth_to_space(images, 2)
-
-    other = {1: flipped, 2: subpixel}[stride]
     arguments = small, kernel
-    return {"transposed": (spread, arguments), other.__name__: (other, arguments)}
-
-
-def phase_kernel(kernel: tf.Tensor) -> tf.Tensor:
-    """A 5x5 kernel of a transposed convolution of stride 2 as 3x3 taps of 4 phases.
-
-    Tap t of an axis takes input pixel j to output pixel 2 j + t - 1; phase p of output
-    pixel m therefore sees pixel m + d through tap 1 + p - 2 d, for d = -1, 0, 1.
-    """
-    _, _, channels_out, channels_in = kernel.shape
-    padded = tf.pad(kernel, [[1, 0], [1, 0], [0, 0], [0, 0]])
-    split = tf.reshape(padded, (3, 2, 3, 2, channels_out, channels_in))
-    ordered = tf.transpose(split[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
-    return tf.reshape(ordered, (3, 3, channels_in, 4 * channels_out))
+    other = {1: ("flipped", flipped), 2: ("subpixel", phases)}[stride]
+    return {"transposed": (spread, arguments), other[0]: (other[1], arguments)}
 
 
 def kernel_gradient_forms(
@@ -195,20 +170,8 @@ def kernel_gradient_forms(
         columns = tf.reshape(small, (-1, small.shape[-1]))
         return tf.reshape(tf.matmul(rows, columns, transpose_a=True), kernel.shape)
 
-    def cells(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(kernel)
-            images = convolve_cells(large, kernel)
-        return tape.gradient(images, kernel, small)
-
     arguments = large, small
-    ways: dict[str, Form] = {
-        "backprop": (backprop, arguments),
-        "patches": (multiply, arguments),
-    }
-    if stride == 2:
-        ways["cells"] = cells, arguments
-    return ways
+    return {"backprop": (backprop, arguments), "patches": (multiply, arguments)}
 
 
 def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:

@@ -17,12 +17,13 @@ from keras import layers
 
 from config.schema import ModelConfig
 from gan.layers import (
-    CellConv2D,
     FusedBatchNormalization,
+    GatheringConv2D,
     MinibatchStddev,
     SharedDropout,
+    SpreadingConv2DTranspose,
 )
-from gan.upsampling import CATALOGUE, Checker
+from gan.upsampling import CATALOGUE, Checker, transpose
 
 STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
 
@@ -120,7 +121,12 @@ def build_generator(
     x = upsample(x, width2, config.kernel_size, name, **build.weights(name))
     x = build.normalize(x, "stage2")
     name = "stage3_upsample"
-    x = upsample_last(x, channels, config.kernel_size, name, **build.weights(name))
+    if fused and upsample_last is transpose and config.kernel_size == 5:
+        x = SpreadingConv2DTranspose(
+            channels, 5, 2, padding="same", name=name, **build.weights(name)
+        )(x)
+    else:
+        x = upsample_last(x, channels, config.kernel_size, name, **build.weights(name))
     # float32: half precision would round the pixels before anybody measures them.
     images = layers.Activation("tanh", name="stage3_tanh", dtype="float32")(x)
     if config.checker_grey_levels:
@@ -155,7 +161,7 @@ def build_discriminator(
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         name = f"stage{stage}_conv"
-        convolution = CellConv2D if stage == 1 else layers.Conv2D
+        convolution = GatheringConv2D if stage == 1 else layers.Conv2D
         x = convolution(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)

@@ -8,10 +8,11 @@ from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
 from gan.layers import (
-    CellConv2D,
     FusedBatchNormalization,
+    GatheringConv2D,
     MinibatchStddev,
     SharedDropout,
+    SpreadingConv2DTranspose,
 )
 from gan.models import build_discriminator, build_generator
 from gan.upsampling import CATALOGUE
@@ -269,26 +270,34 @@ def test_fused_batch_normalisation_is_that_of_keras(shape):
     assert np.abs(results[0][-2] - results[2][-2]).max() > 1e-3
 
 
-@pytest.mark.parametrize(("size", "channels"), [(28, 1), (8, 3)])
-def test_a_convolution_over_cells_is_that_of_keras(size, channels):
+@pytest.mark.parametrize(
+    ("plain", "fast", "shape", "filters"),
+    [
+        (layers.Conv2D, GatheringConv2D, (4, 28, 28, 1), 6),
+        (layers.Conv2D, GatheringConv2D, (4, 8, 12, 3), 6),
+        (layers.Conv2DTranspose, SpreadingConv2DTranspose, (4, 14, 14, 6), 1),
+        (layers.Conv2DTranspose, SpreadingConv2DTranspose, (4, 4, 6, 6), 3),
+    ],
+)
+def test_a_fast_form_is_that_of_keras(plain, fast, shape, filters):
     """Values and slopes; the control is the mirrored kernel."""
     random = np.random.default_rng(0)
-    images = tf.constant(random.normal(size=(4, size, size, channels)).astype("f"))
+    images = tf.constant(random.normal(size=shape).astype("f"))
     options = {"bias_initializer": "normal", "strides": 2, "padding": "same"}
-    plain, cells = (kind(6, 5, **options) for kind in (keras.layers.Conv2D, CellConv2D))
-    plain.build(images.shape)
-    cells.build(images.shape)
-    cells.set_weights(plain.get_weights())
-    weights = random.normal(size=(4, size // 2, size // 2, 6)).astype("f")
+    both = plain(filters, 5, **options), fast(filters, 5, **options)
+    for layer in both:
+        layer.build(shape)
+    both[1].set_weights(both[0].get_weights())
     results = []
-    for layer in (plain, cells):
+    for layer in both:
         with tf.GradientTape() as tape:
             tape.watch(images)
             y = layer(images)
+            loss = tf.reduce_sum(y * tf.sin(y))
         variables = [images, layer.kernel.value, layer.bias.value]
-        results.append([y, *tape.gradient(y, variables, weights)])
+        results.append([y, *tape.gradient(loss, variables)])
     for value, other in zip(*results, strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-4)
-    kernel, bias = plain.get_weights()
-    cells.set_weights([kernel[::-1], bias])
-    assert np.abs(cells(images) - results[0][0]).max() > 0.1
+    kernel, bias = both[0].get_weights()
+    both[1].set_weights([kernel[::-1], bias])
+    assert np.abs(both[1](images) - results[0][0]).max() > 0.1
