@@ -9,7 +9,6 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -132,18 +131,22 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
 
     Args:
         path: of generator.keras.
-        state: of the newest checkpoint; its generator is made the exported one.
+        state: of the newest checkpoint.
         finished: whether that is the end of the budget, at which it is exported.
         report: gets what was found.
     """
     problem = ""
     if path.exists():
+        average = state.ema_generator
+        saved = average.get_weights()
         try:
-            load_exported(path, state.generator)
-            if finished and not same_weights(state.generator, state.ema_generator):
+            load_exported(path, average)
+            if finished and not all(map(np.array_equal, saved, average.get_weights())):
                 problem = "it differs from the last checkpoint"
         except RunError as error:
             problem = str(error)
+        finally:
+            average.set_weights(saved)
         if problem:
             set_file_aside(path)
     elif finished:
@@ -155,12 +158,6 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
         )
     elif problem:
         report.mended.append(f"{path} set aside: {problem}")
-
-
-def same_weights(one: keras.Model, other: keras.Model) -> bool:
-    """Whether two networks of the same layers have the same bits."""
-    pairs = zip(one.get_weights(), other.get_weights(), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def set_file_aside(path: Path) -> None:
