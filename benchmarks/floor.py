@@ -25,7 +25,7 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
-from gan.layers import GatheringConv2D, SpreadingConv2DTranspose, phases
+from gan.layers import FewChannelConv2D, FewChannelConv2DTranspose, transposed_by_phases
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
@@ -103,7 +103,7 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
     if (kind == FORWARD) != transposed:
         return gathering_forms(large, kernel, layer.strides[0])
     ways = spreading_forms(small, kernel, large, layer.strides[0])
-    if isinstance(layer, GatheringConv2D | SpreadingConv2DTranspose):
+    if isinstance(layer, FewChannelConv2D | FewChannelConv2DTranspose):
         ways = {"subpixel": ways["subpixel"]} | ways
     return ways
 
@@ -146,7 +146,7 @@ def spreading_forms(
         return tf.nn.conv2d(small, turned, 1, "SAME")
 
     arguments = small, kernel
-    other = {1: ("flipped", flipped), 2: ("subpixel", phases)}[stride]
+    other = {1: ("flipped", flipped), 2: ("subpixel", transposed_by_phases)}[stride]
     return {"transposed": (spread, arguments), other[0]: (other[1], arguments)}
 
 

@@ -68,46 +68,47 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return tf.cast(tf.reshape(normal, tf.shape(inputs)), inputs.dtype)
 
 
-class GatheringConv2D(layers.Conv2D):
-    """Keras' 5x5 convolution of stride 2 from few channels, its slope in `spread`."""
+class FewChannelConv2D(layers.Conv2D):
+    """Keras' 5x5 convolution of stride 2 from few channels, with a faster gradient."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """From (batch, height, width, channels) to half the size, which is whole."""
-        outputs = gather(inputs, tf.convert_to_tensor(self.kernel))
+        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
-class SpreadingConv2DTranspose(layers.Conv2DTranspose):
-    """Keras' 5x5 transposed convolution of stride 2 to few channels, by `spread`."""
+class FewChannelConv2DTranspose(layers.Conv2DTranspose):
+    """Keras' 5x5 transposed convolution of stride 2 to few channels, in less time."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """From (batch, height, width, channels) to twice the size."""
-        outputs = spread(inputs, tf.convert_to_tensor(self.kernel))
+        outputs = convolve_transposed(inputs, tf.convert_to_tensor(self.kernel))
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
 @tf.custom_gradient
-def gather(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """A convolution of stride 2, whose slope of the pixels is a `spread`."""
+def convolve(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """A convolution of stride 2; its input gradient is transposed by phases."""
 
-    def slopes(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return phases(small, kernel), kernel_slope(large, kernel, small)
+    def gradients(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = transposed_by_phases(small, kernel)
+        return gradient, kernel_gradient(large, kernel, small)
 
-    return tf.nn.conv2d(large, kernel, 2, "SAME"), slopes
+    return tf.nn.conv2d(large, kernel, 2, "SAME"), gradients
 
 
 @tf.custom_gradient
-def spread(small: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """A transposed convolution of stride 2, whose slope is a convolution."""
+def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """A transposed convolution of stride 2; its input gradient is a convolution."""
 
-    def slopes(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        slope = tf.nn.conv2d(large, kernel, 2, "SAME")
-        return slope, kernel_slope(large, kernel, small)
+    def gradients(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = tf.nn.conv2d(large, kernel, 2, "SAME")
+        return gradient, kernel_gradient(large, kernel, small)
 
-    return phases(small, kernel), slopes
+    return transposed_by_phases(small, kernel), gradients
 
 
-def phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def transposed_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """A transposed convolution of stride 2 as a sub-pixel convolution, its equal.
 
     In less than half of the time where output channels are few (Shi et al. 2016,
@@ -123,8 +124,8 @@ def phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.depth_to_space(tf.nn.conv2d(small, taps, 1, "SAME"), 2)
 
 
-def kernel_slope(large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
-    """The slope of the kernel that links both maps."""
+def kernel_gradient(large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+    """The gradient of the kernel that links both maps."""
     return tf.raw_ops.Conv2DBackpropFilter(
         input=large,
         filter_sizes=kernel.shape,
@@ -153,7 +154,7 @@ class MinibatchStddev(layers.Layer):
         """From (batch, height, width, channels) to the same shape."""
         size, *shape = features.shape
         group = math.gcd(size or self.group_size, self.group_size)
-        # float32: 1e-8, without which the slope at equal images is infinite, is 0 in
+        # float32: 1e-8, without which the gradient at equal images is infinite, is 0 in
         # half precision.
         groups = tf.reshape(tf.cast(features, tf.float32), (-1, group, *shape))
         deviation = tf.sqrt(tf.math.reduce_variance(groups, axis=1) + 1e-8)

@@ -17,11 +17,11 @@ from keras import layers
 
 from config.schema import ModelConfig
 from gan.layers import (
+    FewChannelConv2D,
+    FewChannelConv2DTranspose,
     FusedBatchNormalization,
-    GatheringConv2D,
     MinibatchStddev,
     SharedDropout,
-    SpreadingConv2DTranspose,
 )
 from gan.upsampling import CATALOGUE, Checker, transpose
 
@@ -122,7 +122,7 @@ def build_generator(
     x = build.normalize(x, "stage2")
     name = "stage3_upsample"
     if fused and upsample_last is transpose and config.kernel_size == 5:
-        x = SpreadingConv2DTranspose(
+        x = FewChannelConv2DTranspose(
             channels, 5, 2, padding="same", name=name, **build.weights(name)
         )(x)
     else:
@@ -161,7 +161,7 @@ def build_discriminator(
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         name = f"stage{stage}_conv"
-        convolution = GatheringConv2D if stage == 1 else layers.Conv2D
+        convolution = FewChannelConv2D if stage == 1 else layers.Conv2D
         x = convolution(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)

@@ -8,11 +8,11 @@ from keras import layers
 
 from config.schema import UPSAMPLERS, ModelConfig
 from gan.layers import (
+    FewChannelConv2D,
+    FewChannelConv2DTranspose,
     FusedBatchNormalization,
-    GatheringConv2D,
     MinibatchStddev,
     SharedDropout,
-    SpreadingConv2DTranspose,
 )
 from gan.models import build_discriminator, build_generator
 from gan.upsampling import CATALOGUE
@@ -248,7 +248,7 @@ def test_dropout_keeps_its_rate_its_mean_and_its_sequence():
 
 @pytest.mark.parametrize("shape", [(8, 50), (8, 7, 7, 16), (1, 5)])
 def test_fused_batch_normalisation_is_that_of_keras(shape):
-    """Values, slopes and gathered statistics; the control is another momentum."""
+    """Values, gradients and gathered statistics; the control is another momentum."""
     random = np.random.default_rng(0)
     images, weights = (random.normal(1, 2, shape).astype("f") for _ in range(2))
     results = []
@@ -273,14 +273,14 @@ def test_fused_batch_normalisation_is_that_of_keras(shape):
 @pytest.mark.parametrize(
     ("plain", "fast", "shape", "filters"),
     [
-        (layers.Conv2D, GatheringConv2D, (4, 28, 28, 1), 6),
-        (layers.Conv2D, GatheringConv2D, (4, 8, 12, 3), 6),
-        (layers.Conv2DTranspose, SpreadingConv2DTranspose, (4, 14, 14, 6), 1),
-        (layers.Conv2DTranspose, SpreadingConv2DTranspose, (4, 4, 6, 6), 3),
+        (layers.Conv2D, FewChannelConv2D, (4, 28, 28, 1), 6),
+        (layers.Conv2D, FewChannelConv2D, (4, 8, 12, 3), 6),
+        (layers.Conv2DTranspose, FewChannelConv2DTranspose, (4, 14, 14, 6), 1),
+        (layers.Conv2DTranspose, FewChannelConv2DTranspose, (4, 4, 6, 6), 3),
     ],
 )
 def test_a_fast_form_is_that_of_keras(plain, fast, shape, filters):
-    """Values and slopes; the control is the mirrored kernel."""
+    """Values and gradients; the control is the mirrored kernel."""
     random = np.random.default_rng(0)
     images = tf.constant(random.normal(size=shape).astype("f"))
     options = {"bias_initializer": "normal", "strides": 2, "padding": "same"}
