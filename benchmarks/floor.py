@@ -25,7 +25,12 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
-from gan.layers import FewChannelConv2D, FewChannelConv2DTranspose, transposed_by_phases
+from gan.layers import (
+    FewChannelConv2D,
+    FewChannelConv2DTranspose,
+    kernel_gradient,
+    transposed_by_phases,
+)
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
 FORWARD, INPUT, KERNEL = "forward", "input gradient", "kernel gradient"
@@ -146,8 +151,9 @@ def spreading_forms(
         return tf.nn.conv2d(small, turned, 1, "SAME")
 
     arguments = small, kernel
-    other = {1: ("flipped", flipped), 2: ("subpixel", transposed_by_phases)}[stride]
-    return {"transposed": (spread, arguments), other[0]: (other[1], arguments)}
+    others = {1: ("flipped", flipped), 2: ("subpixel", transposed_by_phases)}
+    name, other = others[stride]
+    return {"transposed": (spread, arguments), name: (other, arguments)}
 
 
 def kernel_gradient_forms(
@@ -156,13 +162,7 @@ def kernel_gradient_forms(
     """The gradient of a kernel from both maps."""
 
     def backprop(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
-        return tf.raw_ops.Conv2DBackpropFilter(
-            input=large,
-            filter_sizes=kernel.shape,
-            out_backprop=small,
-            strides=[1, stride, stride, 1],
-            padding="SAME",
-        )
+        return kernel_gradient(large, kernel, small, stride)
 
     def multiply(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
         patches = extract(large, kernel.shape[0], stride)

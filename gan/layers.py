@@ -40,13 +40,14 @@ class FusedBatchNormalization(layers.BatchNormalization):
     """Keras' batch normalisation, in training by one kernel instead of a dozen.
 
     The same but for rounding, in half of the time. It serves networks while they are
-    trained; what is saved for others to load is made of Keras' own layers.
+    trained; what is saved for others to load is made of Keras' own layers. Statistics
+    of several replicas stay Keras'.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Normalises the last axis by the batch, or by what was gathered before."""
-        if not training:
-            return super().call(inputs, training=False)
+        if not training or self.synchronized:
+            return super().call(inputs, training=training)
         channels = inputs.shape[-1]
         rows = tf.reshape(tf.cast(inputs, tf.float32), (1, 1, -1, channels))
         normal, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -72,7 +73,7 @@ class FewChannelConv2D(layers.Conv2D):
     """Keras' 5x5 convolution of stride 2 from few channels, with a faster gradient."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """From (batch, height, width, channels) to half the size, which is whole."""
+        """From (batch, height, width, channels), both sizes even, to half the size."""
         outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
@@ -124,13 +125,15 @@ def transposed_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.nn.depth_to_space(tf.nn.conv2d(small, taps, 1, "SAME"), 2)
 
 
-def kernel_gradient(large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+def kernel_gradient(
+    large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
+) -> tf.Tensor:
     """The gradient of the kernel that links both maps."""
     return tf.raw_ops.Conv2DBackpropFilter(
         input=large,
         filter_sizes=kernel.shape,
         out_backprop=small,
-        strides=[1, 2, 2, 1],
+        strides=[1, stride, stride, 1],
         padding="SAME",
     )
 

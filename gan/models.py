@@ -36,12 +36,7 @@ class Build:
     ) -> None:
         """Keeps the settings; `precision` is a Keras dtype policy."""
         self.config, self.seed, self.precision = config, seed, precision
-        # Statistics of the global batch, as one device takes them.
-        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        self.norm = layers.BatchNormalization
-        self.norm_options = {"synchronized": True} if several else {}
-        if fused and not several:
-            self.norm = FusedBatchNormalization
+        self.norm = FusedBatchNormalization if fused else layers.BatchNormalization
 
     def weights(self, name: str, bias: bool = False) -> dict[str, Any]:
         """Keyword arguments of the layer `name` that owns a kernel."""
@@ -68,9 +63,10 @@ class Build:
         """Batch normalisation and LeakyReLU."""
         x = self.norm(
             momentum=self.config.batch_norm_momentum,
+            # Statistics of the global batch, as one device takes them.
+            synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
             name=f"{name}_norm",
             dtype=self.precision,
-            **self.norm_options,
         )(x)
         return self.activate(x, name)
 

@@ -144,11 +144,11 @@ def gap():
     print(np.abs(losses(one) - losses(two)).max())
 
 class Own(keras.layers.BatchNormalization):
-    def __init__(self, synchronized=False, **options):
+    def __init__(self, synchronized, **options):
         super().__init__(**options)
 
 gap()
-with patch.object(models.layers, "BatchNormalization", Own):
+with patch.object(models, "FusedBatchNormalization", Own):
     gap()
 with patch.object(models, "SharedDropout", keras.layers.Dropout):
     gap()
