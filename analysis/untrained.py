@@ -28,7 +28,7 @@ METHODS = {
 }
 NUM_SEEDS = 24
 NUM_IMAGES = 160
-WIDTHS = (64, 32, 16)  # a quarter of the default
+WIDTHS = (64, 32, 16)  # a quarter of the tutorial's
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def measure_seed(upsample: str, kernel_size: int, seed: int) -> list[float]:
         upsample=upsample,
         kernel_size=kernel_size,
         generator_widths=WIDTHS,
-        initializer_stddev=0.0,  # Glorot uniform, as in TensorFlow's DCGAN tutorial
+        # Keras' slope and Glorot uniform weights, as in TensorFlow's DCGAN tutorial.
+        leaky_slope=0.3,
+        initializer_stddev=0.0,
         # One pass leaves this batch's statistics for the probe; with those of a fresh
         # layer, 0 and 1, the pictures would be nearly flat.
         batch_norm_momentum=0.0,

@@ -20,9 +20,12 @@ Burst = Callable[[int], Any]
 NEVER = 1_000_000  # steps, so that no rate falls
 # The rivals' network, whatever the defaults become.
 NETWORK = {
+    "model.generator_widths": [256, 128, 64],
+    "model.leaky_slope": 0.3,
     "model.dropout": 0.3,
     "model.minibatch_stddev": 0,
     "model.discriminator_norm": "none",
+    "train.r1_gamma": 0.0,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},

@@ -89,7 +89,7 @@ class ModelConfig:
     )
     latent_dim: int = setting(100, "length of a latent vector", minimum=1, maximum=4096)
     generator_widths: tuple[int, ...] = setting(
-        (256, 128, 64), "channels of the base grid, before and after the first doubling"
+        (128, 64, 64), "channels of the base grid, before and after the first doubling"
     )
     discriminator_widths: tuple[int, ...] = setting(
         (64, 128), "channels of the two strided convolutions"
@@ -106,7 +106,7 @@ class ModelConfig:
     dropout: float = setting(
         0.0, "share of discriminator activations dropped", minimum=0, maximum=0.95
     )
-    leaky_slope: float = setting(0.3, "slope of LeakyReLU below 0", minimum=0)
+    leaky_slope: float = setting(0.0, "slope of LeakyReLU below 0; 0: ReLU", minimum=0)
     initializer_stddev: float = setting(
         0.02, "spread of the initial weights; 0: Keras' Glorot uniform", minimum=0
     )
@@ -121,8 +121,11 @@ class TrainConfig:
 
     batch_size: int = setting(16, "images a step", minimum=1, maximum=65_536)
     loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
-    g_learning_rate: float = setting(6e-4, "Adam, generator", minimum=0)
-    d_learning_rate: float = setting(6e-4, "Adam, discriminator", minimum=0)
+    r1_gamma: float = setting(
+        0.1, "weight of the penalty on the discriminator's slope; 0: none", minimum=0
+    )
+    g_learning_rate: float = setting(8e-4, "Adam, generator", minimum=0)
+    d_learning_rate: float = setting(8e-4, "Adam, discriminator", minimum=0)
     beta_1: float = setting(0.5, "Adam, both networks", minimum=0, maximum=0.9999)
     beta_2: float = setting(0.999, "Adam, both networks", minimum=0, maximum=0.999999)
     decay_start: float = setting(
@@ -135,7 +138,7 @@ class TrainConfig:
         0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
     )
     epochs: float = setting(
-        7.0, "step budget in passes over the data", minimum=0, maximum=1e6
+        9.0, "step budget in passes over the data", minimum=0, maximum=1e6
     )
     num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
     precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)

@@ -12,6 +12,7 @@ from gan.devices import one_copy, part_of_replica, sum_of_replicas
 from gan.losses import LOSSES
 from gan.state import TrainState
 
+R1_EVERY = 8  # steps between penalties, each as many times as strong
 METRICS = (
     "loss/g",
     "loss/d",
@@ -108,7 +109,7 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
         (6,), gradients of the generator, of the discriminator), all as shares of the
         global batch: their sums over the replicas are its means.
     """
-    losses = LOSSES[config.train.loss]
+    losses, r1_gradients = LOSSES[config.train.loss], make_r1(config, state)
     generator, discriminator = state.generator, state.discriminator
     replicas = state.strategy.num_replicas_in_sync
 
@@ -137,13 +138,53 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
             tf.reduce_mean(tf.sigmoid(fake_logits)),
         ]
         # Both gradients are taken from this one forward pass before either update.
-        return (
-            tf.stack(metrics) / replicas,
-            tape.gradient(g_scaled, generator.trainable_variables),
-            tape.gradient(d_scaled, discriminator.trainable_variables),
-        )
+        g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
+        d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
+        if config.train.r1_gamma:
+            penalties = tf.cond(
+                tf.equal(state.step % R1_EVERY, 0),
+                lambda: r1_gradients(real_images, d_scale / replicas),
+                lambda: [tf.zeros_like(gradient) for gradient in d_gradients],
+            )
+            d_gradients = [a + b for a, b in zip(d_gradients, penalties, strict=True)]
+        return tf.stack(metrics) / replicas, g_gradients, d_gradients
 
     return gradients
+
+
+def make_r1(config: Config, state: TrainState) -> Callable[..., list[tf.Tensor]]:
+    """Makes the gradient of the R1 penalty, which holds the discriminator back.
+
+    Half of gamma times the squared slope of the logits at real images, averaged over
+    them (Mescheder, Geiger and Nowozin 2018, arXiv:1801.04406, section 4.1); taken at
+    every `R1_EVERY`th step only (Karras et al. 2020, arXiv:1912.04958, section 3.1).
+
+    Returns:
+        A function (real images (B, h, w, c), scale of the loss) -> gradients of the
+        discriminator's trainable variables.
+    """
+    discriminator = state.discriminator
+    weight = config.train.r1_gamma / 2 * R1_EVERY
+
+    def r1_gradients(real_images: tf.Tensor, scale: tf.Tensor) -> list[tf.Tensor]:
+        variables = discriminator.trainable_variables
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as slope:
+                slope.watch(real_images)
+                # No masks, and statistics that depend on no other image.
+                logits = tf.reduce_sum(discriminator(real_images, training=False))
+            squares = tf.square(slope.gradient(logits, real_images))
+            mean = tf.reduce_mean(tf.reduce_sum(squares, axis=(1, 2, 3)))
+            penalty = weight * mean * scale
+        # A bias of the logits has no part in their slope.
+        return [
+            tf.zeros_like(variable) if gradient is None else gradient
+            for variable, gradient in zip(
+                variables, tape.gradient(penalty, variables), strict=True
+            )
+        ]
+
+    return r1_gradients
 
 
 def update(

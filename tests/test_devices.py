@@ -36,6 +36,7 @@ minibatch_stddev = 8
 discriminator_norm = "batch"
 [train]
 batch_size = 16
+r1_gamma = 0.0  # of which processes round the gradients otherwise
 g_learning_rate = 2e-4  # rounding grows where an activation passes 0: at 6e-4 to 1e-3
 d_learning_rate = 2e-4
 num_steps = {NUM_STEPS}
@@ -103,7 +104,16 @@ def test_two_replicas_train_as_one_device(runs):
     """Equal sums in another order: batch norm, dropout and Adam see one batch."""
     one, two = logged(runs / "one"), logged(runs / "mirrored")
     assert one.shape == (NUM_STEPS, len(METRICS))
-    np.testing.assert_allclose(two[:20], one[:20], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(two[:20], one[:20], atol=1e-5, rtol=1e-5)
+
+
+def test_r1_of_two_replicas_is_that_of_one_device(command, runs):
+    penalized = ("--set", "train.r1_gamma=1", "--steps", "20")
+    finish(command("r1-one", *penalized))
+    finish(command("r1-mirrored", *penalized, *MIRRORED))
+    one, two = logged(runs / "r1-one"), logged(runs / "r1-mirrored")
+    np.testing.assert_allclose(two, one, atol=1e-5, rtol=1e-5)
+    assert np.abs(one - logged(runs / "one")[:20]).max() > 1e-3  # the control
 
 
 def test_two_processes_equal_two_devices_bit_for_bit(runs):

@@ -1,5 +1,8 @@
 """The compiled step, against arithmetic done by hand."""
 
+from types import SimpleNamespace
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +12,7 @@ from gan.data import batch_indices, latents
 from gan.images import to_float
 from gan.losses import bce
 from gan.state import build_state
-from gan.step import METRICS, make_step, make_train_steps
+from gan.step import METRICS, R1_EVERY, make_r1, make_step, make_train_steps
 from gan.training import draw
 
 backend.prepare()
@@ -143,6 +146,64 @@ def test_losses_gradients_and_first_update_by_hand(tiny, images, eagerly):
         np.testing.assert_allclose(variable.value, value, atol=1e-7)
 
 
+def test_r1_pulls_the_weights_of_a_linear_discriminator_to_zero(tiny):
+    """Its slope is w everywhere: gamma / 2 |w|^2 has the gradient gamma w."""
+    linear = keras.Sequential(
+        [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
+    )
+    kernel = np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
+    linear.set_weights([kernel, np.ones(1, np.float32)])
+    penalty = make_r1(
+        tiny({"train.r1_gamma": 0.1}), SimpleNamespace(discriminator=linear)
+    )
+    of_kernel, of_bias = penalty(tf.zeros((5, 2, 2, 1)), 3.0)
+    np.testing.assert_allclose(of_kernel, 3 * R1_EVERY * 0.1 * kernel, rtol=1e-6)
+    assert of_bias.numpy() == [0.0]
+
+
+def test_r1_is_the_gradient_of_half_the_squared_slope(tiny, images):
+    """Along a random direction, against differences of the penalty itself."""
+    config = tiny(
+        SMOOTH | {"train.r1_gamma": 2 / R1_EVERY, "model.initializer_stddev": 0.2}
+    )
+    state = build_state(config, 28, 1)
+    real = tf.constant(to_float(images.images_uint8[:8]))
+    weights = state.discriminator.trainable_variables
+    draw = np.random.default_rng(0).standard_normal
+    direction = [draw(w.shape).astype(np.float32) for w in weights]
+
+    def penalty(amount):
+        for weight, part in zip(weights, direction, strict=True):
+            weight.assign_add(amount * part)
+        with tf.GradientTape() as tape:
+            tape.watch(real)
+            logits = tf.reduce_sum(state.discriminator(real, training=False))
+        slope = tape.gradient(logits, real).numpy().astype(np.float64)
+        for weight, part in zip(weights, direction, strict=True):
+            weight.assign_sub(amount * part)
+        return np.mean(np.sum(slope**2, axis=(1, 2, 3)))
+
+    gradients = make_r1(config, state)(real, 1.0)
+    along = sum(np.sum(g * d) for g, d in zip(gradients, direction, strict=True))
+    expected = (penalty(1e-4) - penalty(-1e-4)) / 2e-4
+    assert along == pytest.approx(expected, rel=0.02) and abs(along) > 1e-3
+
+
+def test_r1_is_taken_at_every_eighth_step(tiny, images, eagerly):
+    norms = {}
+    for gamma in (0.0, 1000.0):
+        state = build_state(tiny({"train.r1_gamma": gamma}), 28, 1)
+        step = make_step(tiny({"train.r1_gamma": gamma}), state)
+        for number in (7, 8, 9):
+            state.reset(build_state(tiny(), 28, 1))
+            state.step.assign(number)
+            real = tf.constant(to_float(images.images_uint8[:8]))
+            metrics = step(real, latents(0, 0, 8, 8)).numpy()
+            norms[gamma, number] = metrics[METRICS.index("grad_norm/d")]
+    assert norms[1000, 7] == norms[0, 7] and norms[1000, 9] == norms[0, 9]
+    assert norms[1000, 8] > 2 * norms[0, 8]
+
+
 def test_the_average_follows_weights_and_statistics(tiny, images, eagerly):
     """After one step: 0.1 x start + 0.9 x now, because decay is ramped up from 1/10."""
     config = tiny()
@@ -199,8 +260,9 @@ def test_an_overflow_in_float16_skips_the_update_but_counts_the_step(
 
 def test_xla_agrees_with_the_plain_step(tiny, images):
     calls = [(0, 1, 2)]
-    plain, metrics, _ = trained(tiny(SMOOTH), images, calls)
-    config = tiny(SMOOTH | {"train.jit": True})
+    settings = SMOOTH | {"train.r1_gamma": 0.1}
+    plain, metrics, _ = trained(tiny(settings), images, calls)
+    config = tiny(settings | {"train.jit": True})
     compiled, same, num_traces = trained(config, images, calls)
     assert num_traces == 1
     np.testing.assert_allclose(metrics, same, rtol=1e-3, atol=1e-5)
