@@ -1,6 +1,6 @@
 """Which share of a run's time is not spent in training steps.
 
-    python -m benchmarks.overhead [--steps 1000] [--out FILE.json]
+    python -m benchmarks.overhead [--steps 2000] [--out FILE.json]
 
 Runs `train.py` with its default flags in a temporary folder and follows its log.jsonl.
 The shares are those of the wall time between the first line of losses, when everything
@@ -72,7 +72,7 @@ def between(first: Line, last: Line) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--steps", "num_steps", default=1000, show_default=True)
+@click.option("--steps", "num_steps", default=2000, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(num_steps: int, out: Path | None) -> None:
     """Shows where the time of a default run goes."""

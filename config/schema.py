@@ -154,8 +154,8 @@ class RunConfig:
 
     seed: int = setting(0, "of weights, order and noise", minimum=0, maximum=2**31 - 1)
     log_every_steps: int = setting(100, "scalars are written", minimum=1)
-    evaluate_every_steps: int = setting(1000, "grid and observers", minimum=1)
-    checkpoint_every_steps: int = setting(1000, "state is saved", minimum=1)
+    evaluate_every_steps: int = setting(2000, "grid and observers", minimum=1)
+    checkpoint_every_steps: int = setting(2000, "state is saved", minimum=1)
     keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
     grid_images: int = setting(64, "images in a sample grid", minimum=1, maximum=1024)
     histograms: bool = setting(False, "weight histograms at evaluations")
