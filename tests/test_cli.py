@@ -83,7 +83,7 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     assert code == 0 and not (tmp_path / "r").exists()
     assert "fashion_mnist-transpose-seed3" in "".join(output.split())
     assert "train.g_learning_rate" in output and "0.0008" in output
-    assert "budget: 45000 steps of 16 images" in output  # 12 x 60,000 / 16
+    assert "budget: 33750 steps of 16 images" in output  # 9 x 60,000 / 16
     _, limited = call(train.main, "--dry-run", "--dataset", "[/x]", "--max-minutes", 3)
     assert "[/x]" in limited and "at most 3 minutes" in limited
     assert "budget: epochs x images / batch size steps" in limited

@@ -38,7 +38,7 @@ def test_json_holds_what_other_programs_read():
     ]
     layer = found["stage2_upsample"]
     assert layer["type"] == "Conv2DTranspose"
-    assert layer["input_shape"] == [None, 7, 7, 128]
+    assert layer["input_shape"] == [None, 7, 7, 64]
     assert layer["output_shape"] == [None, 14, 14, 64]
     assert (layer["kernel_size"], layer["strides"]) == ([5, 5], [2, 2])
     assert layer["checked"] is True
