@@ -21,10 +21,10 @@ CHANCE = {"bce": 2 * math.log(2), "hinge": 2.0, "lsgan": 0.25}
 TRANSIENT_STEPS = 100  # at the start, in which anything may happen
 SUSTAINED_STEPS = 200
 SUSTAINED_OBSERVATIONS = 2
-MAX_GRADIENT_NORM = 100.0  # healthy: 0.5 to 46
-D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.28 to 1.05
+MAX_GRADIENT_NORM = 100.0  # healthy: 2 to 19
+D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.6 to 0.98
 D_LOSS_LOST = 1.25
-PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0 to 0.72
+PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0.09 to 0.33
 
 
 @dataclass(frozen=True)
