@@ -141,12 +141,14 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
         g_gradients = tape.gradient(g_scaled, generator.trainable_variables)
         d_gradients = tape.gradient(d_scaled, discriminator.trainable_variables)
         if config.train.r1_gamma:
-            penalties = tf.cond(
-                tf.equal(state.step % R1_EVERY, 0),
-                lambda: r1_gradients(real_images, d_scale / replicas),
-                lambda: [tf.zeros_like(gradient) for gradient in d_gradients],
-            )
-            d_gradients = [a + b for a, b in zip(d_gradients, penalties, strict=True)]
+            plain = d_gradients
+
+            def penalized() -> list[tf.Tensor]:
+                penalty = r1_gradients(real_images, d_scale / replicas)
+                return [a + b for a, b in zip(plain, penalty, strict=True)]
+
+            is_due = tf.equal(state.step % R1_EVERY, 0)
+            d_gradients = tf.cond(is_due, penalized, lambda: plain)
         return tf.stack(metrics) / replicas, g_gradients, d_gradients
 
     return gradients
@@ -167,7 +169,7 @@ def make_r1(config: Config, state: TrainState) -> Callable[..., list[tf.Tensor]]
     weight = config.train.r1_gamma / 2 * R1_EVERY
 
     def r1_gradients(real_images: tf.Tensor, scale: tf.Tensor) -> list[tf.Tensor]:
-        variables = discriminator.trainable_variables
+        variables = [v.value for v in discriminator.trainable_variables]
         with tf.GradientTape() as tape:
             with tf.GradientTape() as slope:
                 slope.watch(real_images)
@@ -177,12 +179,8 @@ def make_r1(config: Config, state: TrainState) -> Callable[..., list[tf.Tensor]]
             mean = tf.reduce_mean(tf.reduce_sum(squares, axis=(1, 2, 3)))
             penalty = weight * mean * scale
         # A bias of the logits has no part in their slope.
-        return [
-            tf.zeros_like(variable) if gradient is None else gradient
-            for variable, gradient in zip(
-                variables, tape.gradient(penalty, variables), strict=True
-            )
-        ]
+        zero = tf.UnconnectedGradients.ZERO
+        return tape.gradient(penalty, variables, unconnected_gradients=zero)
 
     return r1_gradients
 
