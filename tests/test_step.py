@@ -10,9 +10,18 @@ import tensorflow as tf
 from gan import backend
 from gan.data import batch_indices, latents
 from gan.images import to_float
-from gan.losses import bce
+from gan.losses import LOSSES, bce
 from gan.state import build_state
-from gan.step import METRICS, R1_EVERY, make_r1, make_step, make_train_steps
+from gan.step import (
+    METRICS,
+    R1_EVERY,
+    choose_backward,
+    make_r1,
+    make_step,
+    make_train_steps,
+    one_pass,
+    two_passes,
+)
 from gan.training import draw
 
 backend.prepare()
@@ -144,6 +153,54 @@ def test_losses_gradients_and_first_update_by_hand(tiny, images, eagerly):
         after.generator.trainable_variables, expected, strict=True
     ):
         np.testing.assert_allclose(variable.value, value, atol=1e-7)
+
+
+def both_ways_back(config, images, loss, shift=0.0):
+    """Gradients by `one_pass` and by `two_passes`, the fake logits moved by `shift`."""
+    state = build_state(config, 28, 1)
+    real, fake = map(to_float, np.split(images.images_uint8[:16], 2))
+    with tf.GradientTape(persistent=True) as tape:
+        fake_images = state.generator(latents(0, 0, 8, 8)) + fake
+        real_logits = state.discriminator(real, training=True)
+        fake_logits = state.discriminator(fake_images, training=True) + shift
+        d_real, d_fake, g_loss = LOSSES[loss](real_logits, fake_logits)
+        d_loss = d_real + d_fake
+    variables = [v.value for v in state.discriminator.trainable_variables]
+    logits = [real_logits, fake_logits]
+    for back in (one_pass, two_passes):
+        d, pixels = back(tape, d_loss, g_loss, logits, variables, fake_images)
+        yield [pixels, *d]
+
+
+@pytest.mark.parametrize("shift", [0.0, -200.0, 200.0])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_pass_back_through_the_discriminator_is_enough(
+    tiny, images, eagerly, loss, shift
+):
+    """Also where a loss is met, so that one of both gradients is nothing."""
+    config = tiny({"model.minibatch_stddev": 0, "model.initializer_stddev": 0.2})
+    assert choose_backward(config) is one_pass
+    once, twice = both_ways_back(config, images, loss, shift)
+    for a, b in zip(once, twice, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+    assert np.any(twice[0]) or (loss, shift) == ("bce", 200.0)
+
+
+@pytest.mark.parametrize(
+    "mixing", [{"model.minibatch_stddev": 8}, {"model.discriminator_norm": "batch"}]
+)
+def test_one_pass_is_wrong_where_a_layer_mixes_images(tiny, images, eagerly, mixing):
+    config = tiny(
+        {"model.minibatch_stddev": 0, "model.initializer_stddev": 0.2} | mixing
+    )
+    assert choose_backward(config) is two_passes
+    once, twice = both_ways_back(config, images, "bce")
+    assert np.abs(once[0] - twice[0]).max() > 0.01 * np.abs(twice[0]).max()
+
+
+def test_half_precision_takes_two_passes(tiny):
+    half = {"model.minibatch_stddev": 0, "train.precision": "mixed_float16"}
+    assert choose_backward(tiny(half)) is two_passes
 
 
 def test_r1_pulls_the_weights_of_a_linear_discriminator_to_zero(tiny):
