@@ -132,7 +132,7 @@ def show_profile(answers: Answers, num_steps: int) -> None:
         )
     click.echo(
         f"{'everything else':>37}: {1e3 * rest:>7.2f} ms, {rest / ours:>5.1%} "
-        "(batch norm, activations, dropout, Adam, average, input, second pass back)"
+        "(batch norm, activations, dropout, Adam, average, input)"
     )
 
 
