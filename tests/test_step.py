@@ -9,19 +9,11 @@ import tensorflow as tf
 
 from gan import backend
 from gan.data import batch_indices, latents
+from gan.gradients import R1_EVERY, choose_backward, make_r1, one_pass, two_passes
 from gan.images import to_float
 from gan.losses import LOSSES, bce
 from gan.state import build_state
-from gan.step import (
-    METRICS,
-    R1_EVERY,
-    choose_backward,
-    make_r1,
-    make_step,
-    make_train_steps,
-    one_pass,
-    two_passes,
-)
+from gan.step import METRICS, make_step, make_train_steps
 from gan.training import draw
 
 backend.prepare()
