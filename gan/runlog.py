@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class RunLog:
         def write() -> None:
             pairs = [(f"{s}.{k}", v) for s, t in settings.items() for k, v in t.items()]
             lines = ["|setting|value|", "|---|---|", *(f"|{k}|{v}|" for k, v in pairs)]
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 tf.summary.text("config", "\n".join(lines))
                 tf.summary.text("layers", f"```\n{text}\n```")
                 # HParams takes single values only.
@@ -114,9 +115,9 @@ class RunLog:
         """Writes named scalars to log.jsonl and TensorBoard."""
 
         def write_events() -> None:
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 for name, value in values.items():
-                    tf.summary.scalar(name, value, description=DESCRIPTIONS.get(name))
+                    self._scalar(name, value)
 
         # JSON knows no infinity, the norm of a float16 step that was skipped.
         line = {k: round(v, 7) if math.isfinite(v) else None for k, v in values.items()}
@@ -128,9 +129,9 @@ class RunLog:
         self.scalars(step, values)
 
         def write() -> None:
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 for name, value in REFERENCES.items():
-                    tf.summary.scalar(name, value)
+                    self._scalar(name, value)
 
         self._guard("TensorBoard", write)
 
@@ -160,7 +161,7 @@ class RunLog:
         self._line({"step": step, "alarm": text})
 
         def write() -> None:
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 tf.summary.text("alarm", text)
 
         self._guard("TensorBoard", write)
@@ -169,7 +170,7 @@ class RunLog:
         """Writes a picture, uint8 (height, width, channels), to TensorBoard."""
 
         def write() -> None:
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 tf.summary.image(name, image[None])
 
         self._guard("TensorBoard", write)
@@ -186,7 +187,7 @@ class RunLog:
         """Writes the distribution of each variable to TensorBoard."""
 
         def write() -> None:
-            with self._writer.as_default(step=step):
+            with self._at(step):
                 for variable in variables:
                     tf.summary.histogram(variable.path, variable.value)
 
@@ -210,6 +211,19 @@ class RunLog:
 
     def _open(self) -> None:
         self._writer = tf.summary.create_file_writer(str(self.directory))
+
+    def _at(self, step: int) -> AbstractContextManager[Any]:
+        """Makes the event file the place of what is written, under `step`.
+
+        TensorFlow keeps every Python number that it has ever turned into a tensor,
+        0.7 kB each; NumPy's it forgets.
+        """
+        return self._writer.as_default(step=np.int64(step))
+
+    def _scalar(self, name: str, value: float) -> None:
+        """Writes one number to the event file."""
+        description = DESCRIPTIONS.get(name)
+        tf.summary.scalar(name, np.float32(value), description=description)
 
     def _line(self, values: dict[str, Any]) -> None:
         """Appends a line to log.jsonl."""

@@ -193,6 +193,23 @@ def test_a_disk_that_refuses_tensorboard_is_one_warning(log, monkeypatch):
     assert [line["step"] for line in lines(log.directory)] == [1, 2]
 
 
+def anonymous_kib():
+    """Memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_a_long_log_takes_no_memory(log):
+    """Python numbers given to TensorFlow would stay: 10 MiB for these lines."""
+    with log:
+        for step in range(800):
+            if step == 200:
+                before = anonymous_kib()
+            log.scalars(step, {f"s{k}": step + k / 32 for k in range(24)})
+        assert anonymous_kib() - before < 2_000
+
+
 def test_tensorboard_that_cannot_even_start_is_one_warning(log, monkeypatch):
     def full(*_, **__):
         raise tf.errors.PermissionDeniedError(None, None, "read-only")
