@@ -24,7 +24,7 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
     """
     losses, r1_gradients = LOSSES[config.train.loss], make_r1(config, state)
     generator, discriminator = state.generator, state.discriminator
-    replicas, backward = state.strategy.num_replicas_in_sync, choose_backward(config)
+    replicas, once = state.strategy.num_replicas_in_sync, one_pass_is_enough(config)
 
     def gradients(
         real_images: tf.Tensor,
@@ -52,8 +52,8 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
         # Both gradients are taken from this one forward pass before either update.
         d_variables = [v.value for v in discriminator.trainable_variables]
         logits = [real_logits, fake_logits]
-        d_gradients, pixel_gradient = backward(
-            tape, d_scaled, g_scaled, logits, d_variables, fake_images
+        d_gradients, pixel_gradient = back_through_discriminator(
+            tape, d_scaled, g_scaled, logits, d_variables, fake_images, once
         )
         # Penalties of kernels, of a method that has them, are not adversarial.
         penalties = generator.losses
@@ -76,43 +76,33 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
     return gradients
 
 
-def choose_backward(config: Config) -> Callable[..., Any]:
-    """The faster way back through the discriminator that is right for its layers.
+def one_pass_is_enough(config: Config) -> bool:
+    """Whether both losses can share the way back through the discriminator.
 
-    Half precision has no room for `SMALLEST_SEED`.
+    Not where a layer mixes images; and half precision has no room for `SMALLEST_SEED`.
     """
     model = config.model
     mixes_images = model.minibatch_stddev or model.discriminator_norm == "batch"
-    if mixes_images or config.train.precision == "mixed_float16":
-        return two_passes
-    return one_pass
+    return not mixes_images and config.train.precision != "mixed_float16"
 
 
-def two_passes(
+def back_through_discriminator(
     tape: tf.GradientTape,
     d_loss: tf.Tensor,
     g_loss: tf.Tensor,
     logits: list[tf.Tensor],
     d_variables: list[tf.Tensor],
     fake_images: tf.Tensor,
+    once: bool,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """Gradients of d_loss by the variables, of g_loss by the generated images."""
-    return tape.gradient(d_loss, d_variables), tape.gradient(g_loss, fake_images)
+    """Gradients of d_loss by the variables, of g_loss by the generated images.
 
-
-def one_pass(
-    tape: tf.GradientTape,
-    d_loss: tf.Tensor,
-    g_loss: tf.Tensor,
-    logits: list[tf.Tensor],
-    d_variables: list[tf.Tensor],
-    fake_images: tf.Tensor,
-) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """The same, where no layer mixes the images of a batch.
-
-    The pixels of an image then depend on a loss through one logit alone: both losses'
-    gradients are one and the same but for a factor, that of the losses by the logit.
+    Where no layer mixes the images of a batch, the pixels of one depend on a loss
+    through one logit alone. Both losses' gradients by them are then equal but for a
+    factor, that of the losses' gradients by the logit, and one pass is enough.
     """
+    if not once:
+        return tape.gradient(d_loss, d_variables), tape.gradient(g_loss, fake_images)
     real_seed, fake_seed = tape.gradient(d_loss, logits)
     # A hinge that is met asks for nothing and leaves nothing to multiply.
     is_small = tf.abs(fake_seed) < SMALLEST_SEED
