@@ -39,6 +39,8 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
             fake_logits = discriminator(fake_images, training=True)
             d_loss_real, d_loss_fake, g_loss = losses(real_logits, fake_logits)
             d_loss = d_loss_real + d_loss_fake
+            # Of kernels, by a method that has them; Keras computes them here and now.
+            penalties = generator.losses
             g_scaled = g_loss * g_scale / replicas
             d_scaled = d_loss * d_scale / replicas
         metrics = [
@@ -55,8 +57,6 @@ def make_gradients(config: Config, state: TrainState) -> Callable[..., Any]:
         d_gradients, pixel_gradient = back_through_discriminator(
             tape, d_scaled, g_scaled, logits, d_variables, fake_images, once
         )
-        # Penalties of kernels, of a method that has them, are not adversarial.
-        penalties = generator.losses
         g_gradients = tape.gradient(
             [fake_images, *penalties],
             generator.trainable_variables,
