@@ -24,7 +24,7 @@ SUSTAINED_OBSERVATIONS = 2
 MAX_GRADIENT_NORM = 100.0  # healthy: 2 to 19
 D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.6 to 1.0
 D_LOSS_LOST = 1.25
-PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0.09 to 0.33
+PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0.11 to 0.33
 
 
 @dataclass(frozen=True)

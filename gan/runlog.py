@@ -6,8 +6,7 @@ A disk that fills up costs log entries, never the training.
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,42 +97,29 @@ class RunLog:
         def write() -> None:
             pairs = [(f"{s}.{k}", v) for s, t in settings.items() for k, v in t.items()]
             lines = ["|setting|value|", "|---|---|", *(f"|{k}|{v}|" for k, v in pairs)]
-            with self._at(step):
-                tf.summary.text("config", "\n".join(lines))
-                tf.summary.text("layers", f"```\n{text}\n```")
-                # HParams takes single values only.
-                hparams.hparams(
-                    {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
-                )
-                tf.summary.experimental.write_raw_pb(
-                    custom_scalar.pb(chart_layout()).SerializeToString(), step=0
-                )
+            tf.summary.text("config", "\n".join(lines))
+            tf.summary.text("layers", f"```\n{text}\n```")
+            # HParams takes single values only.
+            hparams.hparams(
+                {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
+            )
+            tf.summary.experimental.write_raw_pb(
+                custom_scalar.pb(chart_layout()).SerializeToString(), step=0
+            )
 
-        self._guard("TensorBoard", write)
+        self._events(step, write)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes named scalars to log.jsonl and TensorBoard."""
-
-        def write_events() -> None:
-            with self._at(step):
-                for name, value in values.items():
-                    self._scalar(name, value)
-
         # JSON knows no infinity, the norm of a float16 step that was skipped.
         line = {k: round(v, 7) if math.isfinite(v) else None for k, v in values.items()}
         self._line({"step": step, **line})
-        self._guard("TensorBoard", write_events)
+        self._events(step, lambda: write_scalars(values))
 
     def losses(self, step: int, values: dict[str, float]) -> None:
         """Writes the step's metrics, with the reference lines of the losses."""
         self.scalars(step, values)
-
-        def write() -> None:
-            with self._at(step):
-                for name, value in REFERENCES.items():
-                    self._scalar(name, value)
-
-        self._guard("TensorBoard", write)
+        self._events(step, lambda: write_scalars(REFERENCES))
 
     def verdict(self, step: int, verdict: Verdict, say: bool = True) -> None:
         """Notes in which state the run is, whenever that changes."""
@@ -159,21 +145,11 @@ class RunLog:
     def _note(self, step: int, text: str) -> None:
         """Writes what is said of the run's state to log.jsonl and TensorBoard."""
         self._line({"step": step, "alarm": text})
-
-        def write() -> None:
-            with self._at(step):
-                tf.summary.text("alarm", text)
-
-        self._guard("TensorBoard", write)
+        self._events(step, lambda: tf.summary.text("alarm", text))
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture, uint8 (height, width, channels), to TensorBoard."""
-
-        def write() -> None:
-            with self._at(step):
-                tf.summary.image(name, image[None])
-
-        self._guard("TensorBoard", write)
+        self._events(step, lambda: tf.summary.image(name, image[None]))
 
     def grid(self, step: int, image: np.ndarray) -> None:
         """Stores the sample grid of `step` as a file and in TensorBoard."""
@@ -187,11 +163,10 @@ class RunLog:
         """Writes the distribution of each variable to TensorBoard."""
 
         def write() -> None:
-            with self._at(step):
-                for variable in variables:
-                    tf.summary.histogram(variable.path, variable.value)
+            for variable in variables:
+                tf.summary.histogram(variable.path, variable.value)
 
-        self._guard("TensorBoard", write)
+        self._events(step, write)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Updates the display; without a terminal, prints a line now and then."""
@@ -212,18 +187,14 @@ class RunLog:
     def _open(self) -> None:
         self._writer = tf.summary.create_file_writer(str(self.directory))
 
-    def _at(self, step: int) -> AbstractContextManager[Any]:
-        """Makes the event file the place of what is written, under `step`.
+    def _events(self, step: int, write: Callable[[], Any]) -> None:
+        """Calls `write` with the event file as the place of summaries of `step`."""
 
-        TensorFlow keeps every Python number that it has ever turned into a tensor,
-        0.7 kB each; NumPy's it forgets.
-        """
-        return self._writer.as_default(step=np.int64(step))
+        def write_there() -> None:
+            with self._writer.as_default(step=np.int64(step)):
+                write()
 
-    def _scalar(self, name: str, value: float) -> None:
-        """Writes one number to the event file."""
-        description = DESCRIPTIONS.get(name)
-        tf.summary.scalar(name, np.float32(value), description=description)
+        self._guard("TensorBoard", write_there)
 
     def _line(self, values: dict[str, Any]) -> None:
         """Appends a line to log.jsonl."""
@@ -260,6 +231,17 @@ class RunLog:
                     f"warning: {what} cannot be written ({first_line(error)}); "
                     "training goes on"
                 )
+
+
+def write_scalars(values: Mapping[str, float]) -> None:
+    """Writes named numbers to the event file of the moment.
+
+    TensorFlow keeps every Python number that it has ever turned into a tensor, 0.7 kB
+    each; NumPy's, as here and for the step, it forgets.
+    """
+    for name, value in values.items():
+        description = DESCRIPTIONS.get(name)
+        tf.summary.scalar(name, np.float32(value), description=description)
 
 
 def chart_layout() -> layout_pb2.Layout:
