@@ -13,6 +13,8 @@ discriminator mixes images, so they are those of the discriminator's loss times 
 an image, but for its first layer.
 
 Every product is timed in each form that is known here; its floor is the fastest one.
+Multiply-accumulates are those of the direct form: at its frequencies (`gan.fourier`) a
+product needs fewer.
 """
 
 import math
@@ -25,11 +27,14 @@ import keras
 import tensorflow as tf
 
 from analysis.plans import predict
-from gan.layers import (
-    FewChannelConv2D,
-    FewChannelConv2DTranspose,
+from gan import fourier
+from gan.convolution import (
+    DIRECT,
+    FOURIER,
+    PHASES,
+    fastest_form,
     kernel_gradient,
-    transposed_by_phases,
+    spread_by_phases,
 )
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
@@ -102,15 +107,16 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
         return {"product": dense_form(kind, x, kernel, y)}
     # A transposed convolution is a convolution from its output to its input.
     transposed = isinstance(layer, keras.layers.Conv2DTranspose)
-    large, small = (y, x) if transposed else (x, y)
+    large, small, stride = *((y, x) if transposed else (x, y)), layer.strides[0]
     if kind == KERNEL:
-        return kernel_gradient_forms(large, small, kernel, layer.strides[0])
-    if (kind == FORWARD) != transposed:
-        return gathering_forms(large, kernel, layer.strides[0])
-    ways = spreading_forms(small, kernel, large, layer.strides[0])
-    if isinstance(layer, FewChannelConv2D | FewChannelConv2DTranspose):
-        ways = {"subpixel": ways["subpixel"]} | ways
-    return ways
+        ways = kernel_gradient_forms(large, small, kernel, stride)
+    elif (kind == FORWARD) != transposed:
+        ways = gathering_forms(large, kernel, stride)
+    else:
+        ways = spreading_forms(small, kernel, large, stride)
+    ours = fastest_form(tuple(small.shape[:3]), kernel, stride)
+    ours = ours if ours in ways else DIRECT  # phases serve one kind alone
+    return {ours: ways[ours]} | ways
 
 
 def dense_form(kind: str, x: tf.Tensor, kernel: tf.Tensor, y: tf.Tensor) -> Form:
@@ -134,8 +140,11 @@ def gathering_forms(
         patches = extract(large, kernel.shape[0], stride)
         return tf.tensordot(patches, tf.reshape(kernel, (-1, kernel.shape[-1])), 1)
 
-    arguments = large, kernel
-    return {"convolution": (convolve, arguments), "patches": (multiply, arguments)}
+    def by_frequency(large: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return fourier.convolve(large, kernel, stride)
+
+    ways = {DIRECT: convolve, "patches": multiply, FOURIER: by_frequency}
+    return {name: (way, (large, kernel)) for name, way in ways.items()}
 
 
 def spreading_forms(
@@ -150,10 +159,12 @@ def spreading_forms(
         turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
         return tf.nn.conv2d(small, turned, 1, "SAME")
 
-    arguments = small, kernel
-    others = {1: ("flipped", flipped), 2: ("subpixel", transposed_by_phases)}
-    name, other = others[stride]
-    return {"transposed": (spread, arguments), name: (other, arguments)}
+    def by_frequency(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return fourier.convolve_transposed(small, kernel, stride)
+
+    ways = {DIRECT: spread, FOURIER: by_frequency}
+    ways |= {"flipped": flipped} if stride == 1 else {PHASES: spread_by_phases}
+    return {name: (way, (small, kernel)) for name, way in ways.items()}
 
 
 def kernel_gradient_forms(
@@ -170,8 +181,14 @@ def kernel_gradient_forms(
         columns = tf.reshape(small, (-1, small.shape[-1]))
         return tf.reshape(tf.matmul(rows, columns, transpose_a=True), kernel.shape)
 
-    arguments = large, small
-    return {"backprop": (backprop, arguments), "patches": (multiply, arguments)}
+    def by_frequency(large: tf.Tensor, small: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            result = fourier.convolve(large, kernel, stride)
+        return tape.gradient(result, kernel, small)
+
+    ways = {DIRECT: backprop, "patches": multiply, FOURIER: by_frequency}
+    return {name: (way, (large, small)) for name, way in ways.items()}
 
 
 def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:

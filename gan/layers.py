@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from keras import layers
 
+from gan import convolution
 from gan.devices import part_of_replica
 
 
@@ -69,73 +70,24 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return tf.cast(tf.reshape(normal, tf.shape(inputs)), inputs.dtype)
 
 
-class FewChannelConv2D(layers.Conv2D):
-    """Keras' 5x5 convolution of stride 2 from few channels, with a faster gradient."""
+class FastConv2D(layers.Conv2D):
+    """Keras' convolution, padding "same", in the fastest form known for its shape."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """From (batch, height, width, channels), both sizes even, to half the size."""
-        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel))
+        """From (batch, stride * size, stride * size, channels) to size x size."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        outputs = convolution.convolve(inputs, kernel, self.strides[0])
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
 
 
-class FewChannelConv2DTranspose(layers.Conv2DTranspose):
-    """Keras' 5x5 transposed convolution of stride 2 to few channels, in less time."""
+class FastConv2DTranspose(layers.Conv2DTranspose):
+    """Keras' transposed convolution, padding "same", in the fastest form known."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """From (batch, height, width, channels) to twice the size."""
-        outputs = convolve_transposed(inputs, tf.convert_to_tensor(self.kernel))
+        """From (batch, size, size, channels) to stride * size."""
+        kernel = tf.convert_to_tensor(self.kernel)
+        outputs = convolution.convolve_transposed(inputs, kernel, self.strides[0])
         return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
-
-
-@tf.custom_gradient
-def convolve(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """A convolution of stride 2; its input gradient is transposed by phases."""
-
-    def gradients(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = transposed_by_phases(small, kernel)
-        return gradient, kernel_gradient(large, kernel, small)
-
-    return tf.nn.conv2d(large, kernel, 2, "SAME"), gradients
-
-
-@tf.custom_gradient
-def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """A transposed convolution of stride 2; its input gradient is a convolution."""
-
-    def gradients(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = tf.nn.conv2d(large, kernel, 2, "SAME")
-        return gradient, kernel_gradient(large, kernel, small)
-
-    return transposed_by_phases(small, kernel), gradients
-
-
-def transposed_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """A transposed convolution of stride 2 as a sub-pixel convolution, its equal.
-
-    In less than half of the time where output channels are few (Shi et al. 2016,
-    arXiv:1609.07009). Tap t of an axis takes input pixel j to output pixel 2 j + t - 1;
-    phase p of output pixel m therefore sees pixel m + d through tap 1 + p - 2 d, for
-    d = -1, 0, 1.
-    """
-    _, _, channels_out, channels_in = kernel.shape
-    padded = tf.pad(kernel, [[1, 0], [1, 0], [0, 0], [0, 0]])
-    split = tf.reshape(padded, (3, 2, 3, 2, channels_out, channels_in))
-    ordered = tf.transpose(split[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
-    taps = tf.reshape(ordered, (3, 3, channels_in, 4 * channels_out))
-    return tf.nn.depth_to_space(tf.nn.conv2d(small, taps, 1, "SAME"), 2)
-
-
-def kernel_gradient(
-    large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
-) -> tf.Tensor:
-    """The gradient of the kernel that links both maps."""
-    return tf.raw_ops.Conv2DBackpropFilter(
-        input=large,
-        filter_sizes=kernel.shape,
-        out_backprop=small,
-        strides=[1, stride, stride, 1],
-        padding="SAME",
-    )
 
 
 class MinibatchStddev(layers.Layer):

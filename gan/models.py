@@ -17,13 +17,13 @@ from keras import layers
 
 from config.schema import ModelConfig
 from gan.layers import (
-    FewChannelConv2D,
-    FewChannelConv2DTranspose,
+    FastConv2D,
+    FastConv2DTranspose,
     FusedBatchNormalization,
     MinibatchStddev,
     SharedDropout,
 )
-from gan.upsampling import CATALOGUE, Checker, transpose
+from gan.upsampling import CATALOGUE, Checker
 
 STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
 
@@ -36,7 +36,9 @@ class Build:
     ) -> None:
         """Keeps the settings; `precision` is a Keras dtype policy."""
         self.config, self.seed, self.precision = config, seed, precision
-        self.norm = FusedBatchNormalization if fused else layers.BatchNormalization
+        self.norm, self.transposed = layers.BatchNormalization, layers.Conv2DTranspose
+        if fused:
+            self.norm, self.transposed = FusedBatchNormalization, FastConv2DTranspose
 
     def weights(self, name: str, bias: bool = False) -> dict[str, Any]:
         """Keyword arguments of the layer `name` that owns a kernel."""
@@ -52,6 +54,15 @@ class Build:
             "use_bias": bias,
             "dtype": self.precision,
         }
+
+    def upsample(self, x: Any, filters: int, method: str, name: str) -> Any:
+        """Twice the size."""
+        size, options = self.config.kernel_size, self.weights(name)
+        if method == "transpose":
+            return self.transposed(
+                filters, size, 2, padding="same", name=name, **options
+            )(x)
+        return CATALOGUE[method].build(x, filters, size, name, **options)
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""
@@ -96,8 +107,6 @@ def build_generator(
     build = Build(config, seed, precision, fused)
     base = image_size // 4
     width0, width1, width2 = config.generator_widths
-    upsample = CATALOGUE[config.upsample].build
-    upsample_last = CATALOGUE[config.upsample_last or config.upsample].build
 
     latents = keras.Input((config.latent_dim,), name="latents")
     x = layers.Dense(
@@ -105,7 +114,7 @@ def build_generator(
     )(latents)
     x = build.normalize(x, "base")
     x = layers.Reshape((base, base, width0), name="base_reshape")(x)
-    x = layers.Conv2DTranspose(
+    x = build.transposed(
         width1,
         STAGE1_KERNEL,
         padding="same",
@@ -113,16 +122,10 @@ def build_generator(
         **build.weights("stage1_conv"),
     )(x)
     x = build.normalize(x, "stage1")
-    name = "stage2_upsample"
-    x = upsample(x, width2, config.kernel_size, name, **build.weights(name))
+    x = build.upsample(x, width2, config.upsample, "stage2_upsample")
     x = build.normalize(x, "stage2")
-    name = "stage3_upsample"
-    if fused and upsample_last is transpose and config.kernel_size == 5:
-        x = FewChannelConv2DTranspose(
-            channels, 5, 2, padding="same", name=name, **build.weights(name)
-        )(x)
-    else:
-        x = upsample_last(x, channels, config.kernel_size, name, **build.weights(name))
+    last = config.upsample_last or config.upsample
+    x = build.upsample(x, channels, last, "stage3_upsample")
     # float32: half precision would round the pixels before anybody measures them.
     images = layers.Activation("tanh", name="stage3_tanh", dtype="float32")(x)
     if config.checker_grey_levels:
@@ -157,8 +160,7 @@ def build_discriminator(
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         name = f"stage{stage}_conv"
-        convolution = FewChannelConv2D if stage == 1 else layers.Conv2D
-        x = convolution(
+        x = FastConv2D(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)
         if stage > 1 and config.discriminator_norm == "batch":

@@ -1,0 +1,110 @@
+"""Convolutions with padding "same" in the fastest form known for their shapes.
+
+Maps of few channels: by phases, see `spread_by_phases`. Small maps of many channels: by
+frequencies, see `gan.fourier`. All others: TensorFlow's own. Shapes and dtype choose;
+nothing but rounding depends on it.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from gan import fourier
+
+DIRECT, PHASES, FOURIER = "direct", "phases", "fourier"
+FEW_CHANNELS = 3
+
+
+def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -> str:
+    """The form for a small map (batch, height, width) and a kernel as in `convolve`."""
+    batch, height, width = small_shape
+    if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
+        return PHASES
+    if batch and height == width and kernel.dtype == tf.float32:
+        if fourier.saves_time(batch, height, kernel.shape, stride):
+            return FOURIER
+    return DIRECT
+
+
+def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """A convolution.
+
+    Args:
+        large: (batch, stride * height, stride * width, channels).
+        kernel: (taps, taps, channels of the large map, of the small one).
+        stride: from one pixel of the small map to the next.
+
+    Returns:
+        (batch, height, width, channels of the small map).
+    """
+    batch, height, width, _ = large.shape
+    small_shape = batch, height // stride, width // stride
+    form = fastest_form(small_shape, kernel, stride)
+    if form == FOURIER:
+        return fourier.convolve(large, kernel, stride)
+    if form == PHASES:
+        return convolve_few_channels(large, kernel)
+    return tf.nn.conv2d(large, kernel, stride, "SAME")
+
+
+def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """The transposed convolution: arguments and result of `convolve` change places."""
+    form = fastest_form(tuple(small.shape[:3]), kernel, stride)
+    if form == FOURIER:
+        return fourier.convolve_transposed(small, kernel, stride)
+    if form == PHASES:
+        return transpose_few_channels(small, kernel)
+    batch, height, width = tf.unstack(tf.shape(small)[:3])
+    shape = batch, stride * height, stride * width, kernel.shape[2]
+    return tf.nn.conv2d_transpose(small, kernel, shape, stride, "SAME")
+
+
+@tf.custom_gradient
+def convolve_few_channels(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """A convolution of stride 2; its input gradient is taken by phases."""
+
+    def gradients(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = spread_by_phases(small, kernel)
+        return gradient, kernel_gradient(large, kernel, small)
+
+    return tf.nn.conv2d(large, kernel, 2, "SAME"), gradients
+
+
+@tf.custom_gradient
+def transpose_few_channels(
+    small: tf.Tensor, kernel: tf.Tensor
+) -> tuple[tf.Tensor, Any]:
+    """A transposed convolution of stride 2; its input gradient is a convolution."""
+
+    def gradients(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradient = tf.nn.conv2d(large, kernel, 2, "SAME")
+        return gradient, kernel_gradient(large, kernel, small)
+
+    return spread_by_phases(small, kernel), gradients
+
+
+def spread_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """A transposed convolution of stride 2 as a sub-pixel convolution, its equal.
+
+    In less than half of the time where output channels are few (Shi et al. 2016,
+    arXiv:1609.07009).
+    """
+    by_shift = fourier.by_shift(kernel, 2)
+    reach = len(fourier.shifts(kernel.shape[0], 2))
+    cells = tf.reshape(by_shift, (reach, reach, *by_shift.shape[1:]))
+    # What a pixel sends one way reaches the other from the other side.
+    taps = tf.transpose(cells[::-1, ::-1], (0, 1, 3, 2))
+    return tf.nn.depth_to_space(tf.nn.conv2d(small, taps, 1, "SAME"), 2)
+
+
+def kernel_gradient(
+    large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
+) -> tf.Tensor:
+    """The gradient of the kernel that links both maps."""
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=large,
+        filter_sizes=kernel.shape,
+        out_backprop=small,
+        strides=[1, stride, stride, 1],
+        padding="SAME",
+    )
