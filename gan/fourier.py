@@ -17,10 +17,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-# Of the direct form's multiply-accumulates by those of this one. Measured: at 1.5 the
-# points' traffic through memory takes what they spare, at 1.6 a quarter is gained
-# (docs/performance.md).
-LEAST_SAVING = 1.55
+# Of the direct form's multiply-accumulates by those of this one: below it the traffic
+# of the points through memory takes what they spare, see docs/performance.md.
+LEAST_SAVING = 1.5
 
 
 def saves_time(
@@ -37,13 +36,13 @@ def saves_time(
     taps, _, large, small = kernel_shape
     if taps < stride:
         return False
-    of_large, of_kernel, _ = matrices(size, taps, stride)
-    phases = stride**2 * large
-    direct = batch * size**2 * taps**2 * large * small
-    transforms = batch * of_large.size * (phases + small)
-    transforms += of_kernel.size * phases * small
-    products = len(of_large) * batch * phases * small
-    return direct > LEAST_SAVING * (transforms + products)
+    reach, phases = shifts(taps, stride), stride**2 * large
+    of_maps = size**2 * batch * (phases + small)
+    of_kernel = len(reach) ** 2 * phases * small
+    products = batch * phases * small
+    direct = size**2 * taps**2 * batch * large * small
+    num_points = 1.5 * period(size, reach) ** 2  # at least
+    return direct > LEAST_SAVING * num_points * (of_maps + of_kernel + products)
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
@@ -83,6 +82,11 @@ def shifts(taps: int, stride: int) -> range:
     return range(-before // stride, (taps - 1 - before) // stride + 1)
 
 
+def period(size: int, reach: range) -> int:
+    """Pixels after which a cyclic map may begin anew without spoiling what is read."""
+    return size + max(-reach[0], reach[-1])
+
+
 @functools.cache
 def matrices(
     size: int, taps: int, stride: int
@@ -98,18 +102,18 @@ def matrices(
         (points, size^2) for the small map, which the transpose of the last leads to.
     """
     reach = shifts(taps, stride)
-    period = size + max(-reach[0], reach[-1])
+    cycle = period(size, reach)
     pixels = np.stack(np.divmod(np.arange(size**2), size), axis=-1)
     steps = np.stack(np.divmod(np.arange(len(reach) ** 2), len(reach)), axis=-1)
     rows: list[list[np.ndarray]] = [[], [], []]
-    for frequency in np.ndindex(period, period):
-        conjugate = tuple(-np.array(frequency) % period)
+    for frequency in np.ndindex(cycle, cycle):
+        conjugate = tuple(-np.array(frequency) % cycle)
         if frequency > conjugate:
             continue
-        angle = 2j * np.pi * np.array(frequency) / period
+        angle = 2j * np.pi * np.array(frequency) / cycle
         x = np.exp(-pixels @ angle)
         k = np.exp((steps + reach[0]) @ angle)
-        y = np.exp(pixels @ angle) / period**2
+        y = np.exp(pixels @ angle) / cycle**2
         if frequency == conjugate:
             of_points = [x.real], [k.real], [y.real]
         else:

@@ -83,6 +83,14 @@ def test_values_and_gradients_are_exact_to_a_millionth(stride):
         assert 0 < error < 1e-6 * np.linalg.norm(value)
 
 
+def test_xla_agrees():
+    random = np.random.default_rng(0)
+    large = tf.constant(random.normal(size=(2, 14, 14, 8)).astype("f"))
+    kernel = tf.constant(random.normal(size=(5, 5, 8, 8)).astype("f"))
+    compiled = tf.function(convolve, jit_compile=True)(large, kernel, 2)
+    np.testing.assert_allclose(compiled, convolve(large, kernel, 2), atol=5e-5)
+
+
 def test_small_batches_keep_the_direct_form_at_stride_2():
     """The kernel's points cost the same for 16 images as for 64."""
     kernel = (5, 5, 64, 128)

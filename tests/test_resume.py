@@ -17,6 +17,7 @@ import train as program
 from config.loader import from_dict
 from gan.checkpoint import available, restore_newest
 from gan.evaluation import Observation
+from gan.fourier import saves_time
 from gan.runfolder import RunFolder, read_run
 from gan.sampling import sample
 from gan.state import TrainState, build_state
@@ -24,12 +25,13 @@ from gan.training import draw, train
 from gan.wallclock import StopSignals
 
 ROOT = Path(__file__).parents[1]
-# 32 steps an epoch: a kill after step 37 is in the middle of the second one.
+# 32 steps an epoch: a kill after step 37 is in the middle of the second one. The first
+# stage is just wide enough to be convolved at its frequencies.
 PRESET = """
 [data]
 limit = 512
 [model]
-generator_widths = [8, 8, 4]
+generator_widths = [32, 32, 4]
 discriminator_widths = [4, 8]
 [train]
 batch_size = 16
@@ -90,6 +92,7 @@ def newest_state(directory):
 
 @pytest.mark.timeout(1200)
 def test_a_run_stopped_and_killed_ends_bit_equal_to_an_uninterrupted_one(tmp_path):
+    assert saves_time(batch=16, size=7, kernel_shape=(5, 5, 32, 32), stride=1)
     (tmp_path / "tiny.toml").write_text(PRESET)
     args = ["--config", str(tmp_path / "tiny.toml"), "--runs-dir"]
     directory = tmp_path / "stopped" / "fashion_mnist-transpose-seed0-tiny"
