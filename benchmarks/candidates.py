@@ -93,6 +93,17 @@ def products(name: str, batch_size: int) -> Burst:
     }
 
 
+def whole_layers(name: str, batch_size: int) -> Burst:
+    """Seconds of one pass of each layer by itself."""
+    from benchmarks.floor import compile_layers, seconds_a_call
+
+    functions = compile_layers(network_products(), batch_size)
+    return lambda num_calls: {
+        layer: seconds_a_call(function, num_calls)
+        for layer, function in functions.items()
+    }
+
+
 def matrix_product(name: str, batch_size: int) -> Burst:
     """Multiply-accumulates a second of a large matrix product, whatever the batch."""
     from benchmarks.floor import product_rate
@@ -114,6 +125,7 @@ CANDIDATES: dict[str, Callable[[str, int], Burst]] = {
     "tutorial loop": tutorial,
     "Keras train_step": keras_example,
     "products": products,
+    "layers": whole_layers,
     "matrix product": matrix_product,
 }
 

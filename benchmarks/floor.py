@@ -14,7 +14,8 @@ an image, but for its first layer.
 
 Every product is timed in each form that is known here; its floor is the fastest one.
 Multiply-accumulates are those of the direct form: at its frequencies (`gan.fourier`) a
-product needs fewer.
+product needs fewer. What the three products of a layer share there is shared only when
+the layer is timed as a whole.
 """
 
 import math
@@ -64,7 +65,12 @@ class Product:
     @property
     def name(self) -> str:
         """Network, layer and kind."""
-        return f"{self.network} {self.layer.name} {self.kind}"
+        return f"{self.layer_name} {self.kind}"
+
+    @property
+    def layer_name(self) -> str:
+        """Network and layer."""
+        return f"{self.network} {self.layer.name}"
 
 
 def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Product]:
@@ -210,9 +216,45 @@ def compile_forms(
     }
 
 
+def compile_layers(
+    products: list[Product], batch_size: int
+) -> dict[str, Callable[[], list[tf.Tensor]]]:
+    """Each layer of our step: all products of one pass together, by `layer_name`."""
+    return {
+        p.layer_name: compiled(
+            whole_pass(p.layer, with_input=is_passed_through(p, products)),
+            (
+                tf.random.normal((batch_size, *p.layer.input.shape[1:])),
+                tf.random.normal((batch_size, *p.layer.output.shape[1:])),
+            ),
+        )
+        for p in products
+        if p.kind == FORWARD
+    }
+
+
+def is_passed_through(forward: Product, products: list[Product]) -> bool:
+    """Whether gradients go through a layer in each of its passes."""
+    passed = [p.count for p in products if (p.layer, p.kind) == (forward.layer, INPUT)]
+    return passed == [forward.count]
+
+
+def whole_pass(layer: Any, with_input: bool) -> Callable[..., list[tf.Tensor]]:
+    """Forward, the gradient of the kernel and, if asked for, that of the input."""
+
+    def run(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+        sources = [layer.kernel.value, x] if with_input else [layer.kernel.value]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = layer(x)
+        return [outputs, *tape.gradient(outputs, sources, y)]
+
+    return run
+
+
 def compiled(
-    function: Callable[..., tf.Tensor], arguments: tuple[tf.Tensor, ...]
-) -> Callable[[], tf.Tensor]:
+    function: Callable[..., Any], arguments: tuple[tf.Tensor, ...]
+) -> Callable[[], Any]:
     """Compiles; the arguments stay outside of the graph, which would fold constants."""
     concrete = tf.function(lambda *args: function(*args)).get_concrete_function(
         *arguments
@@ -220,12 +262,12 @@ def compiled(
     return lambda: concrete(*arguments)
 
 
-def seconds_a_call(function: Callable[[], tf.Tensor], num_calls: int) -> float:
+def seconds_a_call(function: Callable[[], Any], num_calls: int) -> float:
     """Mean wall time; one scalar is read at the end, when a GPU has finished."""
     start = time.perf_counter()
     for _ in range(num_calls):
         result = function()
-    tf.reshape(result, (-1,))[0].numpy()
+    tf.reshape(tf.nest.flatten(result)[0], (-1,))[0].numpy()
     return (time.perf_counter() - start) / num_calls
 
 
@@ -236,18 +278,24 @@ def product_rate(size: int, num_calls: int) -> Callable[[int], float]:
     return lambda _: size**3 / seconds_a_call(function, num_calls)
 
 
-def total_seconds(
-    products: list[Product], seconds: dict[str, dict[str, float]], best: bool = True
+def seconds_of_products(
+    products: list[Product], seconds: dict[str, dict[str, float]]
 ) -> float:
-    """What a step takes if it is nothing but its products.
+    """What a step takes if it is nothing but its products, each in its fastest form.
 
     Args:
         products: of `step_products`.
         seconds: of one call by product and form.
-        best: take the fastest form of each, else TensorFlow's.
     """
-    chosen = [
-        min(ways.values()) if best else next(iter(ways.values()))
-        for ways in (seconds[product.name] for product in products)
-    ]
-    return math.fsum(p.count * s for p, s in zip(products, chosen, strict=True))
+    return math.fsum(p.count * min(seconds[p.name].values()) for p in products)
+
+
+def seconds_of_layers(products: list[Product], seconds: dict[str, float]) -> float:
+    """What a step takes if it is nothing but its layers with kernels.
+
+    Args:
+        products: of `step_products`.
+        seconds: of one pass by layer, see `compile_layers`.
+    """
+    passes = [p for p in products if p.kind == FORWARD]
+    return math.fsum(p.count * seconds[p.layer_name] for p in passes)

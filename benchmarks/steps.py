@@ -21,10 +21,11 @@ from benchmarks.worker import Unavailable, Worker
 from gan import backend
 from gan.data import BUNDLED_FILE
 
-OURS, PRODUCTS, RATE = "ours", "products", "matrix product"
+OURS = "ours"
+PRODUCTS, LAYERS, RATE = FLOORS = "products", "layers", "matrix product"
 RIVALS = ("tutorial loop", "Keras train_step", "PyTorch")
 GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps a call")
-CALLS_A_ROUND = 3  # of each product by itself
+CALLS_A_ROUND = 3  # of each product or layer by itself
 Answers = dict[str, list[dict[str, Any]]]
 
 
@@ -60,7 +61,7 @@ def run_in_turn(
             answers[name] = []
         for _ in range(rounds):
             for name, worker in workers.items():
-                count = CALLS_A_ROUND if name == PRODUCTS else num_steps
+                count = CALLS_A_ROUND if name in FLOORS else num_steps
                 answers[name].append(worker.run(count))
     return answers
 
@@ -70,25 +71,26 @@ def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
     return {
         name: np.array([answer["seconds"] for answer in given]) / num_steps
         for name, given in answers.items()
-        if name not in (PRODUCTS, RATE)
+        if name not in FLOORS
     }
 
 
 def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
     """Seconds that a step needs at least by each floor, (rounds,)."""
     from benchmarks.candidates import network_products
-    from benchmarks.floor import step_macs, total_seconds
+    from benchmarks.floor import seconds_of_layers, seconds_of_products, step_macs
 
     products = network_products()
-    rates = np.array([answer["result"] for answer in answers[RATE]])
-    alone = [answer["result"] for answer in answers[PRODUCTS]]
+    rates, alone, layers = (
+        [answer["result"] for answer in answers[name]]
+        for name in (RATE, PRODUCTS, LAYERS)
+    )
+    macs, inside = step_macs(products), step_macs(products, inside=True)
     return {
-        "multiply-accumulates": batch_size * step_macs(products) / rates,
-        "the same inside the maps": batch_size * step_macs(products, True) / rates,
-        "products alone": np.array([total_seconds(products, s) for s in alone]),
-        "the same in our forms": np.array(
-            [total_seconds(products, s, best=False) for s in alone]
-        ),
+        "multiply-accumulates": batch_size * macs / np.array(rates),
+        "the same inside the maps": batch_size * inside / np.array(rates),
+        "products alone": np.array([seconds_of_products(products, s) for s in alone]),
+        "layers alone": np.array([seconds_of_layers(products, s) for s in layers]),
     }
 
 
@@ -107,7 +109,7 @@ def show(answers: Answers, batch_size: int, num_steps: int) -> None:
             f"{name:>22}: {speed:>7.0f} images/s, at most {peak:>5.0f} MiB; "
             f"ours is faster {spread(times / seconds[OURS])} times"
         )
-    if {PRODUCTS, RATE} <= answers.keys():
+    if set(FLOORS) <= answers.keys():
         for name, least in floors(answers, batch_size).items():
             share = spread(least / seconds[OURS])
             click.echo(f"floor, {name:>30}: {share} of our step")
@@ -155,7 +157,7 @@ def main(
 ) -> None:
     """Compares speed and memory of training steps."""
     variants = GPU_VARIANTS if device == "gpu" else ()
-    names = [OURS, *variants, *RIVALS, PRODUCTS, RATE]
+    names = [OURS, *variants, *RIVALS, *FLOORS]
     results: dict[int, dict[str, Any]] = {}
     for size in sizes:
         commands = {n: command(n, size, device, torch_python) for n in names}

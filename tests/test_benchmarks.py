@@ -61,8 +61,17 @@ def test_the_sum_counts_each_product_and_takes_the_fastest_form():
     products = [p for p in network_products() if p.layer.name == "logits"]
     seconds = {p.name: {"a": 3.0, "b": 1.0} for p in products}
     assert [p.count for p in products] == [2, 2, 2]
-    assert floor.total_seconds(products, seconds) == 6.0
-    assert floor.total_seconds(products, seconds, best=False) == 18.0
+    assert floor.seconds_of_products(products, seconds) == 6.0
+    assert floor.seconds_of_layers(products, {"D logits": 3.0}) == 6.0
+
+
+def test_a_layer_alone_has_the_gradients_that_every_pass_needs():
+    layers = floor.compile_layers(network_products(), batch_size=2)
+    assert len(layers) == 7
+    # Noise has no gradient, and of the discriminator's images only the generated ones.
+    counts = {name: len(function()) for name, function in layers.items()}
+    firsts = {"G base_dense", "D stage1_conv"}
+    assert counts == {name: 2 if name in firsts else 3 for name in layers}
 
 
 def test_rivals_train_the_network_of_this_project():
