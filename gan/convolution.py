@@ -1,8 +1,8 @@
 """Convolutions with padding "same" in the fastest form known for their shapes.
 
 Maps of few channels: by phases, see `spread_by_phases`. Small maps of many channels: by
-frequencies, see `gan.fourier`. All others: TensorFlow's own. Shapes and dtype choose;
-nothing but rounding depends on it.
+frequencies, see `gan.fourier`; not on a GPU, where this is not measured and cuDNN has
+such forms of its own. All others: TensorFlow's. Nothing but rounding depends on it.
 """
 
 from typing import Any
@@ -20,10 +20,11 @@ def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -
     batch, height, width = small_shape
     if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
         return PHASES
-    if batch and height == width and kernel.dtype == tf.float32:
-        if fourier.saves_time(batch, height, kernel.shape, stride):
-            return FOURIER
-    return DIRECT
+    can_transform = batch and height == width and kernel.dtype == tf.float32
+    if not can_transform or tf.config.list_logical_devices("GPU"):
+        return DIRECT
+    saves_time = fourier.saves_time(batch, height, kernel.shape, stride)
+    return FOURIER if saves_time else DIRECT
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:

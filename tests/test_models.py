@@ -314,3 +314,12 @@ def test_a_fast_form_is_that_of_keras(transposed, shape, filters, taps, stride, 
     kernel, bias = both[0].get_weights()
     both[1].set_weights([kernel[::-1], bias])
     assert np.abs(both[1](images) - results[0][0]).max() > 0.1
+
+
+def test_half_precision_unknown_batches_and_gpus_keep_the_direct_form(monkeypatch):
+    kernel, small = tf.zeros((5, 5, 128, 256)), (64, 7, 7)
+    assert fastest_form(small, kernel, stride=1) == FOURIER
+    assert fastest_form(small, tf.cast(kernel, tf.bfloat16), stride=1) == DIRECT
+    assert fastest_form((None, 7, 7), kernel, stride=1) == DIRECT
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    assert fastest_form(small, kernel, stride=1) == DIRECT
