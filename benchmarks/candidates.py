@@ -117,7 +117,9 @@ def network_products() -> Any:
     from gan.models import build_discriminator, build_generator
 
     model = load_config(flags=NETWORK).model
-    return step_products(build_generator(model, fused=True), build_discriminator(model))
+    return step_products(
+        build_generator(model, fused=True), build_discriminator(model, fused=True)
+    )
 
 
 CANDIDATES: dict[str, Callable[[str, int], Burst]] = {

@@ -152,7 +152,7 @@ def build_state(
         generator = build_generator(config.model, *shape, fused=True)
         ema_generator = build_generator(config.model, *shape)
         ema_generator.set_weights(generator.get_weights())
-        discriminator = build_discriminator(config.model, *shape)
+        discriminator = build_discriminator(config.model, *shape, fused=True)
         return TrainState(
             generator=generator,
             ema_generator=ema_generator,
