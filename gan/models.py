@@ -57,12 +57,11 @@ class Build:
 
     def upsample(self, x: Any, filters: int, method: str, name: str) -> Any:
         """Twice the size."""
-        size, options = self.config.kernel_size, self.weights(name)
+        options = self.weights(name)
         if method == "transpose":
-            return self.transposed(
-                filters, size, 2, padding="same", name=name, **options
-            )(x)
-        return CATALOGUE[method].build(x, filters, size, name, **options)
+            options["layer"] = self.transposed
+        build = CATALOGUE[method].build
+        return build(x, filters, self.config.kernel_size, name, **options)
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""

@@ -42,11 +42,16 @@ class Upsampler:
     expected: str
 
 
-def transpose(x: Any, filters: int, kernel_size: int, name: str, **options: Any) -> Any:
-    """Transposed convolution of stride 2, `same` padding."""
-    return layers.Conv2DTranspose(
-        filters, kernel_size, strides=2, padding="same", name=name, **options
-    )(x)
+def transpose(
+    x: Any,
+    filters: int,
+    kernel_size: int,
+    name: str,
+    layer: type[layers.Conv2DTranspose] = layers.Conv2DTranspose,
+    **options: Any,
+) -> Any:
+    """Transposed convolution of stride 2, `same` padding, by a form of Keras' layer."""
+    return layer(filters, kernel_size, 2, padding="same", name=name, **options)(x)
 
 
 def transpose_blur(
