@@ -113,7 +113,8 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
         return {"product": dense_form(kind, x, kernel, y)}
     # A transposed convolution is a convolution from its output to its input.
     transposed = isinstance(layer, keras.layers.Conv2DTranspose)
-    large, small, stride = *((y, x) if transposed else (x, y)), layer.strides[0]
+    large, small = (y, x) if transposed else (x, y)
+    stride = layer.strides[0]
     if kind == KERNEL:
         ways = kernel_gradient_forms(large, small, kernel, stride)
     elif (kind == FORWARD) != transposed:

@@ -309,8 +309,9 @@ def test_a_fast_form_is_that_of_keras(transposed, shape, filters, taps, stride, 
         variables = [images, layer.kernel.value, layer.bias.value]
         results.append([y, *tape.gradient(loss, variables)])
     for value, other in zip(*results, strict=True):
-        largest = np.abs(value).max()
-        np.testing.assert_allclose(value, other, rtol=0, atol=1e-5 * largest)
+        # Rounding of a transform is spread over the whole map.
+        near = 1e-5 * np.abs(value).max() if form == FOURIER else 1e-4
+        np.testing.assert_allclose(value, other, rtol=1e-4, atol=near)
     kernel, bias = both[0].get_weights()
     both[1].set_weights([kernel[::-1], bias])
     assert np.abs(both[1](images) - results[0][0]).max() > 0.1
