@@ -29,16 +29,16 @@ from config.schema import (
     Config,
     ConfigError,
 )
-from gan import backend
-from gan.alarms import POLICIES
-from gan.data import (
+from gan.data.dataset import (
     BUNDLED_NAME,
     BUNDLED_TRAIN_IMAGES,
     DataError,
     Dataset,
     load_dataset,
 )
-from gan.runfolder import RunError, RunFolder, default_name, run_directory
+from gan.run import backend
+from gan.run.folder import RunError, RunFolder, default_name, run_directory
+from gan.run.health import POLICIES
 
 if TYPE_CHECKING:
     from gan.evaluation import Observer
@@ -293,7 +293,7 @@ def start(config: Config, directory: Path, console: Console, call: Call) -> int:
 def one_line_failures() -> Iterator[None]:
     """Ends the program in one line where training cannot go on."""
     from gan import devices, launch
-    from gan.checkpoint import CheckpointError
+    from gan.run.checkpoint import CheckpointError
     from gan.training import TrainingError
 
     try:

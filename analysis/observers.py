@@ -10,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis.checkerboard import (
+from analysis.checkerboard.figures import draw_spectra, to_pixels
+from analysis.checkerboard.kernels import imbalance
+from analysis.checkerboard.meter import (
     NUM_RESAMPLES,
     cell_powers,
     families,
@@ -18,9 +20,7 @@ from analysis.checkerboard import (
     signed_root,
     squared_amplitudes,
 )
-from analysis.figures import draw_spectra, to_pixels
-from analysis.kernels import imbalance
-from analysis.spectra import mean_level, measure
+from analysis.checkerboard.spectrum import mean_level, measure
 from analysis.statistics import bootstrap_means
 from gan.evaluation import Observation
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.quality import Reference, compare, metric_name
-from analysis.yardstick import Scores, Yardstick
+from analysis.quality.metrics import Reference, compare, metric_name
+from analysis.quality.reference import Scores, Yardstick
 from config.schema import DataConfig
 from gan.evaluation import Observation
 

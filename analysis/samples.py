@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from config.schema import DataConfig
-from gan import backend
-from gan.data import digest, load_dataset
-from gan.file_source import open_path
+from gan.data.dataset import digest, load_dataset
+from gan.data.files import open_path
+from gan.data.images import to_uint8
 from gan.files import read_arrays
-from gan.images import to_uint8
+from gan.run import backend
 
 MIN_IMAGES = 500
 ADVISED_IMAGES = 2000

@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.worker import answer, serve
 from config.loader import load_config
-from gan import backend
-from gan.data import BUNDLED_FILE
+from gan.data.dataset import BUNDLED_FILE
+from gan.run import backend
 
 Burst = Callable[[int], Any]
 NEVER = 1_000_000  # steps, so that no rate falls
@@ -138,7 +138,7 @@ def main() -> None:
     backend.prepare()
     import tensorflow as tf
 
-    from gan.environment import peak_memory_bytes
+    from gan.run.environment import peak_memory_bytes
 
     if device == "gpu" and not tf.config.list_physical_devices("GPU"):
         answer({"error": "TensorFlow sees no GPU"})

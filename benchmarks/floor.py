@@ -27,7 +27,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from analysis.plans import predict
+from analysis.geometry.keras_layers import predict
 from gan import fourier
 from gan.convolution import (
     DIRECT,

@@ -2,10 +2,11 @@
 
     python -m benchmarks.spectra [--n 60000] [--out FILE.json]
 
-In turn, in one process and on the same images: `analysis.spectra.measure`; a NumPy loop
-that transforms image by image and adds up power; and the radial profile of each image
-as published spectrum papers compute it, restated here. `measure` also keeps
-what resampling, phases and borders need.
+In turn, in one process and on the same images:
+`analysis.checkerboard.spectrum.measure`; a NumPy loop that transforms image by image
+and adds up power; and the radial profile of each image as published spectrum papers
+compute it, restated here. `measure` also keeps what resampling, phases and borders
+need.
 """
 
 import json
@@ -18,9 +19,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from analysis.bins import Protocol, make_layout
-from analysis.spectra import mean_level, measure
-from gan.data import BUNDLED_FILE
+from analysis.checkerboard.layout import Protocol, make_layout
+from analysis.checkerboard.spectrum import mean_level, measure
+from gan.data.dataset import BUNDLED_FILE
 
 
 def chunked(images_uint8: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ HELP, PLAN, REFERENCE = "--help", "--dry-run", "TensorFlow and one step"
 PICTURE, STEP = "first picture", "first step"
 ONE_STEP = """
 import pathlib, sys
-from gan import backend
+from gan.run import backend
 backend.prepare()
 import numpy as np
 from benchmarks.rivals import tutorial_loop

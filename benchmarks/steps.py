@@ -18,8 +18,8 @@ import click
 import numpy as np
 
 from benchmarks.worker import Unavailable, Worker
-from gan import backend
-from gan.data import BUNDLED_FILE
+from gan.data.dataset import BUNDLED_FILE
+from gan.run import backend
 
 OURS = "ours"
 PRODUCTS, LAYERS, RATE = FLOORS = "products", "layers", "matrix product"

@@ -26,8 +26,8 @@ import click
 
 from config.loader import load_config, with_budget
 from config.schema import Config
-from gan import backend
-from gan.data import BUNDLED_TRAIN_IMAGES
+from gan.data.dataset import BUNDLED_TRAIN_IMAGES
+from gan.run import backend
 
 LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)  # FCD
 PARTS = 20  # checkpoints of a run, at equal distances
@@ -144,10 +144,10 @@ def run_all(
 
 def score(run: Path, num_images: int) -> list[dict[str, Any]]:
     """Step and scores of the checkpoints in SCORED and of the end."""
+    from analysis.quality.reference import Yardstick
     from analysis.samples import load_samples
-    from analysis.yardstick import Yardstick
     from config.schema import DataConfig
-    from gan.checkpoint import available
+    from gan.run.checkpoint import available
 
     ruler = Yardstick.of(DataConfig(), num_images)
     course = []

@@ -13,12 +13,12 @@ import click
 import numpy as np
 from PIL import Image
 
-from gan import backend
-from gan.data import latents_from_seeds
-from gan.file_source import read_grids
-from gan.images import tile, to_picture
+from gan.data.dataset import latents_from_seeds
+from gan.data.files import read_grids
+from gan.data.images import tile, to_picture
 from gan.launch import Limits, launch
-from gan.runfolder import RunError, RunFolder, read_run
+from gan.run import backend
+from gan.run.folder import RunError, RunFolder, read_run
 
 ANIMATIONS = (".gif", ".webp")
 MENDED = 3  # exit code of `check`
@@ -197,7 +197,7 @@ def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
     with one_line_errors():
         read_run(run)
         backend.prepare()
-        from gan.exporting import export_generator
+        from gan.export import export_generator
         from gan.sampling import open_run
 
         opened = open_run(run, checkpoint)
@@ -246,7 +246,7 @@ def check(run: Path) -> None:
         if not (run / "state").is_dir():
             raise RunError(f"{run} is not a run folder: it has no checkpoints")
         backend.prepare()
-        from gan.check import check_run
+        from gan.run.check import check_run
 
         with RunFolder(run) as folder:
             report = check_run(folder)

@@ -11,11 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from config.schema import Config
-from gan.data import latents_from_seeds
-from gan.images import tile, to_uint8
+from gan.data.dataset import latents_from_seeds
+from gan.data.images import tile, to_uint8
 from gan.models import build_generator
+from gan.run.saver import Saver
 from gan.sampling import renderer
-from gan.saver import Saver
 from gan.state import TrainState
 
 

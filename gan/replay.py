@@ -16,12 +16,12 @@ import tensorflow as tf
 
 from config.loader import from_dict, to_dict
 from config.schema import Config
-from gan import checkpoint
-from gan.data import Dataset
+from gan.data.dataset import Dataset
+from gan.data.images import to_float
 from gan.files import first_line, read_arrays, write_atomically
-from gan.images import to_float
 from gan.losses import LOSSES
-from gan.runfolder import RunError, RunFolder
+from gan.run import checkpoint
+from gan.run.folder import RunError, RunFolder
 from gan.state import TrainState, build_state
 from gan.step import METRICS, draw, loss_scale, make_train_steps, update
 

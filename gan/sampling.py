@@ -19,12 +19,12 @@ import tensorflow as tf
 
 from config.loader import from_dict
 from config.schema import Config
-from gan.checkpoint import available, verify
-from gan.data import latents_from_seeds
+from gan.data.dataset import latents_from_seeds
+from gan.data.images import to_uint8
 from gan.files import first_line
-from gan.images import to_uint8
 from gan.models import build_generator
-from gan.runfolder import RunError, read_run
+from gan.run.checkpoint import available, verify
+from gan.run.folder import RunError, read_run
 
 Renderer = Callable[[np.ndarray], np.ndarray]
 BATCH_SIZE = 64

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from config.schema import Config, TrainConfig
-from gan.data import batch_indices, latents
+from gan.data.dataset import batch_indices, latents
 from gan.devices import one_copy, sum_of_replicas
 from gan.gradients import make_gradients
 from gan.state import TrainState

@@ -14,16 +14,16 @@ from rich.console import Console
 
 from config.loader import to_dict
 from config.schema import Config
-from gan import checkpoint
-from gan.alarms import RollBack, Watch
-from gan.data import Dataset
+from gan.data.dataset import Dataset
 from gan.devices import Processes
-from gan.environment import changes, describe, peak_memory_bytes
 from gan.evaluation import Evaluation, Observer, generator_weights
 from gan.replay import Incident, record
-from gan.runfolder import RunFacts, RunFolder
-from gan.runlog import RunLog
-from gan.saver import Saver
+from gan.run import checkpoint
+from gan.run.environment import changes, describe, peak_memory_bytes
+from gan.run.folder import RunFacts, RunFolder
+from gan.run.health import RollBack, Watch
+from gan.run.log import RunLog
+from gan.run.saver import Saver
 from gan.state import TrainState, build_state
 from gan.step import METRICS, draw, make_train_steps
 from gan.wallclock import Clock, StopSignals, stop_reason

@@ -7,7 +7,7 @@ import pytest
 
 from config.loader import load_config
 from config.schema import DataConfig
-from gan.data import load_dataset
+from gan.data.dataset import load_dataset
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -47,7 +47,7 @@ def images():
 @pytest.fixture(scope="session")
 def trained(tiny, images, tmp_path_factory):
     """The folder of a finished tiny run with some contrast, to be read only."""
-    from gan.runfolder import RunFolder
+    from gan.run.folder import RunFolder
     from gan.training import train
 
     directory = tmp_path_factory.mktemp("runs") / "tiny"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from analysis.geometry import conv_transpose_axis
+from analysis.geometry.arithmetic import conv_transpose_axis
 from tools.build_seed_article import PAGE, load_claims, render
 
 SECTIONS, CLAIMS = load_claims()

@@ -11,8 +11,8 @@ from benchmarks import floor, overhead, rivals, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
-from gan import backend
 from gan.models import build_discriminator, build_generator
+from gan.run import backend
 
 backend.prepare()
 G_MACS = 100 * 12544 + 49 * 25 * 256 * 128 + 49 * 25 * 128 * 64 + 196 * 25 * 64 * 1

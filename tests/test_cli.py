@@ -14,8 +14,8 @@ from PIL import Image
 import train
 from gan.__main__ import main as gan
 from gan.__main__ import parse_seeds, slerp
-from gan.images import tile
-from gan.runfolder import RunFolder, read_run
+from gan.data.images import tile
+from gan.run.folder import RunFolder, read_run
 from gan.sampling import open_run, sample
 
 ROOT = Path(__file__).parents[1]
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path, preset, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gan.runfolder.write_atomically", full)
+    monkeypatch.setattr("gan.run.folder.write_atomically", full)
     line = refused(train.main, "--config", preset, "--runs-dir", tmp_path / "r")
     assert "No space left on device" in line
 

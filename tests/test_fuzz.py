@@ -16,11 +16,11 @@ from analysis.samples import SampleError
 from analysis.samples import read_npz as read_samples
 from config.loader import from_dict, load_config, to_dict
 from config.schema import Config, ConfigError, DataConfig
-from gan import checkpoint
-from gan.alarms import Watch
-from gan.checkpoint import CheckpointError, Restored, verify
-from gan.data import DataError, load_dataset
-from gan.runfolder import RunError, RunFacts, read_run
+from gan.data.dataset import DataError, load_dataset
+from gan.run import checkpoint
+from gan.run.checkpoint import CheckpointError, Restored, verify
+from gan.run.folder import RunError, RunFacts, read_run
+from gan.run.health import Watch
 from gan.training import recall
 from tools.build_fashion_mnist import idx_bytes
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from gan.data import BUNDLED_FILE, DataError
-from gan.file_source import read_idx
+from gan.data.dataset import BUNDLED_FILE, DataError
+from gan.data.files import read_idx
 
 # Of the uncompressed bytes: packagers rewrite the gzip headers.
 SHA256 = {

@@ -30,9 +30,9 @@ from rich.table import Table
 
 from config.loader import load_config
 from config.schema import Config
-from gan import backend
-from gan.data import DataError, load_dataset
-from gan.runfolder import RunError, RunFolder, forbidden_changes, read_run
+from gan.data.dataset import DataError, load_dataset
+from gan.run import backend
+from gan.run.folder import RunError, RunFolder, forbidden_changes, read_run
 
 NUM_STEPS, SAVE_EVERY = 40, 5
 REFUSED = 7  # exit code of a child that ended with one line for the user
@@ -91,7 +91,7 @@ class Judge:
         """Reads them from a finished run that kept every checkpoint."""
         import tensorflow as tf
 
-        from gan import checkpoint
+        from gan.run import checkpoint
         from gan.sampling import open_run, sample
         from gan.state import build_state
 
@@ -106,7 +106,7 @@ class Judge:
 
     def restore(self, directory: Path, reached: int, tally: Tally, what: str) -> int:
         """Restores as the next start would, and compares; returns the step."""
-        from gan import checkpoint
+        from gan.run import checkpoint
 
         found = checkpoint.restore_newest(directory / "state", self.state.checkpoint)
         step = found.step if found else 0
@@ -128,7 +128,7 @@ def settings(keep: int = 3) -> Config:
 def train_run(directory: Path, keep: int = 3) -> None:
     """The life of a child: trains, or continues, until it is done or dies."""
     backend.prepare()
-    from gan.checkpoint import CheckpointError
+    from gan.run.checkpoint import CheckpointError
     from gan.training import train
 
     config = settings(keep)
@@ -144,7 +144,7 @@ def context() -> Any:
     """Makes children from a process that has imported TensorFlow, not used it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["gan.training", "gan.data"])
+    made.set_forkserver_preload(["gan.training", "gan.data.dataset"])
     return made
 
 
@@ -250,8 +250,8 @@ def flip(path: Path, draws: Any) -> int:
 
 def look(run: Path, kind: str, what: str, judge: Judge, tally: Tally) -> None:
     """Uses a damaged run in the ways in which the file is read."""
-    from gan.file_source import read_grids
-    from gan.runlog import RunLog
+    from gan.data.files import read_grids
+    from gan.run.log import RunLog
 
     if kind == "generator.keras":
         shutil.rmtree(run / "state")  # only then is it read

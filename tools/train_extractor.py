@@ -1,4 +1,4 @@
-"""Trains the feature net of `analysis.extractor` and writes its weights.
+"""Trains the feature net of `analysis.quality.extractor` and writes its weights.
 
 A maintainer's script, kept so that the shipped weights can be audited: beside the
 weights it writes a JSON file with the recipe, the data's digests, the versions and the
@@ -20,10 +20,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from analysis import extractor
+from analysis.quality import extractor
 from config.schema import DataConfig
-from gan.data import DataError, load_dataset
-from gan.images import to_float
+from gan.data.dataset import DataError, load_dataset
+from gan.data.images import to_float
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Recipe:
 def train_net(
     images_uint8: np.ndarray, labels: np.ndarray, recipe: Recipe
 ) -> keras.Model:
-    """Fits a fresh `analysis.extractor.build_net` to labelled images.
+    """Fits a fresh `analysis.quality.extractor.build_net` to labelled images.
 
     Args:
         images_uint8: uint8 (N, H, W, C).

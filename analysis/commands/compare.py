@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan import backend
+from gan.run import backend
 
 if TYPE_CHECKING:
-    from analysis.comparison import Subject
+    from analysis.report.comparison import Subject
 
 NOTES = (
     "A: root mean square of the pattern, 0: none, below 0: weaker than in real images. "
@@ -71,9 +71,9 @@ def command(  # noqa: PLR0913
     if not sources:
         raise click.UsageError("expected sources to compare, or --untrained")
     backend.prepare()
-    from analysis.comparison import load_subjects
-    from analysis.comparison_figures import draw_comparison
-    from analysis.plates import number_plates
+    from analysis.report.comparison import load_subjects
+    from analysis.report.comparison_figures import draw_comparison
+    from analysis.report.plates import number_plates
 
     try:
         subjects = load_subjects(sources, num_images, checkpoint, reference)
@@ -93,7 +93,7 @@ def command(  # noqa: PLR0913
 
 def print_table(subjects: "list[Subject]") -> None:
     """Prints two rows a subject: the last upsampling and the one before."""
-    from analysis.comparison import EVIDENCE, basis
+    from analysis.report.comparison import EVIDENCE, basis
 
     title = f"against {basis(subjects[0].measurement.summary)}"
     table = new_table(
@@ -153,7 +153,7 @@ def compare_untrained(num_seeds: int, as_json: bool) -> None:
     """Measures and prints all methods before training."""
     from rich.progress import track
 
-    from analysis.untrained import METHODS, NUM_IMAGES, measure_untrained
+    from analysis.study.untrained import METHODS, NUM_IMAGES, measure_untrained
 
     found = {
         method: measure_untrained(method, num_seeds)

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from analysis.commands.explain import checked_layers, layer_options
-from analysis.formulas import Layer
+from analysis.geometry.explain import Layer
 
 
 @click.command("draw")
@@ -22,18 +22,18 @@ def command(out: Path, framework: str | None, **options: Any) -> None:
 
     A size may differ between height and width: --kernel 5x3.
     """
-    from analysis import drawing
+    from analysis.geometry import draw
 
     savers = {
-        ".png": drawing.save_sheet,
-        ".gif": drawing.save_animation,
-        ".html": drawing.save_page,
+        ".png": draw.save_sheet,
+        ".gif": draw.save_animation,
+        ".html": draw.save_page,
     }
     if out.suffix not in savers:
         raise click.BadParameter(f"{out} does not end in {', '.join(savers)}")
     layers = [_in_framework(layer, framework) for layer in checked_layers(options)]
     try:
-        savers[out.suffix](drawing.Scene(*layers), out)
+        savers[out.suffix](draw.Scene(*layers), out)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(out)

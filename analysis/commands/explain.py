@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from analysis.formulas import Layer
-from analysis.geometry import AxisPlan, findings
+from analysis.geometry.arithmetic import AxisPlan, findings
+from analysis.geometry.explain import Layer
 
 WIDEST_ROW = 24  # positions that fit a terminal
 WIDEST_MATRIX = 16

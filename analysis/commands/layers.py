@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
-from gan import backend
+from gan.run import backend
 
 NARROWEST = 130  # columns when the output is no terminal
 ROUNDING_DB = -120  # float32
@@ -63,19 +63,19 @@ def command(
     architecture is read. The exit status is 1 if a layer breaks a rule at error level.
     """
     backend.prepare()
-    from analysis.audit import audit_model
-    from analysis.layer_tables import describe, upsamplers
+    from analysis.geometry.audit import audit_model
+    from analysis.geometry.tables import describe, upsamplers
 
     try:
         model, image_shape = load_target(target, weights=lines, **options)
         records = audit_model(model, image_shape)
         summary = describe(model.name, records, torch=framework == "torch")
         if lines:
-            from analysis.probe import measure_lines
+            from analysis.checkerboard.probe import measure_lines
 
             summary["lines"] = measure_lines(model, upsamplers(records))
         if figure:
-            from analysis.layer_figures import draw_layers
+            from analysis.geometry.figures import draw_layers
 
             draw_layers(records, f"{target}: {model.name}").savefig(figure, dpi=150)
     except (ValueError, OSError) as error:
@@ -96,9 +96,9 @@ def load_target(
     Raises:
         ValueError: if it means none.
     """
-    from analysis.model_files import read_architecture
+    from analysis.geometry.model_files import read_architecture
     from gan.models import build_discriminator, build_generator
-    from gan.runfolder import read_run
+    from gan.run.folder import read_run
     from gan.sampling import open_run
 
     path, name = Path(target), UPSAMPLER_ALIASES.get(target, target)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan import backend
+from gan.run import backend
 
 if TYPE_CHECKING:
+    from analysis.quality.reference import Copies, Scores, Yardstick
     from analysis.samples import Samples
-    from analysis.yardstick import Copies, Scores, Yardstick
 
 COLUMNS = {
     "fcd": ("FCD", "{:.3g}"),
@@ -76,7 +76,7 @@ def command(  # noqa: PLR0913
     clean-fid or torch-fidelity, with 10,000 test images.
     """
     backend.prepare()
-    from analysis.quality_figures import draw_pairs, draw_training
+    from analysis.quality.figures import draw_pairs, draw_training
 
     try:
         loaded = load_all(sources, num_images, checkpoint)
@@ -124,7 +124,7 @@ def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
         samples = load_samples(source, num_images, checkpoint)
         step = samples.facts.get("step", -1)
         return {"samples" if step < 0 else f"step {step}": samples}
-    from gan.checkpoint import available
+    from gan.run.checkpoint import available
 
     steps = [str(step) for step, _ in reversed(available(Path(source) / "state"))]
     if not steps:
@@ -136,7 +136,7 @@ def make_yardstick(
     loaded: "dict[str, Samples]", reference: str | None, extractor: Path | None
 ) -> "Yardstick":
     """Takes as many real images as there are samples."""
-    from analysis.yardstick import Yardstick
+    from analysis.quality.reference import Yardstick
     from config.schema import DataConfig
 
     samples = next(iter(loaded.values()))
@@ -187,7 +187,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    from analysis.quality import expected_coverage
+    from analysis.quality.metrics import expected_coverage
 
     title = f"{yardstick.name('fcd')}: {yardstick.num_images} images against as many"
     title += f" of {yardstick.test.name}, {yardstick.test.split}"

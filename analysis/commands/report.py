@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gan import backend
+from gan.run import backend
 
 
 @click.command(name="report")
@@ -40,9 +40,9 @@ def command(
     the exit status is 1.
     """
     backend.prepare()
-    from analysis.comparison import is_measurement, load_subjects
-    from analysis.controls import run_controls
-    from analysis.report import make_page
+    from analysis.checkerboard.controls import run_controls
+    from analysis.report.comparison import is_measurement, load_subjects
+    from analysis.report.page import make_page
     from analysis.samples import SampleError, load_reference
 
     try:

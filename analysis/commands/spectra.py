@@ -44,9 +44,9 @@ def command(  # noqa: PLR0913
     bundled Fashion-MNIST. Half of them are the reference, the other half tells what
     two sets without artifact differ by.
     """
-    from analysis.bins import Protocol
-    from analysis.figures import draw_spectra
-    from analysis.measurement import measure_samples
+    from analysis.checkerboard.figures import draw_spectra
+    from analysis.checkerboard.layout import Protocol
+    from analysis.checkerboard.measurement import measure_samples
     from analysis.samples import load_reference, load_samples
 
     try:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan import backend
+from gan.run import backend
 
 if TYPE_CHECKING:
-    from analysis.study import Plan, Run
-    from analysis.study_jobs import Share
+    from analysis.study.jobs import Share
+    from analysis.study.plan import Plan, Run
 
 MEASURING_SECONDS = 40.0  # of a run, start included: a guess for --plan, said so there
 DEFAULTS = "transpose:5,transpose:4,resize-nearest:3,resize-bilinear:3,"
@@ -86,11 +86,11 @@ def command(  # noqa: PLR0913
             return
         # Before TensorFlow starts: it sizes its threads by the cores it may use.
         if only_plan and jobs:
-            from analysis.study_jobs import shares
+            from analysis.study.jobs import shares
 
             shares(jobs, 0)[0].enter()
         backend.prepare()
-        from analysis.study import make_plan
+        from analysis.study.plan import make_plan
 
         names = methods.split(",")
         plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
@@ -107,7 +107,7 @@ def divide(jobs: int | None) -> "list[Share]":
     """What each of the jobs may use."""
     import tensorflow as tf
 
-    from analysis.study_jobs import shares
+    from analysis.study.jobs import shares
 
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     return shares(jobs or num_gpus or 1, num_gpus)
@@ -116,8 +116,8 @@ def divide(jobs: int | None) -> "list[Share]":
 def perform_one(out: Path, runs_dir: Path, name: str) -> None:
     """Does one run of a plan that was written before."""
     backend.prepare()
-    from analysis.study import StudyError, load_plan
-    from analysis.study_run import perform
+    from analysis.study.plan import StudyError, load_plan
+    from analysis.study.run import perform
 
     plan = load_plan(out)
     found = [run for run in plan.runs if run.name == name]
@@ -132,8 +132,8 @@ def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from analysis.study import has_result
-    from analysis.study_jobs import seconds_per_step
+    from analysis.study.jobs import seconds_per_step
+    from analysis.study.plan import has_result
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("method", "widths", "M params", "M MAC", "to do"):
@@ -169,10 +169,10 @@ def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
 
 def finish(plan: "Plan", out: Path, runs_dir: Path, places: "list[Share]") -> None:
     """Runs what is missing and writes the page."""
-    from analysis.study import StudyError, has_result
-    from analysis.study_jobs import run_missing
-    from analysis.study_report import write_page
-    from analysis.study_results import load_results
+    from analysis.study.jobs import run_missing
+    from analysis.study.page import write_page
+    from analysis.study.plan import StudyError, has_result
+    from analysis.study.results import load_results
 
     left = sum(not has_result(out, run) for run in plan.runs)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gan import backend
+from gan.run import backend
 
 
 @click.command(name="validate")
@@ -17,7 +17,7 @@ from gan import backend
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> None:
     """Runs the controls that the meters must pass; exit code 1 if one fails."""
-    from analysis.controls import run_controls
+    from analysis.checkerboard.controls import run_controls
     from analysis.samples import load_reference
 
     try:
@@ -25,9 +25,9 @@ def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> N
         controls: list[Any] = run_controls(real.images_uint8, seed)
         if quality:
             backend.prepare()
-            from analysis import quality_controls
+            from analysis.quality.controls import run_controls as run_quality_controls
 
-            controls += quality_controls.run_controls()
+            controls += run_quality_controls()
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:

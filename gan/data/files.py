@@ -1,0 +1,239 @@
+"""Images from the user's own files: a folder, IDX files, .npz or .npy.
+
+Damaged pictures in a folder are skipped and named; a damaged array file is an error.
+"""
+
+import gzip
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gan.data.dataset import DataError, Source, array_source
+from gan.files import MAX_BYTES
+
+# What Pillow decodes itself; an EPS file is a program, which Ghostscript would run.
+FORMATS = """
+AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP
+""".split()
+GREY_MODES = ("1", "L", "LA", "La", "I")
+
+
+def open_path(path: Path, split: str, *, background: int) -> Source:
+    """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
+
+    Args:
+        path: must exist.
+        split: "train" or "test".
+        background: grey level put under transparent pixels of pictures.
+
+    Raises:
+        DataError: if there is nothing to read here, or no such split.
+    """
+    if path.suffix in (".npz", ".npy") and path.is_file():
+        return open_arrays(path, split)
+    if not path.is_dir():
+        raise DataError(f"{path}: expected a folder of images, an .npz or an .npy file")
+    if any(path.glob("*-images-idx3-ubyte*")):
+        return open_idx(path, split)
+    return open_folder(path, split, background)
+
+
+def open_folder(path: Path, split: str, background: int) -> Source:
+    """Finds all pictures below a folder, in the order of their relative POSIX paths.
+
+    Where all lie in sub-folders, the top ones are the labels, numbered by name. If
+    there is a sub-folder `train`, it is the root of that split, and `test` likewise.
+    """
+    root = path / split if (path / "train").is_dir() else path
+    if not root.is_dir() or (root == path and split != "train"):
+        raise DataError(
+            f"{path}: no {split} split; expected sub-folders train and test"
+        )
+    names = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
+    names = [name for name in names if not any(p.startswith(".") for p in name.parts)]
+    names.sort(key=Path.as_posix)
+    shapes, readable, skipped = set(), [], []
+    for name in names:
+        try:
+            with open_picture(root / name) as picture:
+                shapes.add((picture.height, picture.width, num_channels(picture)))
+            readable.append(name)
+        except Exception:  # see examples()
+            skipped.append(name.as_posix())
+    has_labels = all(len(name.parts) > 1 for name in readable)
+    folders = sorted({name.parts[0] for name in readable})
+
+    def examples() -> Iterator[tuple[np.ndarray, int]]:
+        for name in readable:
+            try:
+                image = read_picture(root / name, background)
+            except Exception:  # Pillow raises about anything for a damaged file
+                skipped.append(name.as_posix())
+                continue
+            yield image, folders.index(name.parts[0])
+
+    return Source(path.resolve().name, shapes, examples(), has_labels, skipped=skipped)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """Opens a picture and reads its header; decompression bombs are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as picture:
+            yield picture
+
+
+def read_grids(paths: list[Path]) -> list[Image.Image]:
+    """Reads sample grids, which may be a stranger's, as far as they fit into memory.
+
+    Raises:
+        DataError: naming the first that cannot be read.
+    """
+    frames, num_bytes = [], 0
+    for path in paths:
+        with one_line_errors(path), open_picture(path) as picture:
+            num_bytes += 4 * picture.width * picture.height
+            if num_bytes > MAX_BYTES:
+                raise ValueError("the grids do not fit into memory")
+            frames.append(picture.copy())
+    return frames
+
+
+def num_channels(picture: Image.Image) -> int:
+    """Returns 1 for a grey mode, 3 for any other."""
+    return 1 if picture.mode in GREY_MODES or picture.mode.startswith("I;16") else 3
+
+
+def read_picture(path: Path, background: int) -> np.ndarray:
+    """Decodes the first frame of a picture, upright and opaque.
+
+    Returns:
+        uint8 (H, W, 1) or (H, W, 3); 16-bit pixels are rescaled, not clipped.
+    """
+    with open_picture(path) as picture:
+        channels = num_channels(picture)
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):
+            levels = np.asarray(picture).astype(np.int64)
+            if levels.min() < 0 or levels.max() > 65535:
+                raise ValueError("pixels outside 0..65535")
+            return ((levels + 128) // 257).astype(np.uint8)[..., np.newaxis]
+        if picture.mode == "F":
+            raise ValueError("pixels without a known range")
+        if picture.has_transparency_data:
+            canvas = Image.new("RGBA", picture.size, (background,) * 3 + (255,))
+            picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def open_idx(path: Path, split: str) -> Source:
+    """Opens `train-*` or `t10k-*` IDX files; the labels may be absent."""
+    prefix = path / ("train" if split == "train" else "t10k")
+    labels_file = Path(f"{prefix}-labels-idx1-ubyte")
+    has_labels = labels_file.exists() or Path(f"{labels_file}.gz").exists()
+    labels = read_idx(labels_file) if has_labels else None
+    images = read_idx(Path(f"{prefix}-images-idx3-ubyte"))
+    return checked_source(path, images, labels)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads an IDX file of unsigned bytes, or its `.gz` if only that exists.
+
+    The format: bytes 0, 0, 8 (uint8), the number of axes, then one big-endian uint32
+    an axis, then the elements.
+
+    Returns:
+        uint8 array of the shape in the header.
+
+    Raises:
+        DataError: if the file is absent, damaged, or not as long as its header says.
+    """
+    compressed = path.with_name(path.name + ".gz")
+    if not path.exists() and compressed.exists():
+        path = compressed
+    with one_line_errors(path):
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            magic = stream.read(4)
+            if len(magic) < 4 or magic[:3] != b"\0\0\x08":
+                raise DataError(f"{path}: not an IDX file of unsigned bytes")
+            shape = np.frombuffer(stream.read(4 * magic[3]), ">u4").astype(object)
+            num_bytes = int(shape.prod())
+            if len(shape) != magic[3] or num_bytes > MAX_BYTES:
+                raise DataError(f"{path}: impossible IDX header, shape {list(shape)}")
+            content = stream.read(num_bytes + 1)
+        if len(content) != num_bytes:
+            raise DataError(
+                f"{path}: its header promises {num_bytes} bytes, the file holds "
+                f"{'more' if len(content) > num_bytes else len(content)}; damaged"
+            )
+        return np.frombuffer(content, np.uint8).reshape(list(shape))
+
+
+def open_arrays(path: Path, split: str) -> Source:
+    """Opens an .npy of images or an .npz of images and, if it has them, labels."""
+    keys = [(f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")]
+    if split == "train":
+        keys.append(("images", "labels"))
+    with one_line_errors(path):
+        if path.suffix == ".npy":
+            if split != "train":
+                raise DataError(f"{path}: an .npy file has no {split} split")
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+            return checked_source(path, images, None)
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not an .npz archive")
+        # Opened here: NumPy does not close what it opened and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            for images_key, labels_key in keys:
+                if images_key not in archive:
+                    continue
+                for key in {images_key, labels_key} & set(archive.files):
+                    if archive.zip.getinfo(f"{key}.npy").file_size > MAX_BYTES:
+                        raise DataError(f"{path}: {key} exceeds {MAX_BYTES} bytes")
+                labels = archive[labels_key] if labels_key in archive else None
+                return checked_source(path, archive[images_key], labels)
+            raise DataError(
+                f"{path}: no {split} split; received {', '.join(archive.files)}, "
+                f"expected {' or '.join(key for key, _ in keys)}"
+            )
+
+
+def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Source:
+    """Wraps arrays that came from a file after checking type and shape."""
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DataError(
+            f"{path}: received images of type {images.dtype} and shape {images.shape}, "
+            "expected uint8 (N, height, width) or (N, height, width, 1 or 3)"
+        )
+    if images.nbytes > MAX_BYTES or not images.size:
+        raise DataError(f"{path}: {images.nbytes} bytes, expected 1 to {MAX_BYTES}")
+    if labels is not None:
+        labels = labels.reshape(-1)
+        if labels.dtype.kind not in "iu" or len(labels) != len(images):
+            raise DataError(
+                f"{path}: received {len(labels)} labels of type {labels.dtype}, "
+                f"expected {len(images)} integers"
+            )
+    return array_source(path.resolve().stem, images, labels)
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turns whatever a damaged file makes its reader raise into one clear line."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}: cannot be read ({reason})") from error

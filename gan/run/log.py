@@ -1,0 +1,271 @@
+"""What a run leaves to look at: TensorBoard events, log.jsonl, grids, terminal.
+
+A disk that fills up costs log entries, never the training.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api as hparams
+
+from gan.data.images import to_picture
+from gan.files import first_line, write_atomically
+from gan.run.health import Verdict
+
+PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
+# With bce, a discriminator that cannot tell real from generated has these losses.
+REFERENCES = {"loss/reference_ln2": math.log(2), "loss/reference_2ln2": 2 * math.log(2)}
+DESCRIPTIONS = {
+    "loss/g": "Generator loss. With bce, ln 2 = 0.693 is where D says 1/2 everywhere.",
+    "loss/d": "Discriminator loss, real + generated. With bce, 2 ln 2 = 1.386 is where "
+    "D says 1/2 everywhere; far below, D wins.",
+    "d/prob_real": "Mean D(x), the probability D gives to real images.",
+    "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
+    "alarm/code": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
+    "gap/batch_vs_moving": "Mean difference in grey levels between samples normalised "
+    "by their batch and by the moving statistics.",
+    "gap/raw_vs_ema": "Mean difference in grey levels between samples of the current "
+    "and of the averaged generator.",
+    "time/compile_seconds": "First call of the compiled step, tracing included.",
+    "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
+}
+
+
+class RunLog:
+    """Writes what happens in a run; used as a context manager."""
+
+    def __init__(self, directory: Path, num_steps: int, console: Console) -> None:
+        """Opens nothing yet.
+
+        Args:
+            directory: the run folder.
+            num_steps: budget, for the progress display.
+            console: where messages and progress go.
+        """
+        self.directory, self.num_steps, self.console = directory, num_steps, console
+        self._failed: set[str] = set()
+        self._last_line = -math.inf
+        self._state = "ok"
+        self._progress = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=24),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=num_steps)
+
+    def __enter__(self) -> "RunLog":
+        """Opens the event file and starts the display."""
+        self._writer = tf.summary.create_noop_writer()
+        self._guard("TensorBoard", self._open)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Flushes and closes everything."""
+        self._progress.stop()
+        self._guard("TensorBoard", self._writer.close)
+
+    def say(self, text: str) -> None:
+        """Shows one message above the progress display."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
+        """Logs what the run is, and forgets lines after `step`.
+
+        Args:
+            step: finished steps at the start; later lines belong to steps that a kill
+                has taken back and that are now done again.
+            settings: tables of the resolved configuration.
+            text: the layer tables.
+        """
+        self._guard("log.jsonl", lambda: self._truncate(step))
+        self._progress.update(self._task, completed=step)
+
+        def write() -> None:
+            pairs = [(f"{s}.{k}", v) for s, t in settings.items() for k, v in t.items()]
+            lines = ["|setting|value|", "|---|---|", *(f"|{k}|{v}|" for k, v in pairs)]
+            tf.summary.text("config", "\n".join(lines))
+            tf.summary.text("layers", f"```\n{text}\n```")
+            # HParams takes single values only.
+            hparams.hparams(
+                {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
+            )
+            tf.summary.experimental.write_raw_pb(
+                custom_scalar.pb(chart_layout()).SerializeToString(), step=0
+            )
+
+        self._events(step, write)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Writes named scalars to log.jsonl and TensorBoard."""
+        # JSON knows no infinity, the norm of a float16 step that was skipped.
+        line = {k: round(v, 7) if math.isfinite(v) else None for k, v in values.items()}
+        self._line({"step": step, **line})
+        self._events(step, lambda: write_scalars(values))
+
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        """Writes the step's metrics, with the reference lines of the losses."""
+        self.scalars(step, values)
+        self._events(step, lambda: write_scalars(REFERENCES))
+
+    def verdict(self, step: int, verdict: Verdict, say: bool = True) -> None:
+        """Notes in which state the run is, whenever that changes."""
+        if verdict.state == self._state:
+            return
+        self._state = verdict.state
+        text = f"{verdict.state}: {verdict.reason}".removesuffix(": ")
+        if say:
+            self.say(f"alarm at step {step}: {text}")
+        self._note(step, text)
+
+    def rewind(self, step: int, verdict: Verdict, rate_scale: float) -> None:
+        """Notes that an alarm took the run back to `step`, and forgets lines after."""
+        text = (
+            f"back to step {step}, learning rates x {rate_scale:g}, because of "
+            f"{verdict.state}: {verdict.reason}"
+        )
+        self._guard("log.jsonl", lambda: self._truncate(step or -1))
+        self._state = "ok"
+        self.say(text)
+        self._note(step, text)
+
+    def _note(self, step: int, text: str) -> None:
+        """Writes what is said of the run's state to log.jsonl and TensorBoard."""
+        self._line({"step": step, "alarm": text})
+        self._events(step, lambda: tf.summary.text("alarm", text))
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes a picture, uint8 (height, width, channels), to TensorBoard."""
+        self._events(step, lambda: tf.summary.image(name, image[None]))
+
+    def grid(self, step: int, image: np.ndarray) -> None:
+        """Stores the sample grid of `step` as a file and in TensorBoard."""
+        path = self.directory / "samples" / f"step-{step:08d}.png"
+        self._guard(
+            "sample grids", lambda: write_atomically(path, to_picture(image).save)
+        )
+        self.picture(step, "samples/ema", image)
+
+    def histograms(self, step: int, variables: list[Any]) -> None:
+        """Writes the distribution of each variable to TensorBoard."""
+
+        def write() -> None:
+            for variable in variables:
+                tf.summary.histogram(variable.path, variable.value)
+
+        self._events(step, write)
+
+    def progress(self, step: int, values: dict[str, float]) -> None:
+        """Updates the display; without a terminal, prints a line now and then."""
+        text = (
+            f"loss d {values['loss/d']:.3f} g {values['loss/g']:.3f}  "
+            f"D(x) {values['d/prob_real']:.2f} D(G(z)) {values['d/prob_fake']:.2f}  "
+            f"{values['speed/images_per_second']:.0f} images/s"
+        )
+        text += f"  {self._state}" if self._state != "ok" else ""
+        self._progress.update(self._task, completed=step, description=text)
+        now = time.monotonic()
+        due = now - self._last_line >= PLAIN_LINE_SECONDS or step == self.num_steps
+        if not self.console.is_terminal and due:
+            self._last_line = now
+            left = (self.num_steps - step) * values["speed/seconds_per_step"]
+            self.say(f"step {step}/{self.num_steps}  {text}  {left / 60:.1f} min left")
+
+    def _open(self) -> None:
+        self._writer = tf.summary.create_file_writer(str(self.directory))
+
+    def _events(self, step: int, write: Callable[[], Any]) -> None:
+        """Calls `write` with the event file as the place of summaries of `step`."""
+
+        def write_there() -> None:
+            with self._writer.as_default(step=np.int64(step)):
+                write()
+
+        self._guard("TensorBoard", write_there)
+
+    def _line(self, values: dict[str, Any]) -> None:
+        """Appends a line to log.jsonl."""
+
+        def write() -> None:
+            with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values, allow_nan=False) + "\n")
+
+        self._guard("log.jsonl", write)
+
+    def _truncate(self, step: int) -> None:
+        """Drops lines of log.jsonl after `step`, and a torn last one."""
+        path = self.directory / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
+        write_atomically(path, lambda p: p.write_text("".join(kept), encoding="utf-8"))
+
+    def _guard(self, what: str, write: Callable[[], Any]) -> None:
+        """Calls `write`; a disk error is shown once and then passed over."""
+        try:
+            write()
+        except (OSError, tf.errors.OpError) as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                self.say(
+                    f"warning: {what} cannot be written ({first_line(error)}); "
+                    "training goes on"
+                )
+
+
+def write_scalars(values: Mapping[str, float]) -> None:
+    """Writes named numbers to the event file of the moment.
+
+    TensorFlow keeps every Python number that it has ever turned into a tensor, 0.7 kB
+    each; NumPy's, as here and for the step, it forgets.
+    """
+    for name, value in values.items():
+        description = DESCRIPTIONS.get(name)
+        tf.summary.scalar(name, np.float32(value), description=description)
+
+
+def chart_layout() -> layout_pb2.Layout:
+    """The custom-scalars page: numbers together with the lines they are held to."""
+    charts = {
+        "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
+            "loss/g$",
+            "loss/d$",
+            "loss/reference_.*",
+        ],
+        "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
+        "share of real images with a sample near; floor: real": ["coverage[^/]*/.*"],
+    }
+    return layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(
+                title="with reference lines",
+                chart=[
+                    layout_pb2.Chart(
+                        title=title,
+                        multiline=layout_pb2.MultilineChartContent(tag=tags),
+                    )
+                    for title, tags in charts.items()
+                ],
+            )
+        ]
+    )

@@ -1,0 +1,410 @@
+"""The integer geometry against TensorFlow, value by value, and against theory."""
+
+import itertools
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from analysis.geometry import arithmetic
+from analysis.geometry.arithmetic import (
+    chain_coverage,
+    chain_drift,
+    chain_footprint,
+    chain_margins,
+    conv_axis,
+    conv_transpose_axis,
+    conv_transpose_torch_axis,
+    crop_axis,
+    pad_axis,
+    pool_axis,
+    resize_axis,
+)
+
+GRID = [
+    (i, k, s, o)
+    for i, k, s in itertools.product(range(1, 9), range(1, 8), range(1, 5))
+    for o in range((i - 1) * s + 1, i * s + 1)
+]
+
+
+def taps(kernel: int) -> np.ndarray:
+    """A kernel whose every tap differs: 1, 2, 3, ..."""
+    return np.arange(1, kernel + 1, dtype=np.float32)
+
+
+def tf_transpose(x, kernel, stride, output, padding="SAME") -> np.ndarray:
+    """Rows of `x` (batch, i) through TensorFlow's transposed convolution."""
+    return tf.nn.conv1d_transpose(
+        x[:, :, None].astype(np.float32),
+        kernel[:, None, None],
+        (len(x), output, 1),
+        stride,
+        padding,
+    ).numpy()[:, :, 0]
+
+
+def agrees_with_tensorflow(plan: arithmetic.AxisPlan, padding: str) -> bool:
+    """Whether every impulse response of TensorFlow is the plan's column."""
+    kernel = taps(plan.kernel)
+    impulses = np.eye(plan.input_size)
+    got = tf_transpose(impulses, kernel, plan.stride, plan.output_size, padding)
+    return np.array_equal(got.T, plan.matrix(kernel))
+
+
+def through_three_steps(plan: arithmetic.AxisPlan, x, kernel) -> np.ndarray:
+    """A plain correlation over the prepared cells."""
+    steps = plan.three_steps()
+    cells = [x[cell] if cell >= 0 else 0 for cell in steps.cells]
+    return np.array(
+        [
+            sum(
+                cells[steps.step * n + steps.dilation * q] * kernel[tap]
+                for q, tap in enumerate(steps.kernel_order)
+            )
+            for n in range(plan.output_size)
+        ]
+    )
+
+
+def pads(plan: arithmetic.AxisPlan) -> tuple[int, int]:
+    return plan.pad_before, plan.pad_after
+
+
+def test_every_legal_same_output_is_tensorflows_value_by_value():
+    assert len(GRID) == 560
+    for i, k, s, o in GRID:
+        plan = conv_transpose_axis(i, k, s, "same", output=o)
+        assert plan.feasible
+        assert agrees_with_tensorflow(plan, "SAME"), plan
+
+
+def test_every_legal_valid_output_is_tensorflows_value_by_value():
+    for i, k, s, o in GRID:
+        plan = conv_transpose_axis(i, k, s, "valid", output=o + k - 1)
+        assert plan.feasible
+        assert agrees_with_tensorflow(plan, "VALID"), plan
+
+
+def test_a_crop_moved_by_one_is_caught():
+    plan = conv_transpose_axis(7, 5, 2)
+    moved = arithmetic.AxisPlan("transpose", 7, 14, 5, 2, 1, 2, 1)
+    assert agrees_with_tensorflow(plan, "SAME")
+    assert not agrees_with_tensorflow(moved, "SAME")
+
+
+def test_the_padding_taken_from_the_input_size_is_often_wrong():
+    wrong = 0
+    for i, k, s, o in GRID:
+        total = max(k - (i % s or s), 0)
+        plan = conv_transpose_axis(i, k, s, "same", output=o)
+        wrong += total != plan.pad_before + plan.pad_after
+    assert wrong == 267
+
+
+def test_forward_convolutions_are_tensorflows():
+    for i, k, s, padding in itertools.product(
+        range(1, 9), range(1, 6), range(1, 4), ("same", "valid")
+    ):
+        plan = conv_axis(i, k, s, padding)
+        assert plan.feasible == (padding == "same" or i >= k)
+        if plan.feasible:
+            got = tf.nn.conv1d(
+                np.eye(i, dtype=np.float32)[:, :, None],
+                taps(k)[:, None, None],
+                s,
+                padding.upper(),
+            )
+            assert np.array_equal(got.numpy()[:, :, 0].T, plan.matrix(taps(k)))
+
+
+def test_the_504_sizes_keras_states():
+    cases = 0
+    for k, s, padding in itertools.product(range(1, 8), (1, 2, 3), ("same", "valid")):
+        for op in (None, *range(s)):
+            layer = keras.layers.Conv2DTranspose(
+                1, k, s, padding=padding, output_padding=op
+            )
+            for i in range(1, 5):
+                plan = conv_transpose_axis(i, k, s, padding, op)
+                shape = layer.compute_output_shape((None, i, i, 1))
+                assert shape[1] == plan.output_size, plan
+                cases += 1
+    assert cases == 504
+
+
+def test_infeasible_layers_are_flagged_before_any_call():
+    for i, k, s in itertools.product((2, 3, 7), range(1, 8), (1, 2, 3)):
+        for op in range(s):
+            codes = [f.code for f in conv_transpose_axis(i, k, s, "same", op).problems]
+            assert codes == (["E1"] if k % 2 == 0 and op == 0 else [])
+    layer = keras.layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
+    with pytest.raises(tf.errors.OpError):
+        layer(np.ones((1, 3, 3, 1), np.float32))
+
+
+def test_the_other_errors_are_those_keras_raises():
+    for plan, code in (
+        (conv_transpose_axis(3, 5, 2, "valid", 2), "E2"),
+        (conv_transpose_axis(3, 5, 2, dilation=2), "E3"),
+        (conv_axis(3, 5, padding="valid"), "E4"),
+    ):
+        assert [problem.code for problem in plan.problems] == [code]
+    with pytest.raises(ValueError, match="output_padding"):
+        keras.layers.Conv2DTranspose(1, 5, 2, output_padding=2)
+    with pytest.raises(ValueError, match="dilation_rate"):
+        keras.layers.Conv2DTranspose(1, 5, 2, dilation_rate=2)
+
+
+def test_dilated_transposed_convolution():
+    for i, k, d, padding in itertools.product(
+        (3, 5), (2, 3), (2, 3), ("same", "valid")
+    ):
+        plan = conv_transpose_axis(i, k, 1, padding, dilation=d)
+        layer = keras.layers.Conv1DTranspose(
+            1, k, padding=padding, dilation_rate=d, use_bias=False
+        )
+        layer.build((None, i, 1))
+        layer.set_weights([taps(k)[:, None, None]])
+        got = layer(np.eye(i, dtype=np.float32)[:, :, None]).numpy()[:, :, 0]
+        assert np.array_equal(got.T, plan.matrix(taps(k))), plan
+
+
+def test_the_transposed_convolution_is_the_adjoint():
+    for i, k, s, o in GRID:
+        forward = conv_axis(o, k, s).matrix(taps(k))
+        back = conv_transpose_axis(i, k, s, output=o).matrix(taps(k))
+        assert [list(column) for column in zip(*back, strict=True)] == forward
+
+
+def test_adjoint_identity_of_tensorflow_on_random_shapes():
+    draw = random.Random(3)
+    rng = np.random.default_rng(3)
+    for _ in range(12):
+        (h, w), (kh, kw), (sh, sw) = [
+            (draw.randint(low, high), draw.randint(low, high))
+            for low, high in ((4, 12), (1, 5), (1, 3))
+        ]
+        kernel = rng.normal(size=(kh, kw, 2, 3))
+        x = rng.normal(size=(1, h, w, 2))
+        y = tf.nn.conv2d(x, kernel, (sh, sw), "SAME")
+        assert y.shape[1:3] == (
+            conv_axis(h, kh, sh).output_size,
+            conv_axis(w, kw, sw).output_size,
+        )
+        z = rng.normal(size=y.shape)
+        back = tf.nn.conv2d_transpose(z, kernel, x.shape, (sh, sw), "SAME")
+        # float64 sums of a few thousand terms
+        assert np.sum(y * z) == pytest.approx(np.sum(x * back), rel=1e-10)
+
+
+def test_coverage_is_a_transposed_convolution_of_ones_even_when_not_square():
+    rows = conv_transpose_axis(4, 5, 2)
+    columns = conv_transpose_axis(6, 4, 3, "valid")
+    layer = keras.layers.Conv2DTranspose(1, (5, 4), (2, 3), "valid", use_bias=False)
+    layer.build((None, 4, 6, 1))
+    layer.set_weights([np.ones((5, 4, 1, 1), np.float32)])
+    got = layer(np.ones((1, 4, 6, 1), np.float32)).numpy()[0, :, :, 0]
+    got = got[rows.pad_before : rows.pad_before + rows.output_size]
+    assert np.array_equal(got, np.outer(rows.coverage(), columns.coverage()))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        (2, [1] * 14),
+        (3, [1, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1]),
+        (4, [1, *[2] * 12, 1]),
+        (5, [1, 2, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 2]),
+        (6, [2, 2, *[3] * 10, 2, 2]),
+    ],
+)
+def test_coverage_of_7_to_14(kernel, expected):
+    assert conv_transpose_axis(7, kernel, 2).coverage() == expected
+
+
+def test_the_interior_is_where_every_phase_has_all_its_taps():
+    for i, k, s, o in GRID:
+        plan = conv_transpose_axis(i, k, s, output=o)
+        full = [
+            n
+            for n, count in enumerate(plan.coverage())
+            if count == plan.phases()[(n + plan.pad_before) % s]
+        ]
+        assert set(plan.interior) <= set(full)
+        if (
+            k >= s
+        ):  # with fewer taps than phases, border rows can be full by having none
+            assert list(plan.interior) == full, plan
+
+
+def test_phases_are_even_exactly_when_the_stride_divides_the_kernel():
+    for k, s in itertools.product(range(1, 9), range(1, 5)):
+        phases = conv_transpose_axis(5, k, s).phases()
+        assert sum(phases) == k
+        assert (len(set(phases)) == 1) == (k % s == 0)
+    assert conv_transpose_axis(7, 5, 2).phases() == (3, 2)
+
+
+def test_the_three_step_view_computes_the_same():
+    rng = np.random.default_rng(0)
+    plans = [conv_transpose_axis(i, k, s, output=o) for i, k, s, o in GRID[::7]]
+    plans += [
+        conv_transpose_axis(4, 3, 2, "valid", 1),
+        conv_transpose_torch_axis(4, 3, 2, 2, 1, 2),
+        conv_transpose_torch_axis(6, 2, 1, 3),
+        conv_axis(8, 3, 2),
+        conv_axis(8, 3, 1, (3, 0), 2),
+        crop_axis(6, 2, 1),
+    ]
+    for plan in plans:
+        x = rng.integers(1, 9, plan.input_size)
+        expected = np.array(plan.matrix(taps(plan.kernel))) @ x
+        got = through_three_steps(plan, x, taps(plan.kernel))
+        assert np.array_equal(got, expected), plan
+
+
+def test_symmetric_three_steps_pad_k_minus_p_minus_1():
+    steps = conv_transpose_torch_axis(3, 3, 2, 1).three_steps()
+    zero, pad = arithmetic.INSERTED, arithmetic.PADDED
+    assert steps.cells == (pad, 0, zero, 1, zero, 2, pad)
+    assert steps.kernel_order == (2, 1, 0)
+
+
+def test_the_generators_pads_and_chain():
+    chain = [conv_transpose_axis(i, 5, s) for i, s in ((7, 1), (7, 2), (14, 2))]
+    assert [pads(plan) for plan in chain] == [(2, 2), (1, 2), (1, 2)]
+    golden = [3, 10, 10, 17, 14, 26, 19, 28, 21, 35, 23, 33, 24, 39]
+    golden += [25, 35, 25, 39, 24, 33, 23, 35, 21, 28, 19, 26, 14, 14]
+    assert chain_coverage(chain) == golden
+    assert chain_drift(chain) == 1.5
+    assert chain_footprint(chain) == 29
+    assert [plan.macs_exact**2 for plan in chain] == [29**2, 32**2, 67**2]
+    assert chain[0].macs ** 2 * 256 * 128 == 40_140_800
+
+
+@pytest.mark.parametrize(
+    ("kernel", "drift"), [(2, 0), (3, 0.5), (4, 0), (5, 0.5), (6, 0), (7, 0.5)]
+)
+def test_half_a_pixel_of_drift_for_odd_padding(kernel, drift):
+    assert conv_transpose_axis(7, kernel, 2).drift_px == drift
+
+
+def test_drift_is_where_the_centre_of_mass_goes():
+    for plan in (
+        conv_transpose_axis(9, 5, 2),
+        conv_transpose_torch_axis(9, 5, 2, 2, 1),
+    ):
+        column = np.array(plan.matrix([1.0] * 5))[:, 4]
+        centre = np.average(np.arange(plan.output_size), weights=column)
+        assert centre - (plan.output_size - 1) / 2 == plan.drift_px
+
+
+def test_clean_margins_of_whole_generators():
+    fives = [conv_transpose_axis(24 * f, 5, s) for f, s in ((1, 1), (1, 2), (2, 2))]
+    fours = [fives[0], *(conv_transpose_axis(24 * f, 4, 2) for f in (1, 2))]
+    assert chain_margins(fives) == (14, 11)
+    assert chain_margins(fours) == (11, 11)
+    resized = [resize_axis(24, 2), conv_axis(48, 5), resize_axis(48, 2, "bilinear")]
+    assert chain_margins(resized) == (5, 5)
+
+
+def test_margins_are_exact_on_a_field_of_ones():
+    chain = [conv_transpose_axis(12 * f, 5, s) for f, s in ((1, 1), (1, 2), (2, 2))]
+    covered = np.array(chain_coverage(chain))
+    before, after = chain_margins(chain)
+    inside = covered[before : covered.size - after]
+    assert np.array_equal(inside[:-4], inside[4:])  # periodic with the total stride
+    assert covered[before - 1] != covered[before + 3]
+    assert covered[-after] != covered[-after - 4]
+
+
+def test_resizing_is_keras_upsampling():
+    ways = ("nearest", "bilinear", "bicubic")
+    for factor, way in itertools.product((2, 3, 4), ways):
+        plan = resize_axis(5, factor, way)
+        layer = keras.layers.UpSampling2D(factor, interpolation=way)
+        x = np.eye(5, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 5, 1), "f4")
+        expected = layer(x).numpy()[:, :, 0, 0]
+        got = [plan.spread(row) for row in np.eye(5)]
+        assert np.allclose(got, expected, atol=1e-6), plan  # float32 weights
+        assert plan.drift_px == 0
+
+
+def test_pools_pads_and_crops():
+    assert pool_axis(7, 2).output_size == 3
+    assert pool_axis(7, 3, 2, "same").output_size == 4
+    assert pad_axis(5, 0, 1).coverage() == [1, 1, 1, 1, 1, 0]
+    assert crop_axis(5, 1, 1).output_size == 3
+    assert not crop_axis(2, 1, 1).feasible
+    padded = [pad_axis(6, 1, 1), conv_axis(8, 3, padding="valid")]
+    assert chain_drift(padded) == 0
+    assert chain_coverage(padded) == conv_axis(6, 3).coverage()
+
+
+def test_pytorchs_window_is_tensorflows_moved_by_one():
+    here = conv_transpose_axis(7, 5, 2)
+    there = conv_transpose_torch_axis(7, 5, 2, padding=2, output_padding=1)
+    assert there.output_size == here.output_size == 14
+    assert there.drift_px == -here.drift_px
+    assert there.matrix(taps(5))[:-1] == here.matrix(taps(5))[1:]
+    assert there.matrix(taps(5)) != here.matrix(taps(5))
+
+
+def test_pytorch_itself():
+    torch = pytest.importorskip("torch")
+    dilated = conv_axis(9, 3, 2, (2, 2), 2)
+    weights, impulses = torch.from_numpy(taps(3))[None, None], torch.eye(9)[:, None]
+    got = torch.nn.functional.conv1d(impulses, weights, None, 2, 2, 2)
+    assert np.array_equal(got[:, 0].numpy().T, dilated.matrix(taps(3)))
+    for i, k, s, p, op, d in itertools.product(
+        (2, 5), (2, 3, 5), (1, 2, 3), (0, 1, 2), (0, 1), (1, 2)
+    ):
+        plan = conv_transpose_torch_axis(i, k, s, p, op, d)
+        if plan.feasible:
+            got = torch.nn.functional.conv_transpose1d(
+                torch.eye(i)[:, None],
+                torch.from_numpy(taps(k))[None, None],
+                None,
+                s,
+                p,
+                op,
+                1,
+                d,
+            )
+            assert np.array_equal(got[:, 0].numpy().T, plan.matrix(taps(k))), plan
+
+
+@pytest.mark.parametrize(
+    ("plan", "codes"),
+    [
+        (conv_transpose_axis(7, 5, 2), "W1 W3 W5"),
+        (conv_transpose_axis(7, 4, 2), "W5"),
+        (conv_transpose_axis(7, 2, 2), ""),
+        (conv_transpose_axis(3, 2, 3), "W2 W3"),
+        (conv_transpose_axis(3, 3, 2, "valid", 1), "W1 W3 W4 W5"),
+        (conv_transpose_axis(7, 4, 2, "same", 0), "E1"),
+        (conv_axis(3, 5), "W6"),
+        (conv_axis(28, 5, 2), "W3"),
+        (conv_axis(28, 3), ""),
+        (resize_axis(7, 2, "bilinear"), ""),
+    ],
+)
+def test_findings(plan, codes):
+    assert " ".join(finding.code for finding in arithmetic.findings(plan)) == codes
+
+
+def test_zero_rows_are_zero():
+    plan = conv_transpose_axis(3, 2, 3)
+    assert plan.dead_rows == (2, 5, 8)
+    got = tf_transpose(np.ones((1, 3)), taps(2), 3, 9)[0]
+    assert tuple(np.flatnonzero(got == 0)) == plan.dead_rows
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="kernel must be 1 or more, got 0"):
+        conv_axis(3, 0)
+    with pytest.raises(ValueError, match="gives 14 px, the next expects 7"):
+        chain_drift([conv_transpose_axis(7, 5, 2), conv_axis(7, 5)])

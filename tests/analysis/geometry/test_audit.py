@@ -1,0 +1,349 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from analysis.geometry import arithmetic, keras_layers, values
+from analysis.geometry.audit import audit_model
+from config.schema import ModelConfig
+from gan.models import build_discriminator, build_generator
+
+
+def by_name(records):
+    return {record.name: record for record in records}
+
+
+def codes(record):
+    return [finding.code for finding in record.findings]
+
+
+def errors(records):
+    return [f for r in records for f in r.findings if f.level == "error"]
+
+
+def pads(record):
+    return [(axis.pad_before, axis.pad_after) for axis in record.axes]
+
+
+def assert_true(model):
+    """Every layer was predicted as Keras built and computed it."""
+    records = audit_model(model)
+    assert [r.name for r in records if not r.checked] == []
+    assert errors(records) == []
+    for record in records:
+        assert record.predicted_shape[1:] == record.output_shape[1:]
+    return by_name(records)
+
+
+def one_layer(layer, *shape):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, layer(inputs))
+
+
+def test_the_generators_pads_drift_and_cost():
+    records = assert_true(build_generator(ModelConfig()))
+    stages = [records[n] for n in ("stage1_conv", "stage2_upsample", "stage3_upsample")]
+    assert [pads(r) for r in stages] == [[(2, 2)] * 2, [(1, 2)] * 2, [(1, 2)] * 2]
+    assert [r.macs for r in stages] == [10_035_200, 5_017_600, 313_600]
+    assert records["base_dense"].macs == 627_200
+    # Half a pixel in each doubling, the first one doubled: 2 * 0.5 + 0.5.
+    rows = [axes[0] for axes in stages[-1].chain]
+    assert arithmetic.chain_drift(rows) == 1.5
+    assert arithmetic.chain_footprint(rows) == 29
+
+
+def test_padding_by_input_size_is_told_apart_only_where_it_differs():
+    records = assert_true(build_generator(ModelConfig()))
+    assert "I3" in codes(records["stage2_upsample"])
+    assert "I3" not in codes(records["stage3_upsample"])
+    text = next(f.text for f in records["stage2_upsample"].findings if f.code == "I3")
+    assert "crop (1, 2) follows from the output size 14" in text
+    assert "it would be (2, 2) plus 1 of output padding" in text
+    assert "1 px to the upper left" in text
+
+
+def test_no_rule_of_same_padding_is_told_of_a_valid_layer():
+    layer = layers.Conv2DTranspose(1, 3, 3, padding="valid")
+    (record,) = audit_model(one_layer(layer, 7, 7, 1))
+    assert set(codes(record)) == {"I1", "I2"}
+
+
+def test_the_all_ones_line_is_the_transform_of_the_overlap():
+    records = assert_true(build_generator(ModelConfig()))
+    text = next(f.text for f in records["stage3_upsample"].findings if f.code == "I1")
+    assert text == "an all-ones kernel: line at 1/2 of 20 % of the mean"  # (3-2)/(3+2)
+
+
+@pytest.mark.parametrize("upsample", ["resize-nearest", "resize-bilinear"])
+def test_resize_generators_break_no_rule_of_the_doublings(upsample):
+    records = assert_true(build_generator(ModelConfig(upsample=upsample)))
+    for name in ("stage2_upsample_resize", "stage2_upsample_conv"):
+        assert set(codes(records[name])) <= {"I2"}
+
+
+def test_the_discriminator():
+    records = assert_true(build_discriminator(ModelConfig(minibatch_stddev=0)))
+    assert pads(records["stage1_conv"]) == [(1, 2)] * 2
+
+
+def test_a_wrong_crop_is_caught_by_the_values(monkeypatch):
+    right = keras_layers.arithmetic.conv_transpose_axis
+
+    def wrong(*args):
+        plan = right(*args)
+        return dataclasses.replace(
+            plan, pad_before=plan.pad_before + 1, pad_after=plan.pad_after - 1
+        )
+
+    monkeypatch.setattr(keras_layers.arithmetic, "conv_transpose_axis", wrong)
+    found = errors(audit_model(build_generator(ModelConfig())))
+    assert [f.code for f in found] == ["E7"] * 3
+    assert all("(1, 1) px from the prediction" in f.text for f in found)
+
+
+def test_a_wrong_size_is_caught_by_the_shape(monkeypatch):
+    monkeypatch.setattr(
+        keras_layers.arithmetic,
+        "resize_axis",
+        lambda i, f, kind: arithmetic.pad_axis(i, 0, 1),
+    )
+    model = one_layer(layers.UpSampling2D(2), 4, 4, 1)
+    assert [f.code for f in errors(audit_model(model))] == ["E6"]
+
+
+class Shifted(layers.Conv2DTranspose):
+    """The right size, every value one row too low: PyTorch's crop."""
+
+    def call(self, inputs):
+        return keras.ops.roll(super().call(inputs), 1, axis=1)
+
+
+class Scaled(layers.Conv2D):
+    """Normalises its kernel: neither wrong nor predictable."""
+
+    def call(self, inputs):
+        return 0.5 * super().call(inputs)
+
+
+def test_a_layer_that_computes_shifted_values_is_an_error():
+    layer = Shifted(2, 5, 2, padding="same")
+    (record,) = audit_model(one_layer(layer, 7, 7, 3))
+    (found,) = errors([record])
+    assert found.code == "E7"
+    assert "(1, 0)" in found.text
+
+
+def test_a_custom_layer_with_its_own_arithmetic_is_not_guessed():
+    (record,) = audit_model(one_layer(Scaled(2, 3), 7, 7, 3))
+    assert not record.checked
+    assert "arithmetic of its own" in record.reason
+    assert errors([record]) == []
+
+
+class Mystery(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = layers.Conv2D(3, 3, padding="same", name="inner")
+
+    def call(self, inputs):
+        return self.inner(inputs)[:, ::-1]
+
+
+def test_an_unknown_layer_is_not_checked_and_its_parts_are_found():
+    inputs = keras.Input((8, 8, 2))
+    model = keras.Model(inputs, layers.ReLU()(Mystery()(inputs)))
+    outer, inner, relu = audit_model(model)
+    assert (outer.checked, outer.reason) == (False, "a custom layer")
+    assert inner.name.endswith("/inner")
+    assert inner.checked
+    assert relu.checked
+    assert relu.chain is None  # nothing is claimed behind a layer that is not known
+
+
+@pytest.mark.parametrize("kernel", [2, 4, 6])
+def test_an_infeasible_layer_is_flagged_without_running_it(kernel):
+    layer = layers.Conv2DTranspose(1, kernel, 2, padding="same", output_padding=0)
+    (record,) = audit_model(one_layer(layer, 7, 7, 1))
+    assert "E1" in codes(record)
+    assert record.predicted_shape == (None, 12, 12, 1)
+
+
+def test_a_size_that_is_not_fixed_is_not_guessed():
+    (record,) = audit_model(one_layer(layers.Conv2D(2, 3), None, None, 3))
+    assert (record.checked, record.reason) == (False, "its input size is not fixed")
+
+
+def spatial_layers():
+    """Layers of every known kind in 1, 2 and 3 dimensions, with odd parameters."""
+    for dims, shape in ((1, (9, 2)), (2, (9, 6, 2)), (3, (5, 6, 4, 2))):
+        kernel, stride = (3, 2, 4)[:dims], (2, 3, 1)[:dims]
+        for padding in ("same", "valid"):
+            conv = getattr(layers, f"Conv{dims}D")
+            yield conv(4, kernel, stride, padding=padding, groups=2), shape
+            yield conv(4, kernel, dilation_rate=2 - (dims == 3), padding=padding), shape
+            transposed = getattr(layers, f"Conv{dims}DTranspose")
+            yield transposed(3, kernel, stride, padding=padding), shape
+            for pool in ("MaxPooling", "AveragePooling"):
+                yield getattr(layers, f"{pool}{dims}D")(2, 1, padding=padding), shape
+                yield getattr(layers, f"{pool}{dims}D")(3, 2, padding=padding), shape
+        yield getattr(layers, f"UpSampling{dims}D")(2), shape
+        yield getattr(layers, f"ZeroPadding{dims}D")(2), shape
+        yield getattr(layers, f"Cropping{dims}D")(1), shape
+        yield getattr(layers, f"GlobalMaxPooling{dims}D")(keepdims=True), shape
+    yield layers.Conv1D(2, 3, padding="causal", dilation_rate=2), (9, 2)
+    yield layers.Conv2DTranspose(2, 5, 3, padding="same", output_padding=1), (4, 5, 2)
+    yield layers.Conv2DTranspose(2, (5, 1), (3, 1), padding="valid"), (4, 5, 2)
+    yield layers.DepthwiseConv1D(3, 2, depth_multiplier=2), (9, 2)
+    yield layers.DepthwiseConv2D((3, 5), 2, padding="same"), (9, 6, 2)
+    yield layers.SeparableConv1D(4, 3, padding="same"), (9, 2)
+    yield layers.SeparableConv2D(4, 3, 2, depth_multiplier=2), (9, 6, 2)
+    yield layers.UpSampling2D((3, 2), interpolation="bilinear"), (5, 6, 2)
+    yield layers.UpSampling2D((3, 2), interpolation="bicubic"), (5, 6, 2)
+    yield layers.ZeroPadding2D(((0, 1), (2, 3))), (9, 6, 2)
+    yield layers.Cropping2D(((0, 1), (2, 0))), (9, 6, 2)
+    yield layers.Resizing(10, 18), (5, 6, 2)
+
+
+@pytest.mark.parametrize(("layer", "shape"), spatial_layers())
+def test_every_known_layer_is_predicted_value_by_value(layer, shape):
+    (record,) = assert_true(one_layer(layer, *shape)).values()
+    assert record.params == layer.count_params()
+
+
+def test_depth_to_space_is_checked_value_by_value(monkeypatch):
+    """Channel 2 r + c is row r, column c of the block; any other order is found."""
+    inputs = keras.Input((3, 4, 8))
+    model = keras.Model(inputs, keras.ops.depth_to_space(inputs, 2))
+    (record,) = audit_model(model)
+    assert record.checked and record.predicted_shape == (None, 6, 8, 2)
+    assert [axis.kind for axis in record.axes] == ["shuffle", "shuffle"]
+    assert [axis.phases() for axis in record.axes] == [(1, 1), (1, 1)]
+    right = values.known_kernel
+    monkeypatch.setattr(values, "known_kernel", lambda axes: right(axes).T)
+    (record,) = audit_model(model)
+    assert [finding.code for finding in record.findings] == ["E7", "I2"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [layers.UpSampling2D(2, interpolation="lanczos3"), layers.Resizing(7, 4)],
+)
+def test_interpolations_without_a_plan_are_checked_for_size_only(layer):
+    (record,) = audit_model(one_layer(layer, 5, 6, 2))
+    assert record.predicted_shape == record.output_shape
+    assert not record.checked
+    assert record.reason.startswith("only its size is predicted")
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.UpSampling2D(2**18), (8, 8, 1)),
+        (layers.Conv2DTranspose(1, 1, 2**18), (8, 8, 1)),
+        (layers.MaxPooling2D(3), (2**18, 2**18, 1)),
+        (layers.Conv2D(1, 100), (2000, 2000, 1)),
+    ],
+)
+def test_an_absurd_size_is_not_worked_through(layer, shape):
+    (record,) = audit_model(one_layer(layer, *shape))
+    assert not record.checked
+    assert "more than" in record.reason or "too many" in record.reason
+
+
+def test_a_u_net_with_skips():
+    inputs = x = keras.Input((32, 24, 3))
+    skips = []
+    for width in (8, 16):
+        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        skips.append(x)
+        x = layers.MaxPooling2D()(x)
+    for width, skip in zip((16, 8), reversed(skips), strict=True):
+        x = layers.Conv2DTranspose(width, 2, 2)(x)
+        x = layers.Concatenate(name=f"join{width}")([x, skip])
+        x = layers.Conv2D(width, 3, padding="same")(x)
+    records = assert_true(keras.Model(inputs, layers.Conv2D(1, 1)(x)))
+    assert records["join16"].output_shape == (None, 16, 12, 32)
+    assert records["join8"].chain is None  # two ways lead here: nothing is said of one
+
+
+def test_an_autoencoder_in_one_dimension_and_one_in_three():
+    line = keras.Sequential(
+        [
+            keras.Input((64, 1)),
+            layers.Conv1D(8, 5, 2, padding="same"),
+            layers.BatchNormalization(),
+            layers.UpSampling1D(2),
+            layers.Conv1DTranspose(1, 7, 2, padding="same"),
+        ]
+    )
+    assert_true(line)
+    volume = keras.Sequential(
+        [
+            keras.Input((8, 9, 10, 1)),
+            layers.Conv3D(4, (3, 1, 2), (2, 1, 1)),
+            layers.AveragePooling3D((1, 3, 1), padding="same"),
+            layers.Conv3DTranspose(2, (2, 3, 5), (2, 3, 1), padding="same"),
+        ]
+    )
+    assert_true(volume)
+
+
+def test_nested_models_and_shared_layers_are_named_by_call():
+    block = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(3, 3, padding="same", name="conv")],
+        name="block",
+    )
+    inputs = keras.Input((8, 8, 3))
+    shared = layers.Conv2D(3, 1, name="shared")
+    x = layers.Add()([shared(inputs), shared(block(inputs))])
+    records = audit_model(keras.Model(inputs, block(x)))
+    assert sorted(r.name for r in records) == [
+        "add",
+        "block/conv",
+        "block/conv",
+        "shared",
+        "shared",
+    ]
+    assert all(r.checked for r in records)
+    assert errors(records) == []
+
+
+def test_channels_first_is_read_and_measured_as_channels_last():
+    options = {"padding": "same", "data_format": "channels_first"}
+    inputs = keras.Input((3, 10, 14))
+    x = layers.Conv2D(4, (3, 5), 2, name="down", **options)(inputs)
+    x = layers.Conv2DTranspose(2, 5, 2, name="up", **options)(x)
+    x = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    records = assert_true(keras.Model(inputs, x))
+    assert records["down"].output_shape == (None, 4, 5, 7)
+    assert records["up"].output_shape == (None, 2, 10, 14)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.up = layers.Conv2DTranspose(2, 5, 2, padding="same", name="up")
+        self.head = keras.Sequential([layers.Conv2D(1, 3, name="conv")], name="head")
+
+    def call(self, inputs):
+        return self.head(self.up(inputs))
+
+
+def test_a_subclassed_model_is_listed_once_it_was_called():
+    model = Subclassed()
+    assert all("call the model" in r.reason for r in audit_model(model))
+    model(np.zeros((1, 7, 7, 3), np.float32))
+    records = by_name(audit_model(model))
+    assert records["up"].output_shape == (1, 14, 14, 2)
+    assert records["up"].checked
+    assert records["head/conv"].checked
+
+
+def test_the_final_size_and_range_are_compared_with_the_images():
+    generator = build_generator(ModelConfig(), image_size=32)
+    assert "W7" in codes(audit_model(generator, (28, 28, 1))[-1])
+    assert "W7" not in codes(audit_model(generator, (32, 32, 1))[-1])
+    sigmoid = one_layer(layers.Activation("sigmoid"), 28, 28, 1)
+    assert codes(audit_model(sigmoid, (28, 28, 1))[-1]) == ["W8"]

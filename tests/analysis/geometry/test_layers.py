@@ -1,0 +1,177 @@
+import json
+import subprocess
+import sys
+
+import keras
+import pytest
+from click.testing import CliRunner
+from keras import layers
+
+from analysis.commands.layers import command
+from analysis.geometry import keras_layers
+from config.loader import to_dict
+from config.schema import Config, ModelConfig
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def audit_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def by_name(summary):
+    return {layer["name"]: layer for layer in summary["layers"]}
+
+
+def test_json_holds_what_other_programs_read():
+    found = by_name(audit_json("transpose"))
+    assert [
+        found[f"stage{n}"]["pads"] for n in ("1_conv", "2_upsample", "3_upsample")
+    ] == [
+        [[2, 2], [2, 2]],
+        [[1, 2], [1, 2]],
+        [[1, 2], [1, 2]],
+    ]
+    layer = found["stage2_upsample"]
+    assert layer["type"] == "Conv2DTranspose"
+    assert layer["input_shape"] == [None, 7, 7, 64]
+    assert layer["output_shape"] == [None, 14, 14, 64]
+    assert (layer["kernel_size"], layer["strides"]) == ([5, 5], [2, 2])
+    assert layer["checked"] is True
+    assert {"code", "level", "text"} == set(layer["findings"][0])
+    assert layer["total_drift_px"] == [0.5, 0.5]
+    assert found["stage3_upsample"]["total_footprint_px"] == [29, 29]
+
+
+def test_the_table_says_which_padding_is_right_and_why():
+    result = run("transpose")
+    assert result.exit_code == 0
+    words = " ".join(result.output.split())
+    assert "(1,2)" in words
+    assert "from the input size 7 it would be (2, 2) plus 1" in words
+    assert "12 of 12 layers as predicted, 0 errors" in words
+
+
+def test_an_even_kernel_breaks_fewer_rules():
+    layer = by_name(audit_json("transpose", "--kernel-size", 4))["stage2_upsample"]
+    assert layer["pads"] == [[1, 1], [1, 1]]
+    assert {finding["code"] for finding in layer["findings"]} == {"W5", "I1", "I2"}
+
+
+def test_torch_differs_by_one_pixel():
+    found = by_name(audit_json("transpose", "--framework", "torch"))
+    assert found["stage2_upsample"]["torch"] == {
+        "pads": [[2, 1], [2, 1]],
+        "shift_px": [1, 1],
+        "difference": "PyTorch's output n is TensorFlow's output n+1",
+    }
+    assert found["stage1_conv"]["torch"]["shift_px"] == [0, 0]
+    result = run("transpose", "--framework", "torch", "--what", "discriminator")
+    assert "PyTorch's windows start 1 px earlier" in result.output
+
+
+def test_lines_are_named_after_the_layer_that_draws_them():
+    lines = audit_json("transpose", "--lines")["lines"]
+    assert [line["layer"] for line in lines] == ["stage2_upsample", "stage3_upsample"]
+    assert all(-20 < line["line_db"] < 30 for line in lines)
+    assert lines[0]["imbalance"] == pytest.approx(0.75, abs=0.03)
+    lines = audit_json("resize", "--lines")["lines"]
+    assert all(line["line_db"] < -120 for line in lines)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_other_image_sizes(size):
+    summary = audit_json("resize", "--size", size)
+    assert summary["layers"][-1]["output_shape"] == [None, size, size, 1]
+    assert summary["num_not_checked"] == 0
+
+
+def test_a_model_file_is_audited_and_compared_with_the_images(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((7, 7, 3)), layers.Conv2DTranspose(1, 4, 2, padding="same")]
+    )
+    model.save(tmp_path / "m.keras")
+    codes = [
+        f["code"] for f in audit_json(tmp_path / "m.keras")["layers"][0]["findings"]
+    ]
+    assert not {"W7", "W8"} & set(codes)
+    summary = audit_json(tmp_path / "m.keras", "--size", 28)
+    codes = [f["code"] for f in summary["layers"][0]["findings"]]
+    assert {"W7", "W8"} <= set(codes)
+
+
+def test_a_run_is_read_from_its_configuration(tmp_path):
+    config = Config(model=ModelConfig(upsample="resize-bilinear", kernel_size=3))
+    facts = {"image_size": 32, "channels": 3, "num_images": 1}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"config": to_dict(config), "dataset": facts})
+    )
+    found = by_name(audit_json(tmp_path))
+    assert found["stage3_upsample_conv"]["output_shape"] == [None, 32, 32, 3]
+    assert found["stage3_upsample_conv"]["kernel_size"] == [3, 3]
+    found = by_name(audit_json(tmp_path, "--what", "discriminator"))
+    assert found["stage1_conv"]["input_shape"] == [None, 32, 32, 3]
+
+
+def test_an_error_sets_the_exit_status(tmp_path, monkeypatch):
+    layer = layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
+    model = keras.Sequential([keras.Input((7, 7, 3)), layer])
+    (tmp_path / "m.json").write_text(model.to_json())
+    result = run(tmp_path / "m.json")
+    assert result.exit_code == 1
+    assert "E1 error" in result.output
+    right = keras_layers.arithmetic.conv_axis
+    monkeypatch.setattr(
+        keras_layers.arithmetic,
+        "conv_axis",
+        lambda i, k, s, p, d: right(i, k, s, (2, 1), d),
+    )
+    assert run("transpose", "--what", "discriminator").exit_code == 1
+
+
+def test_mistakes_are_answered_in_one_line(tmp_path):
+    (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "no_run").mkdir()
+    for arguments, words in {
+        ("transposed",): "expected transpose, transpose-blur",
+        ("transpose", "--size", 30): "expected a multiple of 4",
+        (tmp_path / "m.h5",): "HDF5 files are not read",
+        (tmp_path / "no_run",): "not a run folder",
+        (tmp_path / "m.h5", "--lines"): "--lines needs weights",
+        ("transpose", "--what", "discriminator", "--lines"): "no lines to name",
+        (tmp_path / "m.h5", "--kernel-size", 4): "belongs to an upsampler",
+        ("transpose", "--figure", tmp_path / "absent" / "f.png"): "No such file",
+    }.items():
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert result.output.count("\n") == 1
+
+
+def test_names_from_a_file_cannot_style_the_terminal(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.ReLU(name="[red]x")])
+    (tmp_path / "m.json").write_text(model.to_json())
+    assert "[red]x" in run(tmp_path / "m.json").output
+
+
+@pytest.mark.parametrize("target", ["transpose", "resize-bilinear"])
+def test_the_figure_is_written(tmp_path, target):
+    assert run(target, "--figure", tmp_path / "f.png").exit_code == 0
+    header = (tmp_path / "f.png").read_bytes()[:24]
+    width, height = (int.from_bytes(header[i : i + 4], "big") for i in (16, 20))
+    assert (width, height > 1000) == (2250, True)
+
+
+def test_help_does_not_import_tensorflow():
+    code = (
+        "import sys, runpy; sys.argv = ['analysis', 'layers', '--help']\n"
+        "try: runpy.run_module('analysis', run_name='__main__')\n"
+        "except SystemExit: assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Audits the layers" in done.stdout

@@ -1,0 +1,219 @@
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from analysis.geometry.audit import audit_model
+from analysis.geometry.model_files import (
+    MAX_CONFIG_BYTES,
+    ModelFileError,
+    read_architecture,
+)
+
+
+def small_model():
+    return keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(7 * 7 * 2, activation="relu", kernel_regularizer="l2"),
+            layers.Reshape((7, 7, 2)),
+            layers.Conv2DTranspose(1, 5, 2, padding="same", activation="tanh"),
+        ]
+    )
+
+
+def write_zip(path, config, **others):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", config)
+        for name, text in others.items():
+            archive.writestr(name, text)
+    return path
+
+
+def with_layer(module, class_name, config, **more):
+    """The JSON of a model with one layer replaced by another."""
+    model = json.loads(small_model().to_json())
+    evil = {"module": module, "class_name": class_name, "config": config, **more}
+    model["config"]["layers"].append({"registered_name": None, **evil})
+    return model
+
+
+def test_a_keras_file_and_its_json_give_the_same_audit(tmp_path):
+    model = small_model()
+    model.compile("adam", "mse")
+    model.save(tmp_path / "m.keras")
+    (tmp_path / "m.json").write_text(model.to_json())
+    expected = [record.output_shape for record in audit_model(model)]
+    for name in ("m.keras", "m.json"):
+        records = audit_model(read_architecture(tmp_path / name))
+        assert [record.output_shape for record in records] == expected
+        assert all(record.checked for record in records)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNet",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("EfficientNetB0", "ResNet50", "DenseNet121", "InceptionV3")
+        ),
+    ],
+)
+def test_a_published_architecture_is_read(tmp_path, name):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3))
+    (tmp_path / "m.json").write_text(model.to_json())
+    read = read_architecture(tmp_path / "m.json")
+    assert read.count_params() == model.count_params()
+    assert all(record.checked for record in audit_model(read))
+
+
+HOSTILE = {
+    "Lambda": ("keras.layers", "Lambda", {"function": {"class_name": "__lambda__"}}),
+    "TFSMLayer": ("keras.layers", "TFSMLayer", {"filepath": "/tmp"}),
+    "TorchModuleWrapper": ("keras.layers", "TorchModuleWrapper", {"module": ""}),
+    "StringLookup": ("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}),
+    "system": ("os", "system", {}),
+    "enable_unsafe_deserialization": (
+        *("keras.config", "enable_unsafe_deserialization", {}),
+    ),
+    "get_file": ("keras.utils", "get_file", {"origin": "file:///etc/passwd"}),
+    "MyLayer": ("my_package.layers", "MyLayer", {}),
+    "Conv2D": ("keras.src.layers.convolutional.conv2d", "Conv2D", {}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("form", ["json", "keras"])
+def test_a_class_that_is_not_listed_is_refused_by_name(tmp_path, name, form):
+    text = json.dumps(with_layer(*HOSTILE[name]))
+    path = tmp_path / f"m.{form}"
+    if form == "json":
+        path.write_text(text)
+    else:
+        write_zip(path, text)
+    with pytest.raises(ModelFileError, match=name) as caught:
+        read_architecture(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "os.system",
+        {"module": "os", "class_name": "function", "config": "system"},
+        {"module": "builtins", "class_name": "function", "config": "system"},
+        {"module": "os", "config": "system", "registered_name": "system"},
+        {"class_name": "__lambda__", "config": {"value": "4wAAAA=="}},
+    ],
+)
+def test_a_function_as_activation_is_refused_and_not_run(tmp_path, activation):
+    config = {"units": 3, "activation": activation}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(with_layer("keras.layers", "Dense", config)))
+    with pytest.raises(ModelFileError, match="not allowed"):
+        read_architecture(path)
+
+
+def test_a_name_registered_by_this_process_is_not_reached(tmp_path):
+    ran = []
+
+    @keras.saving.register_keras_serializable("hostile")
+    class Registered(layers.Layer):
+        def __init__(self, **kwargs):
+            ran.append(kwargs)
+            super().__init__()
+
+    for key in ("hostile>Registered", "Dense"):
+        path = tmp_path / "m.json"
+        node = with_layer("keras.layers", "Registered", {}, registered_name=key)
+        path.write_text(json.dumps(node))
+        with pytest.raises(ModelFileError, match="Registered"):
+            read_architecture(path)
+        node = with_layer("keras.layers", "ReLU", {}, registered_name=key)
+        path.write_text(json.dumps(node))
+        with pytest.raises(ModelFileError, match=key):
+            read_architecture(path)
+    assert ran == []
+
+
+def test_too_many_parameters_are_refused_before_they_are_allocated(tmp_path):
+    model = json.loads(small_model().to_json())
+    model["config"]["layers"][1]["config"]["units"] = 2**20
+    model["config"]["layers"][2]["config"]["target_shape"] = [2**20]
+    model["config"]["layers"][3] = with_layer(
+        "keras.layers", "Dense", {"units": 2**10, "name": "wide"}
+    )["config"]["layers"][-1]
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(model))
+    with pytest.raises(ModelFileError, match="parameters are too many"):
+        read_architecture(path)
+
+
+def test_bombs_are_refused(tmp_path):
+    zeros = " " * (MAX_CONFIG_BYTES + 2)
+    path = write_zip(tmp_path / "zip.keras", zeros + "{}")
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ModelFileError, match="exceeds"):
+        read_architecture(path)
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ModelFileError, match="not a Keras architecture"):
+        read_architecture(path)
+    path.write_text(
+        json.dumps(with_layer("keras.layers", "UpSampling2D", {"size": 2**30}))
+    )
+    with pytest.raises(ModelFileError, match="out of range"):
+        read_architecture(path)
+
+
+def test_other_formats_are_refused_in_one_line(tmp_path):
+    (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "empty.keras").write_bytes(b"")
+    (tmp_path / "cut.keras").write_bytes(b"PK\x03\x04" + bytes(40))
+    write_zip(tmp_path / "list.keras", "[1, 2]")
+    write_zip(tmp_path / "model.keras", json.dumps({"class_name": "MyModel"}))
+    with zipfile.ZipFile(tmp_path / "none.keras", "w") as archive:
+        archive.writestr("other.json", "{}")
+    for name, words in {
+        "m.h5": "HDF5",
+        "saved": "folder",
+        "empty.keras": "not a Keras architecture",
+        "cut.keras": "not a Keras architecture",
+        "list.keras": "expected one of Functional or Sequential",
+        "model.keras": "'MyModel'",
+        "none.keras": "without one config.json",
+    }.items():
+        with pytest.raises(ModelFileError, match=words) as caught:
+            read_architecture(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(OSError):
+        read_architecture(tmp_path / "absent.keras")
+
+
+def test_weights_in_the_file_are_never_touched(tmp_path):
+    path = write_zip(tmp_path / "m.keras", small_model().to_json())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("model.weights.h5", b"not HDF5 at all")
+        archive.writestr("../../escape.txt", "no")
+    assert read_architecture(path).output_shape == (None, 14, 14, 1)
+    assert not (tmp_path.parent.parent / "escape.txt").exists()
+
+
+def test_random_damage_never_raises_anything_else(tmp_path):
+    text = small_model().to_json()
+    draws = np.random.default_rng(0)
+    path = tmp_path / "m.json"
+    for _ in range(60):
+        damaged = bytearray(text, "ascii")
+        for place in draws.integers(0, len(text), 4):
+            damaged[place] = int(draws.integers(32, 127))
+        path.write_bytes(damaged)
+        try:
+            audit_model(read_architecture(path))
+        except ModelFileError as error:
+            assert "\n" not in str(error)

@@ -1,0 +1,387 @@
+"""A study: what is planned, run, continued, compared and written."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from analysis.__main__ import main
+from analysis.study.jobs import Share, run_missing, shares
+from analysis.study.page import make_page, spread, write_page
+from analysis.study.plan import (
+    RESULTS,
+    Method,
+    StudyError,
+    generator_cost,
+    has_result,
+    load_plan,
+    make_plan,
+)
+from analysis.study.results import Result, load_results
+from analysis.study.run import LINES, QUALITY, perform
+from analysis.study.statistics import compare_methods
+from gan.models import build_generator
+from gan.run.folder import RunFolder
+
+ROOT = Path(__file__).parents[3]
+SMALL = [
+    "data.limit=1200",
+    "model.generator_widths=[16, 8, 8]",
+    "model.discriminator_widths=[4, 8]",
+    "model.latent_dim=8",
+    "train.batch_size=16",
+    "train.num_steps=40",
+]
+METHODS = ("transpose:5", "resize-nearest:3", "transpose-balanced")
+
+
+def planned(methods=METHODS, num_seeds=2, match="macs", sets=()):
+    return make_plan("study", [*SMALL, *sets], methods, num_seeds, None, match, 500)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return planned()
+
+
+@pytest.fixture(scope="module")
+def result(plan, tmp_path_factory):
+    """The one run that is really trained and measured here."""
+    folder = tmp_path_factory.mktemp("study")
+    perform(plan.runs[0], folder, folder / "runs", plan.num_images)
+    plan.save(folder)
+    return load_results(folder, plan)[0]
+
+
+def made_up(plan, values, endpoint="a_last"):
+    """Results with given values of one end point: label -> one a seed."""
+    return [
+        Result(
+            run="",
+            method=label,
+            seed=seed,
+            trained=dict.fromkeys((*LINES, *QUALITY), 0.0) | {endpoint: value},
+            untrained=dict.fromkeys(LINES, 0.0),
+            course=[],
+            seconds_per_step=0.1,
+            measurement=None,
+        )
+        for label, row in values.items()
+        for seed, value in enumerate(row)
+    ]
+
+
+def test_methods_are_read_and_named():
+    method = Method.parse("transpose/resize:4")
+    assert method == Method("transpose", "resize-nearest", 4)
+    assert method.label == "transpose/resize-nearest k4"
+    assert method.file_name == "transpose-last_resize-nearest-k4"
+    assert Method.parse("subpixel").label == "subpixel k5"
+    for bad in ("pixels", "transpose/pixels", "transpose:x", "", "transpose:-3"):
+        with pytest.raises(StudyError, match="--methods: received"):
+            Method.parse(bad)
+
+
+@pytest.mark.parametrize("match", ["macs", "params"])
+def test_widths_make_the_costs_equal_up_to_one_channel(match):
+    methods = (*METHODS, "transpose:4", "subpixel-icnr:3", "resize-bilinear:5")
+    plan = planned(methods, match=match, sets=["model.generator_widths=[32,32,64]"])
+    goal = plan.costs["transpose k5"][match]
+    for run in plan.runs[: len(methods)]:
+        model = run.config.model
+        cost = plan.costs[run.method][match]
+        wider = dataclasses.replace(
+            model, generator_widths=(32, 32, model.generator_widths[2] + 1)
+        )
+        one_channel = generator_cost(wider, (28, 1))[match] - cost
+        assert abs(cost - goal) <= one_channel / 2 + 1
+    # Nothing is matched unless asked for: 4 x 9 products against 25.
+    free = planned(("transpose:5", "resize-nearest:3"), match="none")
+    assert free.widths["resize-nearest k3"] == free.widths["transpose k5"]
+    ratio = free.costs["resize-nearest k3"]["macs"] / free.costs["transpose k5"]["macs"]
+    assert ratio > 1.05
+
+
+def test_cost_of_one_generator_by_hand():
+    """Dense, stride 1, and two transposed convolutions: inputs x taps x channels."""
+    method = Method("transpose", "", 5)
+    model = planned(["transpose:5"]).run(method, 0).config.model
+    macs = 8 * 7 * 7 * 16 + 25 * (49 * 16 * 8 + 49 * 8 * 8 + 14 * 14 * 8)
+    assert generator_cost(model, (28, 1))["macs"] == macs
+
+
+def test_runs_of_a_seed_share_order_budget_and_every_layer_before(plan):
+    first, second, third, other = plan.runs[:4]
+    assert [run.config.run.seed for run in plan.runs] == [0, 0, 0, 1, 1, 1]
+    assert len({run.config.train for run in plan.runs}) == 1
+    weights = [
+        {
+            v.path: v.value.numpy()
+            for v in build_generator(run.config.model, seed=run.config.run.seed).weights
+        }
+        for run in (first, second, third, other)
+    ]
+    for path in ("base_dense/kernel", "stage1_conv/kernel"):
+        assert (weights[0][path] == weights[1][path]).all()
+        assert (weights[0][path] == weights[2][path]).all()
+        assert not (weights[0][path] == weights[3][path]).all()
+
+
+def test_a_plan_may_grow_and_not_change(plan, tmp_path):
+    plan.save(tmp_path)
+    assert load_plan(tmp_path) == plan
+    grown = planned((*METHODS, "transpose:4"), num_seeds=3)
+    grown.save(tmp_path)
+    with pytest.raises(StudyError, match="plans transpose-k4-seed0, which this call"):
+        plan.save(tmp_path)
+    with pytest.raises(StudyError, match="other settings, such as the budget"):
+        planned((*METHODS, "transpose:4"), 3, sets=["train.num_steps=41"]).save(
+            tmp_path
+        )
+    with pytest.raises(StudyError, match="--match macs, --n 500; choose another --out"):
+        planned((*METHODS, "transpose:4"), 3, match="params").save(tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(StudyError, match="plan.json is damaged"):
+        load_plan(tmp_path)
+    with pytest.raises(StudyError, match="holds no study"):
+        load_plan(tmp_path / "nowhere")
+
+
+def test_a_real_run_is_measured_before_on_the_way_and_after(plan, result):
+    assert (result.method, result.seed) == ("transpose k5", 0)
+    assert set(result.untrained) == set(LINES)
+    assert set(result.trained) == {*LINES, *QUALITY}
+    assert [row["step"] for row in result.course] == [10, 20, 30, 40]
+    last = {name: result.course[-1][name] for name in LINES}
+    assert last == {name: result.trained[name] for name in LINES}
+    # Independent weights: 0.75 on average; 64 channel pairs are close to it.
+    assert result.untrained["eta_prev"] == pytest.approx(0.75, abs=0.1)
+    assert result.measurement.summary["num_images"]["samples"] == 500
+
+
+def test_a_result_survives_its_files_and_damage_is_named(plan, result, tmp_path):
+    result.save(tmp_path / RESULTS)
+    [again] = load_results(tmp_path, plan)
+    assert again.trained == result.trained and again.course == result.course
+    (tmp_path / RESULTS / f"{result.run}.npz").write_bytes(b"PK")
+    with pytest.raises(StudyError, match="remove it, and the study makes it again"):
+        load_results(tmp_path, plan)
+
+
+def test_comparisons_are_paired_and_corrected(plan):
+    """Seeds differ by 10, methods by 1: only pairs see it. By hand, n = 3.
+
+    Differences -1, -1.1, -0.9: mean -1, standard error 0.1 / sqrt(3), t^2 = 300. With
+    two degrees of freedom p = 1 - t / sqrt(t^2 + 2); Holm takes it four times.
+    """
+    plan = dataclasses.replace(plan, num_seeds=3)
+    reference = np.array([0.0, 10, 20])
+    values = {
+        "transpose k5": reference,
+        "resize-nearest k3": reference + [-1, -1.1, -0.9],
+        "transpose-balanced k5": reference + [-1, 1, 0.1],
+    }
+    found = {
+        (row.method, row.endpoint): row
+        for row in compare_methods(plan, made_up(plan, values))
+    }
+    row = found["resize-nearest k3", "a_last"]
+    assert row.difference.value == pytest.approx(-1)
+    half = 4.302653 * 0.1 / np.sqrt(3)
+    assert row.difference.low == pytest.approx(-1 - half, rel=1e-5)
+    assert row.p_value == pytest.approx(1 - np.sqrt(300 / 302))
+    assert row.adjusted == pytest.approx(4 * row.p_value) and row.significant
+    control = found["transpose-balanced k5", "a_last"]
+    assert not control.significant and control.difference.low < 0
+    # Fewer pairs where a run is missing; none where one is left.
+    some = [
+        r for r in made_up(plan, values) if (r.method, r.seed) != ("transpose k5", 2)
+    ]
+    assert {row.num_pairs for row in compare_methods(plan, some)} == {2}
+    assert compare_methods(plan, [r for r in some if r.seed == 0]) == []
+
+
+def test_methods_that_differ_by_noise_alone_are_seldom_told_apart(plan):
+    """Holm keeps the share of studies with any false finding near 5 %; 200 of them."""
+    plan = dataclasses.replace(plan, num_seeds=5)
+    random = np.random.default_rng(0)
+    labels = [method.label for method in plan.methods]
+    false = 0
+    for _ in range(200):
+        values = {label: random.standard_normal(5) for label in labels}
+        results = made_up(plan, values)
+        for r in results:
+            r.trained["a_prev"] = random.standard_normal()
+        false += any(row.significant for row in compare_methods(plan, results))
+    assert 0 < false <= 20
+
+
+def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
+    shifts = {"transpose k5": 0, "resize-nearest k3": -3, "transpose-balanced k5": 0}
+    random = np.random.default_rng(0)
+    results = []
+    for label, shift in shifts.items():
+        for seed in range(2):
+            a_last = 5 + seed + shift + 1e-4 * random.standard_normal()
+            trained = result.trained | {"a_last": a_last}
+            changed = {"method": label, "seed": seed, "trained": trained}
+            results.append(dataclasses.replace(result, **changed))
+    page = write_page(tmp_path, plan, results, "python -m analysis study").read_text()
+    assert "6 of 6 runs: 3 methods, 2 seeds, 40 steps of 16 images (640 in all)" in page
+    assert (
+        "- A_last against transpose k5: lower: resize-nearest k3; not told apart:"
+        in page
+    )
+    assert "| resize-nearest k3 | A_last | -3.00 (" in page
+    assert "| 16, 8, 8 |" in page
+    for name in ("headline", "amplitudes", "course", "price"):
+        assert f"(figures/{name}.png)" in page
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes()[1:4] == b"PNG"
+    alone = make_page(plan, results[:1], "x")
+    assert "Two runs of each method are needed." in alone and "nan" not in alone
+
+
+def test_a_single_run_has_no_interval():
+    assert spread(np.array([1.5])) == "1.50"
+    assert spread(np.array([1.0, 2, 3])) == "2.00 (-0.48 … 4.48)"
+
+
+def test_the_machine_is_shared_out():
+    cores = sorted(os.sched_getaffinity(0))
+    assert shares(1, 0) == [Share(None, ())]
+    assert [share.gpu for share in shares(3, 2)] == [0, 1, 0]
+    assert shares(2, 2)[1].environment["CUDA_VISIBLE_DEVICES"] == "1"
+    two = shares(2, 0)
+    if len(cores) >= 2:
+        assert not set(two[0].cores) & set(two[1].cores)
+        assert len(two[0].cores) == len(two[1].cores) == len(cores) // 2
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(plan, result, tmp_path):
+    """Two runs are done; of the other four, each finds a broken run folder."""
+    for run in plan.runs[:2]:
+        dataclasses.replace(result, run=run.name).save(tmp_path / RESULTS)
+    plan.save(tmp_path)
+    told = []
+    runs_dir = tmp_path / "runs"
+    for run in plan.runs[2:]:
+        (runs_dir / run.name).mkdir(parents=True)
+        (runs_dir / run.name / "config.json").write_text("no json")
+    short = dataclasses.replace(plan, num_seeds=1)
+    failed = run_missing(
+        short, tmp_path, runs_dir, shares(1, 0), lambda *a: told.append(a)
+    )
+    assert failed == len(told) == 1
+    run, _, error = told[0]
+    assert run.name == plan.runs[2].name
+    assert "exit code 1: Error:" in error and "config.json is damaged" in error
+
+
+def test_bad_calls_get_one_line(tmp_path):
+    def said(*args):
+        result = CliRunner().invoke(main, ["study", "--out", str(tmp_path), *args])
+        assert result.exit_code != 0 and "Traceback" not in result.output
+        return result.output.strip().splitlines()[-1]
+
+    assert "received 'pixels', expected NAME" in said("--methods", "pixels")
+    assert "one of them twice" in said("--methods", "transpose,transpose:5")
+    assert "unknown key train.stepz" in said("--set", "train.stepz=3")
+    assert "holds no study" in said("--only", "transpose-k5-seed0")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_shows_cost_and_time_and_starts_nothing(tmp_path):
+    args = ["study", "--plan", "--out", str(tmp_path / "out"), "--seeds", "3"]
+    args += ["--methods", "transpose:5,resize-nearest:3"]
+    for setting in SMALL:
+        args += ["--set", setting]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    assert "6 runs of 40 steps, 1 at a time" in result.output
+    assert "minutes by the time that some steps took just now" in result.output
+    assert "3 of 3" in result.output and "16, 8, 8" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def command(folder, runs_dir):
+    words = [sys.executable, "-m", "analysis", "study", "--out", str(folder)]
+    words += ["--runs-dir", str(runs_dir), "--seeds", "2", "--n", "500"]
+    words += ["--methods", "transpose:5,resize-nearest:3"]
+    for setting in SMALL:
+        words += ["--set", setting]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_study_killed_at_any_moment_ends_with_the_same_tables(tmp_path):
+    """SIGKILL of the whole group, three times at random moments, then to the end."""
+    delays = np.random.default_rng().uniform(8, 40, 3)
+    print("killed after seconds:", delays)
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    for number, delay in enumerate(delays):
+        process = subprocess.Popen(
+            command(killed, tmp_path / "a"), cwd=ROOT, start_new_session=True
+        )
+        time.sleep(delay)
+        if number:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # its child lives on, and the next call must wait for it
+            process.kill()
+        process.wait()
+    for folder, runs_dir in ((killed, tmp_path / "a"), (straight, tmp_path / "b")):
+        done = subprocess.run(command(folder, runs_dir), cwd=ROOT, text=True)
+        assert done.returncode == 0
+    plan = load_plan(straight)
+    for one, other in zip(
+        load_results(killed, plan), load_results(straight, plan), strict=True
+    ):
+        assert (one.run, one.trained, one.untrained) == (
+            other.run,
+            other.trained,
+            other.untrained,
+        )
+        assert one.course == other.course
+        assert one.measurement.summary == other.measurement.summary
+    assert all(has_result(killed, run) for run in plan.runs)
+    pages = [(folder / "README.md").read_text() for folder in (killed, straight)]
+    tables = [
+        page.split("## What was compared")[0].split("in brackets")[1] for page in pages
+    ]
+    assert tables[0] == tables[1]
+
+
+def test_a_run_folder_in_use_is_waited_for(plan, tmp_path, monkeypatch):
+    from analysis.study import jobs
+
+    waits = []
+
+    def pause(seconds):
+        waits.append(seconds)
+        held.__exit__()
+
+    monkeypatch.setattr(jobs.time, "sleep", pause)
+    held = RunFolder(tmp_path / "run")
+    held.__enter__()
+    jobs.wait_until_free(tmp_path / "run")
+    assert waits == [jobs.POLL_SECONDS]
+    jobs.wait_until_free(tmp_path / "never-there")
+
+
+def test_a_result_appears_after_all_that_it_needs(result, tmp_path, monkeypatch):
+    """A kill between its two files leaves a run without a result, not half of one."""
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]

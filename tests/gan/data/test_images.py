@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from gan.data.images import fit_image, tile, to_float, to_uint8
+
+
+def test_every_level_survives_the_round_trip():
+    levels = np.arange(256, dtype=np.uint8)
+    images = to_float(levels)
+    assert images.dtype == np.float32
+    assert (images[0], images[255]) == (-1.0, 1.0)
+    np.testing.assert_array_equal(to_uint8(images), levels)
+
+
+def test_values_outside_are_clipped_and_nan_is_black():
+    images = np.array([-3.0, -1.0, 0.0, 1.0, 3.0, np.nan, np.inf], np.float32)
+    # 0 maps to 127.5, which rounds half to even.
+    assert to_uint8(images).tolist() == [0, 0, 128, 255, 255, 0, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tile_by_hand(channels):
+    images = np.repeat(np.arange(1, 4, dtype=np.uint8), 4 * channels)
+    grid = tile(images.reshape(3, 2, 2, channels), columns=2, gap=1)
+    assert grid.shape == (5, 5, channels) and grid.dtype == np.uint8
+    gap = 96
+    expected = [
+        [1, 1, gap, 2, 2],
+        [1, 1, gap, 2, 2],
+        [gap] * 5,
+        [3, 3, gap, gap, gap],
+        [3, 3, gap, gap, gap],
+    ]
+    for channel in range(channels):
+        np.testing.assert_array_equal(grid[..., channel], expected)
+
+
+def test_tile_without_gap_is_as_square_as_possible():
+    images = np.zeros((5, 4, 4, 1), np.uint8)
+    assert tile(images, gap=0).shape == (8, 12, 1)
+
+
+def wide_image():
+    """Black, white and black thirds, each 8x8 px."""
+    image = np.zeros((8, 24, 1), np.uint8)
+    image[:, 8:16] = 255
+    return image
+
+
+def test_fits_keep_what_they_promise():
+    crop = fit_image(wide_image(), 8, 1, "crop")
+    assert (crop == 255).all()
+    pad = fit_image(wide_image(), 24, 1, "pad")
+    assert pad[8:16, 8:16].mean() == 255 and pad.mean() == pytest.approx(255 / 9)
+    stretch = fit_image(wide_image(), 24, 1, "stretch")
+    assert stretch.mean() == pytest.approx(255 / 3, abs=1)
+    assert (stretch[:, 12] == 255).all()
+
+
+def test_channels_change_without_changing_grey():
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    colour = fit_image(grey, 8, 3, "crop")
+    np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
+    np.testing.assert_array_equal(fit_image(colour, 8, 1, "crop"), grey)
+    assert fit_image(grey, 8, 1, "crop") is grey
