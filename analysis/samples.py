@@ -4,6 +4,7 @@ The one place that decides this, for spectra, quality and reports alike. Nothing
 resized or rescaled on the way, since both would change a spectrum.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,8 @@ class Samples:
         facts: more about the source: path, split, step, upsample, seeds.
         data: what a run was trained on, else None.
         notes: what a reader of results should know, one sentence each.
+        labels: int64 (N,), classes of real images, where the set has any.
+        strides: of the upsamplings of a run's generator, first to last.
     """
 
     images_uint8: np.ndarray
@@ -47,12 +50,19 @@ class Samples:
     facts: dict[str, Any] = field(default_factory=dict)
     data: DataConfig | None = None
     notes: tuple[str, ...] = ()
+    labels: np.ndarray | None = None
+    strides: tuple[int, ...] | None = None
 
     @property
     def size(self) -> str:
         """Height, width and channels in words."""
         height, width, channels = self.images_uint8.shape[1:]
         return f"{height}x{width} px, {'grey' if channels == 1 else 'RGB'}"
+
+    def describe(self) -> dict[str, Any]:
+        """Name, source, digest, size, notes and facts, for JSON."""
+        names = "name", "source", "digest", "size", "notes"
+        return {name: getattr(self, name) for name in names} | self.facts
 
 
 def load_samples(
@@ -90,7 +100,19 @@ def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
         "training_seed": run.config.run.seed,
         "latent_seeds": f"0..{num_images - 1}",
     }
-    return make_samples(images, path.name, "run", facts, run.config.data)
+    made = make_samples(images, path.name, "run", facts, run.config.data)
+    return dataclasses.replace(made, strides=upsampling_strides(run.generator))
+
+
+def upsampling_strides(model: Any) -> tuple[int, ...]:
+    """Factors by which the layers of a model enlarge square maps, first to last."""
+    strides = []
+    for operation in model.operations:
+        before, after = (getattr(operation, side, None) for side in ("input", "output"))
+        shapes = [getattr(tensor, "shape", ()) for tensor in (before, after)]
+        if all(len(shape) == 4 for shape in shapes) and shapes[1][1] > shapes[0][1]:
+            strides.append(shapes[1][1] // shapes[0][1])
+    return tuple(strides)
 
 
 def load_reference(
@@ -118,6 +140,7 @@ def load_reference(
         dataset = load_dataset(config, split)
         facts = {"split": split}
         real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
+        real = dataclasses.replace(real, labels=dataset.labels)
     if samples and samples.images_uint8.shape[1:] != real.images_uint8.shape[1:]:
         raise SampleError(
             f"{samples.name}: received images of {samples.size}; the reference "

@@ -1,55 +1,94 @@
 """One set of samples measured against real images, kept in one file.
 
-What `spectra` prints, `compare` and `report` draw. Real images are split into R1, the
-reference, and R2, the null: R2 against R1 says how much two sets without any artifact
-differ, and from which amplitude on a line is told from none.
+What `spectra` prints, `compare` and `report` draw. Real images are divided into two
+halves: the reference, and a second one that is read as the samples are.
 """
 
-import dataclasses
-import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.checkerboard import meter, profiles
-from analysis.checkerboard.layout import Layout, Protocol, make_layout
-from analysis.checkerboard.meter import Contrast, contrast, detection_limit
-from analysis.checkerboard.spectrum import mean_level, measure
+from analysis.checkerboard.frequencies import (
+    GridFrequency,
+    Layout,
+    make_layout,
+    strides_to_scan,
+)
+from analysis.checkerboard.meter import (
+    Estimate,
+    GridReading,
+    Reading,
+    measure_resolution,
+    read,
+)
+from analysis.checkerboard.moments import measure_moments
+from analysis.checkerboard.words import decibels, describe
 from analysis.samples import MIN_IMAGES, SampleError, Samples, halves
 from gan.files import read_arrays
 
-FORMAT = 2
+FORMAT = 3
 NUM_EXAMPLES = 64
-FAMILIES = {"a_last": 1, "a_prev": 2}
+NAMES = (
+    "imaging_gain_percent",
+    "locked_share",
+    "fixed_pattern_levels",
+    "free_pattern_levels",
+    "free_chroma_levels",
+)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Numbers and arrays of one measurement.
+    """Readings of one set of samples, and what is needed to draw them.
 
     Attributes:
-        summary: what `--json` prints.
-        arrays: half spectra in squared grey levels (`power`, `real_power`,
-            `null_power`, and `_error` of the first two), `border_difference` (see
-            `profiles.border_profile`), `pixel_mean`, and `examples` as uint8 images.
+        readings: one for each grid frequency.
+        facts: about samples, reference and protocol, as `--json` prints them.
+        arrays: `power` and `real_power` (height, width), squared grey levels;
+            `mean_image` and `real_mean_image`, grey levels; `examples`, uint8 images.
     """
 
-    summary: dict[str, Any]
+    readings: tuple[GridReading, ...]
+    facts: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
     @property
     def layout(self) -> Layout:
-        """Where the lines are."""
-        protocol = Protocol(**self.summary["protocol"])
-        height, width = self.arrays["pixel_mean"].shape
-        return make_layout(height, width, protocol)
+        """Where the grid frequencies are."""
+        strides = tuple(self.facts["strides"])
+        return make_layout(*self.arrays["power"].shape, strides)
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, in words."""
+        return describe(self.readings, known_strides=self.facts["known_strides"])
+
+    @property
+    def tile(self) -> np.ndarray:
+        """The fixed pattern of one period beyond that of real images.
+
+        Returns:
+            float64 (period, period, C), grey levels about 0.
+        """
+        difference = self.arrays["mean_image"] - self.arrays["real_mean_image"]
+        return phase_tile(difference, self.layout)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        return {
+            **self.facts,
+            "found": any(reading.found for reading in self.readings),
+            "sentences": self.sentences,
+            "alphas": [reading_to_dict(reading) for reading in self.readings],
+        }
 
     def save(self, path: str | Path) -> None:
         """Writes an .npz that loads without pickle."""
-        summary = np.array(json.dumps(self.summary))
+        summary = np.array(json.dumps(self.as_dict()))
         np.savez_compressed(path, allow_pickle=False, summary=summary, **self.arrays)
 
 
@@ -61,24 +100,31 @@ def load_measurement(path: str | Path) -> Measurement:
     """
     try:
         arrays = read_arrays(Path(path))
-        summary = json.loads(str(arrays.pop("summary")))
-        if summary["format"] != FORMAT:
-            raise ValueError(f"format {summary['format']}, expected {FORMAT}")
+        facts = json.loads(str(arrays.pop("summary")))
+        if facts["format"] != FORMAT:
+            raise ValueError(f"format {facts['format']}, expected {FORMAT}")
+        readings = tuple(map(reading_from_dict, facts.pop("alphas")))
+        for derived in ("found", "sentences"):
+            del facts[derived]
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise SampleError(f"{path}: not a result of `spectra` ({error})") from None
-    return Measurement(summary, arrays)
+    return Measurement(readings, facts, arrays)
 
 
 def measure_samples(
-    samples: Samples, reference: Samples, protocol: Protocol, seed: int = 0
+    samples: Samples,
+    reference: Samples,
+    strides: tuple[int, ...] | None = None,
+    seed: int = 0,
 ) -> Measurement:
-    """Measures samples against R1, and as many images of R2 against R1.
+    """Reads samples, and as many real images, against the other real images.
 
     Args:
-        samples: what is judged.
+        samples: what is measured.
         reference: real images of the same shape, at least twice MIN_IMAGES.
-        protocol: window, strides, crop.
-        seed: of the resampling.
+        strides: of the upsamplings, first to last; None: those of the samples' model,
+            and where they are not known all of 2, 4, 8 that the size allows.
+        seed: of the noise that the resolution is tried with.
 
     Raises:
         ValueError: if there are too few real images, or they are too small.
@@ -87,102 +133,90 @@ def measure_samples(
     if len(r2) < MIN_IMAGES:
         raise SampleError(
             f"{reference.name}: received {len(reference.images_uint8)} real images, "
-            f"expected at least {2 * MIN_IMAGES}: half of them is the null"
+            f"expected at least {2 * MIN_IMAGES}; one half is read as samples are"
         )
-    level = mean_level(r1)
-    real, null, spectrum = (
-        measure(images, level=level, protocol=protocol)
-        for images in (r1, r2[: len(samples.images_uint8)], samples.images_uint8)
-    )
-    null_contrast = contrast(null, real, seed)
-    sizes = {"samples": spectrum, "real": real, "null": null}
-    summary = {
+    strides = strides or samples.strides
+    scanned = strides or strides_to_scan(*samples.images_uint8.shape[1:3])
+    real = measure_moments(r1, scanned)
+    null = measure_moments(r2[: len(samples.images_uint8)], scanned)
+    found = measure_moments(samples.images_uint8, scanned)
+    labels = None if reference.labels is None else halves(reference.labels)[1]
+    resolution = measure_resolution(r2, real, labels, seed)
+    facts = {
         "format": FORMAT,
-        "samples": describe(samples),
-        "reference": describe(reference),
-        "num_images": {name: s.num_images for name, s in sizes.items()},
-        "protocol": dataclasses.asdict(protocol),
-        "level": level,
-        "resampling": {"num": meter.NUM_RESAMPLES, "seed": seed},
-        "code": code_digest(),
-        **summarise(contrast(spectrum, real, seed), null_contrast, real.layout),
-        "coherence_floor": 1 / spectrum.num_images,
-        "trimmed_delta_pnr_db": by_line(
-            meter.trimmed_pnr_db(spectrum) - meter.trimmed_pnr_db(real),
-            real.layout,
-        ),
-        "high_band_share": {
-            name: profiles.high_band_share(s.power, real.layout.shape)
-            for name, s in sizes.items()
+        "samples": samples.describe(),
+        "reference": reference.describe(),
+        "num_images": {
+            "samples": found.num_images,
+            "reference": real.num_images,
+            "real": null.num_images,
         },
+        "strides": list(scanned),
+        "known_strides": strides is not None,
     }
-    borders = [profiles.border_profile(s) for s in (spectrum, real)]
     arrays = {
-        "power": spectrum.power,
-        "power_error": spectrum.power_error,
+        "power": found.power,
         "real_power": real.power,
-        "real_power_error": real.power_error,
-        "null_power": null.power,
-        "border_difference": borders[0] - borders[1],
-        "pixel_mean": spectrum.pixels[0],
+        "mean_image": found.mean_image,
+        "real_mean_image": real.mean_image,
         "examples": samples.images_uint8[:NUM_EXAMPLES],
     }
-    return Measurement(summary, arrays)
+    return Measurement(tuple(read(found, real, null, resolution)), facts, arrays)
 
 
-def by_line(values: np.ndarray, layout: Layout) -> dict[str, float]:
-    """Puts the lines' names to values."""
-    return {line.name: float(values[i]) for i, line in enumerate(layout.lines)}
+def phase_tile(mean_image: np.ndarray, layout: Layout) -> np.ndarray:
+    """What the grid frequencies of a mean image draw: one period of it.
+
+    Args:
+        mean_image: (height, width, C), grey levels.
+        layout: whose strides give the period.
+    """
+    period = int(np.prod(layout.strides))
+    steps = [side // period for side in layout.shape]
+    windowed = np.moveaxis(mean_image, 2, 0) * layout.window
+    waves = np.fft.fft2(windowed)[:, :: steps[0], :: steps[1]]
+    waves[:, 0, 0] = 0
+    return np.moveaxis(np.fft.ifft2(waves, norm="forward").real, 0, 2)
 
 
-def summarise(result: Contrast, null: Contrast, layout: Layout) -> dict[str, Any]:
-    """Names the numbers of a contrast, for JSON."""
-    limits = {
-        layer: detection_limit(interval)
-        for layer, interval in null.family_amplitude.items()
+def reading_to_dict(reading: GridReading) -> dict[str, Any]:
+    """One grid frequency as plain data; `reading_from_dict` is the inverse."""
+    frequency = reading.frequency
+    found: dict[str, Any] = {
+        "row": float(frequency.row),
+        "column": float(frequency.column),
+        "stage": frequency.stage,
+        "period": frequency.period,
+        "imaging_gain_db": decibels(reading.imaging_gain_percent.samples.value),
+        "pattern_levels": reading.pattern_levels,
+        "parts": {name: list(pair) for name, pair in reading.parts.items()},
     }
-    return {
-        **{
-            name: result.family_amplitude[layer].as_dict()
-            | {"detection_limit": float(limits[layer])}
-            for name, layer in FAMILIES.items()
-            if layer in limits
-        },
-        "delta_pnr_db": {
-            line.name: result.delta_pnr_db[i].as_dict()
-            for i, line in enumerate(layout.lines)
-        },
-        "family_delta_pnr_db": {
-            str(layer): interval.as_dict()
-            for layer, interval in result.family_delta_pnr_db.items()
-        },
-        "amplitude": {
-            line.name: result.amplitude[i].as_dict()
-            for i, line in enumerate(layout.lines)
-        },
-        "detection_limit": by_line(detection_limit(null.amplitude), layout),
-        "null_delta_pnr_db": {
-            line.name: null.delta_pnr_db[i].as_dict()
-            for i, line in enumerate(layout.lines)
-        },
-        "coherence": by_line(result.coherence, layout),
-        "phase_variance_db": {str(k): v for k, v in result.phase_variance_db.items()},
-        "log_spectral_distance_db": {
-            "value": result.log_spectral_distance_db,
-            "null": null.log_spectral_distance_db,
-        },
-    }
+    for name in NAMES:
+        item: Reading | None = getattr(reading, name)
+        found[name] = item and {
+            **asdict(item.samples),
+            "real": asdict(item.real),
+            **{key: getattr(item, key) for key in ("excess", "z", "log_p", "limit")},
+            "found": item.found,
+        }
+    return found
 
 
-def describe(samples: Samples) -> dict[str, Any]:
-    """Name, source, digest and facts, for JSON."""
-    names = "name", "source", "digest", "size", "notes"
-    return {name: getattr(samples, name) for name in names} | samples.facts
+def reading_from_dict(data: dict[str, Any]) -> GridReading:
+    """The inverse of `reading_to_dict`."""
 
+    def one(item: dict[str, Any] | None) -> Reading | None:
+        if item is None:
+            return None
+        numbers = dict(item)
+        samples = Estimate(*(numbers.pop(key) for key in ("value", "low", "high")))
+        return Reading(samples, Estimate(**numbers.pop("real")), **numbers)
 
-def code_digest() -> str:
-    """Identifies the code that measures: sha256 of this chapter, 12 digits."""
-    result = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        result.update(path.read_bytes())
-    return result.hexdigest()[:12]
+    row, column = (Fraction(data[k]).limit_denominator(256) for k in ("row", "column"))
+    frequency = GridFrequency(row, column, data["stage"], data["period"])
+    return GridReading(
+        frequency,
+        **{name: one(data[name]) for name in NAMES},
+        parts={name: (pair[0], pair[1]) for name, pair in data["parts"].items()},
+        pattern_levels=data["pattern_levels"],
+    )

@@ -1,174 +1,530 @@
-"""How strong a generator's lines are against real images, in dB and in grey levels.
+"""How much of a set of images is locked to the pixel grid, against real images.
 
-A line is compared with its neighbourhood (peak-to-neighbourhood ratio, PNR), and that
-with the PNR of real images: delta PNR > 0 is a tone, < 0 a notch that filtering left,
-the two kinds of Pons et al. 2021 (arXiv:2010.14356) on one scale. What exceeds the
-background expected from real images is an amplitude A in grey levels, the root mean
-square of the periodic pattern. Intervals resample the images of both sets.
+Four readings for each grid frequency a (see `frequencies`):
+
+- imaging gain: what the low frequencies of an image leave around a, as a share of
+  their own size: |X(f + a)| / |X(f)| of the part of X(f + a) that the image's own low
+  frequencies, and those of its square, explain over many images. A picture multiplied
+  by 1 + e (-1)^(row + column) has the gain e at (1/2, 1/2); perfect rejection has 0.
+- locked share: that part's share of all the power around a (multiple coherence).
+- fixed pattern: the root mean square, in grey levels, of what is the same in every
+  image at a. One level added as (-1)^(row + column) reads 1.
+- free pattern: a narrow peak of power at a, beyond what real images have, for patterns
+  whose sign is random; negative for a lack of power. Not read on the axes.
+
+Content of the world has no relation between different frequencies, so that the first
+three are 0 off the axes whatever is shown, however sharp, noisy or dark. On the axes
+real images have edges at fixed places. Therefore every reading is compared with one
+half of the real images, and the other half is read in the same way. What ordinary
+changes of real images do to a reading (`nuisances`) is its resolution: nothing below it
+is called a pattern.
+
+Sources: the spectral correlation of cyclostationary signals (Gardner 1991, IEEE Signal
+Processing Magazine 8(2)); periodic correlations that resampling leaves (Popescu and
+Farid 2005, IEEE Transactions on Signal Processing 53(2); Gallagher 2005; Mahdian and
+Saic 2008). Estimates are least squares over all images and low frequencies; variances
+are those of the jackknife over groups of images.
 """
 
-import functools
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
+import scipy.stats
 
-from analysis.checkerboard.layout import Layout
-from analysis.checkerboard.profiles import log_spectral_distance_db, phase_variance_db
-from analysis.checkerboard.spectrum import FLOOR, Spectrum
-from analysis.statistics import Interval, bootstrap_means, percentile_interval
+from analysis.checkerboard.frequencies import GridFrequency
+from analysis.checkerboard.moments import LUMA, Moments, measure_moments
+from analysis.checkerboard.nuisances import nuisances
+from analysis.statistics import holm
 
-NUM_RESAMPLES = 1000
-TRIMMED_SHARE = 0.01
+READINGS = ("imaging_gain_percent", "fixed_pattern_levels", "free_pattern_levels")
+SIGNIFICANCE = 0.05  # of all tests of a set together
+NORMAL = 1.96  # standard errors of a 95 % interval of a real number
+RESOLUTION_MARGIN = 1.25  # a pattern must exceed what nuisances do by a quarter
+RIDGE = 1e-6  # of the mean power: explaining transforms may be equal (binary images)
+LOG_TINY = -600.0  # of p-values; smaller ones are not told apart
+VISIBLE_LEVELS = 1.0  # a pattern of one grey level or less is not seen
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """One set of images against the real one; arrays run over `layout.lines`.
+class Estimate:
+    """A size that is never negative but for chance, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of a set of images beside real ones.
 
     Attributes:
-        delta_pnr_db: peak-to-neighbourhood ratios minus those of the real images.
-        amplitude: of each line in grey levels, negative for a lack of power.
-        family_delta_pnr_db: by layer, 1 the last upsampling: mean over its lines.
-        family_amplitude: by layer, root sum of squares.
-        coherence: |<F>|^2 / <|F|^2>; 1: the same sign in every image, 1/N: any sign.
-        phase_variance_db: by period in pixels, minus that of the real images.
-        log_spectral_distance_db: over the whole spectrum.
+        samples: of the images in question.
+        real: of the half of the real images that is not the reference.
+        excess: size of the difference from the reference; the difference is taken
+            between complex values, so that two equal sizes of other phase differ.
+        z: the significance of that difference in standard deviations of a normal.
+        log_p: natural logarithm of its p-value, not corrected.
+        limit: the smallest excess that could be called a pattern here.
+        found: whether it is one: significant after correction, and above the limit.
     """
 
-    delta_pnr_db: Interval
-    amplitude: Interval
-    family_delta_pnr_db: dict[int, Interval]
-    family_amplitude: dict[int, Interval]
-    coherence: np.ndarray
-    phase_variance_db: dict[int, float]
-    log_spectral_distance_db: float
+    samples: Estimate
+    real: Estimate
+    excess: float
+    z: float
+    log_p: float
+    limit: float
+    found: bool = False
 
 
-def cell_powers(spectrum: Spectrum) -> np.ndarray:
-    """Mean powers in `layout.cells`: float64 (num_cells,)."""
-    return spectrum.power.ravel()[spectrum.layout.cells]
+@dataclass(frozen=True)
+class GridReading:
+    """All readings at one grid frequency.
 
-
-@functools.lru_cache(maxsize=4)
-def resampled_powers(spectrum: Spectrum, seed: int) -> np.ndarray:
-    """Powers in `layout.cells`, then those of NUM_RESAMPLES resampled sets of images.
-
-    Beyond `spectra.MAX_ROWS` images, groups of them are resampled.
+    Attributes:
+        frequency: where.
+        imaging_gain_percent: see the module; in percent.
+        locked_share: the same regression as a share of the power, 0 to 1. Its
+            significance and verdict are those of the gain.
+        fixed_pattern_levels: root mean square, grey levels.
+        free_pattern_levels: grey levels, of luminance; None on the axes.
+        free_chroma_levels: the same of chroma; None on the axes and for grey images.
+        parts: of the fixed pattern (grey levels) and the gain (percent) by channel,
+            luminance and chroma; empty for grey images.
+        pattern_levels: root mean square of the whole pattern, grey levels: fixed, free,
+            and the part that follows the content at its usual contrast.
     """
-    draws = bootstrap_means(spectrum.rows, NUM_RESAMPLES, seed)
-    return np.vstack([cell_powers(spectrum), np.maximum(draws, FLOOR)])
+
+    frequency: GridFrequency
+    imaging_gain_percent: Reading
+    locked_share: Reading
+    fixed_pattern_levels: Reading
+    free_pattern_levels: Reading | None
+    free_chroma_levels: Reading | None
+    parts: dict[str, tuple[float, float]]
+    pattern_levels: float
+
+    @property
+    def found(self) -> list[str]:
+        """Names of the readings that are a pattern."""
+        names = (*READINGS, "free_chroma_levels")
+        readings = [(name, getattr(self, name)) for name in names]
+        return [name for name, reading in readings if reading and reading.found]
 
 
-def trimmed_pnr_db(spectrum: Spectrum) -> np.ndarray:
-    """PNR without the strongest 1 % of images in each bin: (lines,).
+@dataclass(frozen=True)
+class Fit:
+    """One complex vector per set, estimated with its spread.
 
-    A check of robustness: on the axes a few images hold much of the power.
+    Attributes:
+        vector: real parts, and imaginary ones unless they are 0 by symmetry.
+        covariance: of the vector.
+        metric: quadratic form that gives its squared size.
+        num_groups: groups behind the covariance.
     """
-    powers = spectrum.rows[:, :-1] / spectrum.rows[:, -1:]
-    kept = len(powers) - int(TRIMMED_SHARE * len(powers))
-    means = np.partition(powers, kept - 1, axis=0)[:kept].mean(axis=0, dtype=np.float64)
-    return pnr_db(np.maximum(means, FLOOR), spectrum.layout)
+
+    vector: np.ndarray
+    covariance: np.ndarray
+    metric: np.ndarray
+    num_groups: int
+
+    def minus(self, other: "Fit") -> "Fit":
+        """The difference of two independent sets, sized as this one."""
+        return Fit(
+            self.vector - other.vector,
+            self.covariance + other.covariance,
+            self.metric,
+            min(self.num_groups, other.num_groups),
+        )
+
+    def square(self) -> tuple[float, float]:
+        """Squared size without the part that noise adds, and its standard error."""
+        v, q, noise = self.vector, self.metric, self.metric @ self.covariance
+        # Variance of a quadratic form; its first term alone keeps it positive at 0.
+        variance = 2 * np.trace(noise @ noise) + 4 * max(v @ noise @ q @ v, 0.0)
+        return float(v @ q @ v - np.trace(noise)), math.sqrt(max(variance, 0.0))
+
+    def estimate(self, scale: float = 1.0) -> Estimate:
+        """Size times `scale` with its interval."""
+        square, error = self.square()
+        limits = square - NORMAL * error, square + NORMAL * error
+        value, low, high = (scale * math.sqrt(max(x, 0.0)) for x in (square, *limits))
+        return Estimate(value, low, high)
+
+    def test(self) -> tuple[float, float]:
+        """Hotelling's test for the vector 0.
+
+        Returns:
+            The natural logarithm of the p-value, and the standard deviations of a
+            normal that have the same two-sided p-value.
+        """
+        scale = np.sqrt(np.maximum(np.diag(self.covariance), 1e-300))
+        correlation = self.covariance / np.outer(scale, scale)
+        inverse, rank = scipy.linalg.pinvh(correlation, rtol=1e-8, return_rank=True)
+        standard = self.vector / scale
+        square, n = float(standard @ inverse @ standard), self.num_groups
+        if rank == 0 or n <= rank + 1:
+            return 0.0, 0.0
+        ratio = square * (n - rank) / (rank * (n - 1))
+        log_p = float(scipy.stats.f.logsf(ratio, rank, n - rank))
+        if log_p > LOG_TINY:
+            return log_p, float(scipy.stats.norm.isf(math.exp(log_p) / 2))
+        return LOG_TINY, math.sqrt(square)  # beyond the range of a p-value
 
 
-def centers(powers: np.ndarray, layout: Layout) -> np.ndarray:
-    """Powers in the lines themselves: (..., cells) to (..., lines)."""
-    return powers[..., [line.center for line in layout.lines]]
-
-
-def backgrounds(powers: np.ndarray, layout: Layout) -> np.ndarray:
-    """Geometric mean of each line's neighbours: (..., cells) to (..., lines)."""
-    logs = np.log(powers)
-    means = [logs[..., line.ring].mean(axis=-1) for line in layout.lines]
-    return np.exp(np.stack(means, axis=-1))
-
-
-def pnr_db(powers: np.ndarray, layout: Layout) -> np.ndarray:
-    """Peak-to-neighbourhood ratio of each line: (..., cells) to (..., lines)."""
-    return 10 * np.log10(centers(powers, layout) / backgrounds(powers, layout))
-
-
-def squared_amplitudes(
-    powers: np.ndarray, real_powers: np.ndarray, layout: Layout
-) -> np.ndarray:
-    """Mean square of each line's pattern, in squared grey levels: (..., lines).
-
-    Real images say how a bin relates to its neighbours without artifact. The excess is
-    a wave of complex amplitude c, |c|^2 = excess * sum(w^2) / sum(w)^2, which counts
-    twice unless it is its own conjugate (Parseval): a (-1)^(x + y) gives a^2.
-    """
-    usual = centers(real_powers, layout) / backgrounds(real_powers, layout)
-    excess = centers(powers, layout) - backgrounds(powers, layout) * usual
-    multiplicity = np.array([line.multiplicity for line in layout.lines])
-    return excess * multiplicity * layout.line_gain
-
-
-def signed_root(squares: np.ndarray) -> np.ndarray:
-    """Square root that keeps the sign: -4 becomes -2."""
-    return np.sign(squares) * np.sqrt(np.abs(squares))
-
-
-def families(layout: Layout) -> dict[int, list[int]]:
-    """Indices of the lines that each layer causes, 1 the last upsampling."""
-    layers = sorted({line.layer for line in layout.lines})
-    return {
-        layer: [i for i, line in enumerate(layout.lines) if line.layer == layer]
-        for layer in layers
-    }
-
-
-def contrast(spectrum: Spectrum, real: Spectrum, seed: int = 0) -> Contrast:
-    """Judges a set of images against the real one.
+def read(
+    samples: Moments, reference: Moments, null: Moments, resolution: "Resolution"
+) -> list[GridReading]:
+    """Reads a set of images against real ones.
 
     Args:
-        spectrum: of the set.
-        real: of the real images, under the same protocol.
-        seed: of the resampling.
+        samples: of the set in question.
+        reference: of one half of the real images.
+        null: of the other half.
+        resolution: what `measure_resolution` found for these real images.
 
     Raises:
-        ValueError: if the two spectra have not the same shape.
+        ValueError: if sizes, channels or strides differ.
     """
-    layout, shape = spectrum.layout, spectrum.layout.shape
-    if shape != real.layout.shape:
-        raise ValueError(f"received {shape} px, expected {real.layout.shape} px")
-    powers = resampled_powers(spectrum, 2 * seed)
-    real_powers = resampled_powers(real, 2 * seed + 1)
-    delta = pnr_db(powers, layout) - pnr_db(real_powers, layout)
-    squares = squared_amplitudes(powers, real_powers, layout)
-    members = families(layout).items()
-    return Contrast(
-        delta_pnr_db=percentile_interval(delta),
-        amplitude=percentile_interval(signed_root(squares)),
-        family_delta_pnr_db={
-            layer: percentile_interval(delta[:, own].mean(axis=1))
-            for layer, own in members
-        },
-        family_amplitude={
-            layer: percentile_interval(signed_root(squares[:, own].sum(axis=1)))
-            for layer, own in members
-        },
-        coherence=coherence(spectrum),
-        phase_variance_db={
-            int(p): phase_variance_db(spectrum, p) - phase_variance_db(real, p)
-            for p in np.cumprod(layout.strides[::-1])
-        },
-        log_spectral_distance_db=log_spectral_distance_db(
-            spectrum.power, real.power, shape
-        ),
+    for other in (samples, null):
+        if (other.layout.shape, other.num_channels, other.layout.strides) != (
+            reference.layout.shape,
+            reference.num_channels,
+            reference.layout.strides,
+        ):
+            raise ValueError(
+                f"received {other.layout.shape} px and {other.num_channels} channels, "
+                f"expected {reference.layout.shape} px and {reference.num_channels}"
+            )
+    found = [
+        read_frequency(k, samples, reference, null, resolution)
+        for k in range(len(reference.layout.frequencies))
+    ]
+    return decide(found)
+
+
+def decide(readings: Sequence[GridReading]) -> list[GridReading]:
+    """Corrects for all tests of the set together (Holm), then names the patterns."""
+    names = (*READINGS, "free_chroma_levels")
+    tests = [
+        (k, name)
+        for k, item in enumerate(readings)
+        for name in names
+        if getattr(item, name) is not None
+    ]
+    tested = [getattr(readings[k], name) for k, name in tests]
+    adjusted = holm(np.exp([reading.log_p for reading in tested]))
+    found: list[dict[str, Reading]] = [{} for _ in readings]
+    for (k, name), reading, p in zip(tests, tested, adjusted, strict=True):
+        large = reading.excess > reading.limit
+        changed = with_found(reading, bool(p < SIGNIFICANCE and large))
+        found[k][name] = changed
+        if name == "imaging_gain_percent":
+            found[k]["locked_share"] = with_found(
+                readings[k].locked_share, changed.found
+            )
+    return [
+        GridReading(**{**vars(item), **changes})
+        for item, changes in zip(readings, found, strict=True)
+    ]
+
+
+def with_found(reading: Reading, found: bool) -> Reading:
+    """The same reading with its verdict."""
+    return Reading(**{**vars(reading), "found": found})
+
+
+def read_frequency(
+    k: int,
+    samples: Moments,
+    reference: Moments,
+    null: Moments,
+    resolution: "Resolution",
+) -> GridReading:
+    """All readings at the grid frequency of index k, verdicts not yet given."""
+    frequency = reference.layout.frequencies[k]
+    sets = samples, reference, null
+    num_tests = 3 * len(reference.layout.frequencies)
+
+    def reading(
+        estimates: Sequence[Estimate], difference: Fit, scale: float, name: str
+    ) -> Reading:
+        square, _ = difference.square()
+        noise = math.sqrt(max(np.trace(difference.metric @ difference.covariance), 0))
+        smallest = scipy.stats.norm.isf(SIGNIFICANCE / num_tests / 2) * noise * scale
+        log_p, z = difference.test()
+        return Reading(
+            estimates[0],
+            estimates[2],
+            scale * math.sqrt(max(square, 0.0)),
+            z,
+            log_p,
+            max(smallest, RESOLUTION_MARGIN * resolution.of(k, name)),
+        )
+
+    gains = [fit_gain(moments, k) for moments in sets]
+    contents = [content_power(moments, k) for moments in sets]
+    nears = [moments.power_near[k].sum() / moments.num_images for moments in sets]
+    percents = [100 / math.sqrt(max(power, 1e-12)) for power in contents]
+    difference = gains[0].minus(gains[1])
+    gain = reading(
+        [fit.estimate(scale) for fit, scale in zip(gains, percents, strict=True)],
+        difference,
+        percents[0],
+        READINGS[0],
+    )
+    shares = [
+        squared(fit.estimate(1 / math.sqrt(max(power, 1e-12))))
+        for fit, power in zip(gains, nears, strict=True)
+    ]
+    share = Reading(shares[0], shares[2], shares[0].value, gain.z, gain.log_p, 0.0)
+    lines = [fit_line(moments, k) for moments in sets]
+    fixed = reading(
+        [fit.estimate() for fit in lines], lines[0].minus(lines[1]), 1.0, READINGS[1]
+    )
+    free: list[Reading | None] = [None, None]
+    if not frequency.on_axis:
+        for part in range(reference.ring_powers.shape[3]):
+            name = READINGS[2] if part == 0 else "free_chroma_levels"
+            free[part] = read_free(sets, k, part, num_tests, resolution.of(k, name))
+    contrast = contrast_levels(samples)
+    strength = [fixed.samples.value, gain.samples.value / 100 * contrast]
+    strength += [max(r.samples.value, 0.0) for r in free if r]
+    return GridReading(
+        frequency,
+        gain,
+        share,
+        fixed,
+        free[0],
+        free[1],
+        parts_of(samples, k, percents[0]),
+        math.sqrt(sum(x**2 for x in strength)),
     )
 
 
-def coherence(spectrum: Spectrum) -> np.ndarray:
-    """Share of each line's power that has one sign in all images: (lines,)."""
-    energy = (spectrum.layout.window**2).sum()
-    steady = (np.abs(spectrum.mean_transform) ** 2).mean(axis=0) / energy
-    ratio = (steady / spectrum.power).ravel()[spectrum.layout.cells]
-    return centers(ratio, spectrum.layout)
+def fit_gain(moments: Moments, k: int) -> Fit:
+    """Least squares of X(f + a) on the low frequencies, with its jackknife."""
+    gram, cross = moments.gram[k], moments.cross[k]
+    size = gram.shape[1]
+    total = gram.sum(axis=0)
+    ridge = RIDGE * np.trace(total).real / size * np.eye(size)
+    whole = np.linalg.solve(total + ridge, cross.sum(axis=0))
+    without = np.linalg.solve(total - gram + ridge, cross.sum(axis=0) - cross)
+    is_real = moments.layout.frequencies[k].is_real
+    return Fit(
+        as_real(whole[np.newaxis], is_real)[0],
+        jackknife_covariance(as_real(without, is_real)),
+        metric_of(total / moments.num_images, cross.shape[2], is_real),
+        len(gram),
+    )
 
 
-def detection_limit(null_amplitude: Interval) -> np.ndarray:
-    """Smallest amplitude told from none, in grey levels.
+def fit_line(moments: Moments, k: int) -> Fit:
+    """Mean over images of X(a), whose size is that of the fixed pattern."""
+    lines, counts = moments.lines[k], moments.counts[:, np.newaxis]
+    frequency = moments.layout.frequencies[k]
+    whole = lines.sum(axis=0) / counts.sum()
+    without = (lines.sum(axis=0) - lines) / (counts.sum() - counts)
+    vector = as_real(whole[np.newaxis], frequency.is_real)[0]
+    scale = frequency.multiplicity / moments.num_channels
+    return Fit(
+        vector,
+        jackknife_covariance(as_real(without, frequency.is_real)),
+        scale * np.eye(len(vector)),
+        len(lines),
+    )
 
-    Half the width, in squares, of an interval of real against real images.
+
+def as_real(values: np.ndarray, is_real: bool) -> np.ndarray:
+    """Complex (n, ...) as real vectors (n, d): half as long where they are real."""
+    flat = values.reshape(len(values), -1)
+    return flat.real if is_real else np.concatenate([flat.real, flat.imag], axis=1)
+
+
+def jackknife_covariance(without: np.ndarray) -> np.ndarray:
+    """Covariance of an estimate from its values without each of the groups: (n, d)."""
+    deviation = without - without.mean(axis=0)
+    return (len(without) - 1) / len(without) * deviation.T @ deviation
+
+
+def metric_of(gram: np.ndarray, channels: int, is_real: bool) -> np.ndarray:
+    """The form that turns coefficients into the power that they explain."""
+    real, imaginary = (np.kron(m, np.eye(channels)) for m in (gram.real, gram.imag))
+    if is_real:
+        return real
+    return np.block([[real, -imaginary], [imaginary, real]])
+
+
+def content_power(moments: Moments, k: int) -> float:
+    """Power of an image's own low frequencies, over channels, squared grey levels."""
+    diagonal = np.diagonal(moments.gram[k].sum(axis=0)).real
+    return float(diagonal[: moments.num_channels].sum() / moments.num_images)
+
+
+def contrast_levels(moments: Moments) -> float:
+    """Root mean square of the images about their mean image, grey levels."""
+    steady = np.zeros(moments.layout.shape)
+    for channel in np.moveaxis(moments.mean_image, 2, 0):
+        level = channel - moments.mean_image.mean()
+        steady += np.abs(np.fft.fft2(level * moments.layout.window)) ** 2
+    varying = moments.power - steady / moments.num_channels
+    # Parseval: the window spreads each wave over several bins.
+    spread = np.square(moments.layout.window, dtype=np.float64).sum()
+    spread *= moments.layout.window.size
+    return math.sqrt(max(float(varying.sum()) / spread, 0.0))
+
+
+def squared(estimate: Estimate) -> Estimate:
+    """The squares of an estimate and its limits."""
+    return Estimate(*(x**2 for x in vars(estimate).values()))
+
+
+def read_free(
+    sets: Sequence[Moments], k: int, part: int, num_tests: int, resolution: float
+) -> Reading:
+    """The narrow peak of power at a grid frequency, against the reference's."""
+    multiplicity = sets[0].layout.frequencies[k].multiplicity
+    peaks = [
+        log_peak(moments.ring_powers[k, :, :, part] / moments.num_images)
+        for moments in sets
+    ]
+
+    def levels(index: int, standard_errors: float = 0.0) -> float:
+        (peak, variance, background), (usual, usual_variance, _) = (
+            peaks[index],
+            peaks[1],
+        )
+        error = math.sqrt(variance + usual_variance)
+        excess = math.exp(peak + standard_errors * error) - math.exp(usual)
+        square = excess * background * multiplicity
+        return math.copysign(math.sqrt(abs(square)), square)
+
+    estimates = [
+        Estimate(levels(i), levels(i, -NORMAL), levels(i, NORMAL)) for i in (0, 2)
+    ]
+    error = math.sqrt(peaks[0][1] + peaks[1][1])
+    score = (peaks[0][0] - peaks[1][0]) / error if error else 0.0
+    smallest = scipy.stats.norm.isf(SIGNIFICANCE / num_tests / 2)
+    square = math.exp(peaks[1][0]) * math.expm1(smallest * error) * peaks[0][2]
+    limit = math.sqrt(max(square * multiplicity, 0.0))
+    log_p = math.log(2) + float(scipy.stats.norm.logsf(abs(score)))
+    log_p = min(max(log_p, LOG_TINY), 0.0)
+    return Reading(
+        estimates[0],
+        estimates[1],
+        estimates[0].value,  # a lack, below 0, is no pattern
+        score,
+        log_p,
+        max(limit, RESOLUTION_MARGIN * resolution),
+    )
+
+
+def log_peak(powers: np.ndarray) -> tuple[float, float, float]:
+    """Logarithm of bin over ring with its variance, and the ring's mean power.
+
+    Args:
+        powers: (G, 2), sums over the images of each group, per image of the whole set.
     """
-    low, high = (np.sign(a) * a**2 for a in (null_amplitude.low, null_amplitude.high))
-    return np.sqrt((high - low) / 2)
+    total = powers.sum(axis=0)
+    without = total - powers
+    logs = np.log(np.maximum(without[:, 0], 1e-12) / np.maximum(without[:, 1], 1e-12))
+    variance = (len(logs) - 1) * float(logs.var())
+    log = math.log(max(total[0], 1e-12) / max(total[1], 1e-12))
+    return log, variance, float(total[1])
+
+
+def parts_of(
+    moments: Moments, k: int, percent: float
+) -> dict[str, tuple[float, float]]:
+    """Fixed pattern (levels) and gain (percent) by channel, luminance and chroma."""
+    if moments.num_channels == 1:
+        return {}
+    mixes = np.vstack([np.eye(3), LUMA])
+    names = ("red", "green", "blue", "luminance")
+    gram = moments.gram[k].sum(axis=0)
+    ridge = RIDGE * np.trace(gram).real / len(gram) * np.eye(len(gram))
+    gains = np.linalg.solve(gram + ridge, moments.cross[k].sum(axis=0)) @ mixes.T
+    power = np.einsum("kc,kl,lc->c", gains.conj(), gram, gains).real
+    power = np.maximum(power / moments.num_images, 0)
+    line = mixes @ (moments.lines[k].sum(axis=0) / moments.counts.sum())
+    sizes = np.abs(line) * math.sqrt(moments.layout.frequencies[k].multiplicity)
+    found = {
+        name: (float(size), float(percent * math.sqrt(p)))
+        for name, size, p in zip(names, sizes, power, strict=True)
+    }
+    fixed = np.abs(line[:3] - line[3]) * math.sqrt(
+        moments.layout.frequencies[k].multiplicity
+    )
+    rest = gains[:, :3] - gains[:, 3:]
+    chroma = np.einsum("kc,kl,lc->", rest.conj(), gram, rest).real / moments.num_images
+    found["chroma"] = (
+        float(np.sqrt(np.mean(fixed**2))),
+        float(percent * math.sqrt(max(chroma, 0.0))),
+    )
+    return found
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The most that ordinary changes of real images do to each reading.
+
+    Attributes:
+        sizes: for each grid frequency and reading the largest excess, and the name of
+            the change that did it.
+    """
+
+    sizes: tuple[dict[str, tuple[float, str]], ...]
+
+    def of(self, k: int, name: str) -> float:
+        """Of reading `name` at the frequency of index k; 0 where none was taken."""
+        return self.sizes[k].get(name, (0.0, ""))[0] if self.sizes else 0.0
+
+
+NO_RESOLUTION = Resolution(())
+
+
+def measure_resolution(
+    images: np.ndarray,
+    reference: Moments,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+) -> Resolution:
+    """Changes real images in ways that add no pattern, and reads what that does.
+
+    Args:
+        images: real images, not those of the reference.
+        reference: of the other half of the real images.
+        labels: int (N,), classes of the images, each of which is then read alone.
+        seed: of the noise that one of the changes adds.
+    """
+    frequencies = reference.layout.frequencies
+    sizes: list[dict[str, tuple[float, str]]] = [{} for _ in frequencies]
+    for change, changed in nuisances(images, labels, seed):
+        moments = measure_moments(changed, reference.layout.strides)
+        for k in range(len(frequencies)):
+            for name, size in excesses(k, moments, reference):
+                if size > sizes[k].get(name, (0.0, ""))[0]:
+                    sizes[k][name] = size, change
+    return Resolution(tuple(sizes))
+
+
+def excesses(
+    k: int, moments: Moments, reference: Moments
+) -> Iterable[tuple[str, float]]:
+    """Excesses that are significant alone at 1 %: chance is no nuisance."""
+    gain = fit_gain(moments, k).minus(fit_gain(reference, k))
+    scale = 100 / math.sqrt(max(content_power(moments, k), 1e-12))
+    line = fit_line(moments, k).minus(fit_line(reference, k))
+    for name, fit, unit in ((READINGS[0], gain, scale), (READINGS[1], line, 1.0)):
+        if fit.test()[0] < math.log(0.01):
+            yield name, fit.estimate(unit).value
+    if not reference.layout.frequencies[k].on_axis:
+        for part in range(reference.ring_powers.shape[3]):
+            name = READINGS[2] if part == 0 else "free_chroma_levels"
+            free = read_free((moments, reference, moments), k, part, 1, 0.0)
+            if free.log_p < math.log(0.01):
+                yield name, free.excess

@@ -1,0 +1,149 @@
+"""The sentences that follow from readings; every command and page prints these.
+
+A pattern is called visible above VISIBLE_LEVELS grey levels (root mean square of the
+whole pattern in an image of usual contrast); one level or less cannot be seen.
+"""
+
+import math
+from collections.abc import Sequence
+
+from analysis.checkerboard.meter import VISIBLE_LEVELS, GridReading, Reading
+
+MIN_DB = -120.0  # of a printed gain; float32 transforms resolve no smaller one
+JPEG_PERIOD = 8  # pixels; the blocks of JPEG are locked to the grid as well
+ADVICE = (
+    "Train longer, since a pattern fades with training; if it stays, use a resize "
+    "(--upsample resize), a kernel size that is a multiple of the stride, or "
+    "--upsample transpose-balanced."
+)
+
+
+def decibels(percent: float) -> float:
+    """20 log10 of a gain in percent: 1 % is -40 dB; no less than MIN_DB."""
+    return max(20 * math.log10(max(percent, 1e-12) / 100), MIN_DB)
+
+
+def stage_name(stage: int) -> str:
+    """The upsampling that a stage number means."""
+    if stage == 1:
+        return "the last upsampling"
+    return f"the upsampling {stage - 1} before the last"
+
+
+def is_visible(reading: GridReading) -> bool:
+    """Whether the whole pattern at a grid frequency is above VISIBLE_LEVELS."""
+    return reading.pattern_levels > VISIBLE_LEVELS
+
+
+def strongest(readings: Sequence[GridReading]) -> list[GridReading]:
+    """Of each stage with a pattern the grid frequency where it is strongest."""
+    found: dict[int, GridReading] = {}
+    for reading in readings:
+        best = found.get(reading.frequency.stage)
+        if reading.found and (not best or reading.pattern_levels > best.pattern_levels):
+            found[reading.frequency.stage] = reading
+    return [found[stage] for stage in sorted(found)]
+
+
+def describe(
+    readings: Sequence[GridReading], *, known_strides: bool = True
+) -> list[str]:
+    """Says in sentences what was found, how strong it is, and what to do.
+
+    Args:
+        readings: of one set of images.
+        known_strides: whether the strides are those of the model that made the images;
+            else periods are named and not upsamplings.
+    """
+    patterns = strongest(readings)
+    if not patterns:
+        return [nothing_found(readings)]
+    if not known_strides and looks_like_jpeg(readings):
+        lines = [
+            "A pattern of 8-pixel blocks was found, as JPEG compression leaves them; "
+            "it says nothing about an upsampling."
+        ]
+        return [*lines, *(pattern_sentence(p, known_strides=False) for p in patterns)]
+    lines = [pattern_sentence(p, known_strides=known_strides) for p in patterns]
+    if any(map(is_visible, patterns)):
+        lines.append(ADVICE)
+    return lines
+
+
+def nothing_found(readings: Sequence[GridReading]) -> str:
+    """No pattern, and from which size on one would have been found."""
+    corner = next(
+        r for r in readings if r.frequency.stage == 1 and not r.frequency.on_axis
+    )
+    gain, fixed = corner.imaging_gain_percent.limit, corner.fixed_pattern_levels.limit
+    return (
+        "No pattern locked to the pixel grid was found. At "
+        f"{corner.frequency.name}, one of more than {gain:.2g} % of the contrast "
+        f"({decibels(gain):.0f} dB) or {fixed:.2g} grey levels would have been."
+    )
+
+
+def pattern_sentence(reading: GridReading, *, known_strides: bool) -> str:
+    """One pattern: where, which stage, how strong, visible or not, real images."""
+    frequency = reading.frequency
+    kind = "checkerboard" if not frequency.on_axis else "stripe pattern"
+    cause = (
+        f"locked to {stage_name(frequency.stage)}"
+        if known_strides
+        else f"with a period of {frequency.period} pixels"
+    )
+    parts = []
+    gain, fixed = reading.imaging_gain_percent, reading.fixed_pattern_levels
+    if gain.found:
+        parts.append(
+            f"it follows the content with {gain.samples.value:.2g} % of its contrast "
+            f"({decibels(gain.samples.value):.0f} dB; real images "
+            f"{at_most(gain)})"
+        )
+    if fixed.found:
+        parts.append(
+            f"its fixed part is {fixed.samples.value:.2g} grey levels "
+            f"(real images {fixed.real.value:.2g})"
+        )
+    for free, where in (
+        (reading.free_pattern_levels, ""),
+        (reading.free_chroma_levels, " in colour"),
+    ):
+        if free and free.found:
+            parts.append(
+                f"{free.samples.value:.2g} grey levels{where} have a sign that varies "
+                "from image to image"
+            )
+    seen = "visible" if is_visible(reading) else "too weak to be seen"
+    return (
+        f"A {kind} {cause} was found at {frequency.name}{place(reading)}: "
+        f"{'; '.join(parts)}. With {reading.pattern_levels:.2g} grey levels in all it "
+        f"is {seen}."
+    )
+
+
+def at_most(gain: Reading) -> str:
+    """A gain of real images in words: below its upper limit, or its value."""
+    if gain.real.low > 0:
+        return f"{decibels(gain.real.value):.0f} dB"
+    return f"below {decibels(gain.real.high):.0f} dB"
+
+
+def place(reading: GridReading) -> str:
+    """Names a colour channel, or chroma, that holds most of a pattern."""
+    if not reading.parts:
+        return ""
+    sizes = {name: math.hypot(*pair) for name, pair in reading.parts.items()}
+    if sizes["chroma"] > 2 * sizes["luminance"]:
+        channels = sorted(("red", "green", "blue"), key=lambda name: sizes[name])
+        if sizes[channels[-1]] > 2 * sizes[channels[-2]]:
+            return f" in the {channels[-1]} channel"
+        return " in colour (chroma)"
+    return ""
+
+
+def looks_like_jpeg(readings: Sequence[GridReading]) -> bool:
+    """Whether what was found repeats after 8 pixels and lies on the axes."""
+    found = [r.frequency for r in readings if r.found]
+    blocks = [f for f in found if f.period == JPEG_PERIOD]
+    return bool(blocks) and sum(f.on_axis for f in blocks) * 2 >= len(blocks)
