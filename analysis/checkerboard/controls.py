@@ -1,26 +1,41 @@
-"""Sets of images whose lines are known: what the meter must say about them.
+"""Sets of images whose answer is known: what the meter must say about them.
 
-Run by `validate` and inside every report. An interval counts as holding a value if it
-does so after being widened by 3/4 of each side, about 3.4 standard errors: the dozen
-lines judged at once then all hold in 99 cases of 100.
+Real images with a planted pattern, which one named reading must find; real images
+changed as `nuisances` does, and real images as they are, for which nothing may be
+found. `validate` runs each once, `validate --full` as many times as rates need.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
 
-from analysis.checkerboard import meter
-from analysis.checkerboard.kernels import line_responses
-from analysis.checkerboard.layout import Line, Protocol, Shape
-from analysis.checkerboard.meter import contrast
-from analysis.checkerboard.spectrum import Spectrum, mean_level, measure
+from analysis.checkerboard.meter import (
+    GridReading,
+    Resolution,
+    measure_resolution,
+    read,
+)
+from analysis.checkerboard.moments import Moments, measure_moments
+from analysis.checkerboard.nuisances import nuisances
 from analysis.samples import halves
-from analysis.statistics import Interval, percentile_interval
+from gan.data.images import to_uint8
 
-NUM_IMAGES = 10_000  # of each half, at most
-SHAPE = (28, 28)  # of made-up images
-HEADROOM = 0.9  # saturated pixels would clip a pattern to 88 % of its amplitude
-AMPLITUDES = (0.5, 1.0, 2.0, 4.0)
+NUM_IMAGES = 5000  # of a draw
+MAX_REFERENCE = 20_000  # real images of each half
+HEADROOM = 0.9  # of the range, so that a planted pattern is not clipped
+FIELD_SIZE = 64  # pixels of made-up images with more doublings
+HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
+Place = tuple[Fraction, Fraction]
+CORNER: Place = (HALF, HALF)
+GAIN, FIXED, FREE = (
+    "imaging_gain_percent",
+    "fixed_pattern_levels",
+    "free_pattern_levels",
+)
 
 
 class Control(NamedTuple):
@@ -32,191 +47,261 @@ class Control(NamedTuple):
     expected: str
 
 
-def run_controls(real_images_uint8: np.ndarray, seed: int = 0) -> list[Control]:
-    """Runs all controls of the spectral meter.
+@dataclass(frozen=True)
+class Planted:
+    """A known pattern.
+
+    Attributes:
+        plant: (levels (N, H, W, C), checkerboard of +1 and -1 (H, W, 1), random
+            generator) to levels with the pattern.
+        reading: which must find it.
+        place: at which grid frequency.
+        value: what that reading must show; None: only found.
+        tolerance: relative.
+    """
+
+    plant: Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+    reading: str
+    place: Place = CORNER
+    value: float | None = None
+    tolerance: float = 0.1
+
+
+def columns(levels: np.ndarray) -> np.ndarray:
+    """Column number of each pixel: (1, width, 1)."""
+    return np.arange(levels.shape[2])[None, :, None]
+
+
+def border(levels: np.ndarray) -> np.ndarray:
+    """True in the outer 4 pixels: (height, width, 1)."""
+    inside = np.zeros((*levels.shape[1:3], 1), bool)
+    inside[4:-4, 4:-4] = True
+    return ~inside
+
+
+def local_contrast(levels: np.ndarray) -> np.ndarray:
+    """Levels less their surroundings (a Gaussian of 1 pixel)."""
+    return levels - scipy.ndimage.gaussian_filter(levels, (0, 1, 1, 0))
+
+
+PLANTED = {
+    "1 level everywhere": Planted(lambda x, c, r: x + c, FIXED, value=1.0),
+    "1 % of the intensity": Planted(
+        lambda x, c, r: x * (1 + 0.01 * c), GAIN, value=1.0
+    ),
+    "10 % of signed local contrast": Planted(
+        lambda x, c, r: x + 0.1 * c * local_contrast(x), GAIN
+    ),
+    "4 levels, sign differs between halves": Planted(
+        lambda x, c, r: x + 4 * c * np.where(columns(x) < x.shape[2] // 2, 1, -1), FIXED
+    ),
+    "8 levels in the outer 4 pixels": Planted(
+        lambda x, c, r: x + 8 * c * border(x), FIXED
+    ),
+    "4 levels in bright parts": Planted(lambda x, c, r: x + 4 * c * (x > 128), GAIN),
+    "3 levels in the left half": Planted(
+        lambda x, c, r: x + 3 * c * (columns(x) < x.shape[2] // 2), FIXED
+    ),
+    "3 levels, random sign per image": Planted(
+        lambda x, c, r: x + 3 * c * r.choice([-1.0, 1.0], (len(x), 1, 1, 1)),
+        FREE,
+        value=3.0,
+        tolerance=0.15,
+    ),
+    "2 levels in columns": Planted(
+        lambda x, c, r: x + 2 * (1 - 2 * (columns(x) % 2)), FIXED, (Fraction(0), HALF)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Real images in three parts: reference, null, and those that draws are made of."""
+
+    reference: Moments
+    null: Moments
+    resolution: Resolution
+    pool: np.ndarray
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: np.ndarray,
+        strides: tuple[int, ...],
+        labels: np.ndarray | None = None,
+    ) -> "Bench":
+        """Divides real images; labels as in `measure_resolution`."""
+        first, second = (half[:MAX_REFERENCE] for half in halves(images))
+        reference = measure_moments(first, strides)
+        own = None if labels is None else halves(labels)[1][:MAX_REFERENCE]
+        return cls(
+            reference,
+            measure_moments(second, strides),
+            measure_resolution(second, reference, own),
+            second,
+            strides,
+        )
+
+    def draw(self, number: int, random: np.random.Generator) -> np.ndarray:
+        """Some of the images, without repetition."""
+        return self.pool[random.permutation(len(self.pool))[:number]]
+
+    def read(self, images: np.ndarray) -> list[GridReading]:
+        """All readings of a set of images."""
+        moments = measure_moments(images, self.strides)
+        return read(moments, self.reference, self.null, self.resolution)
+
+
+def run_controls(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    num_draws: int = 1,
+    seed: int = 0,
+) -> Iterator[Control]:
+    """Runs all controls of the meter.
 
     Args:
-        real_images_uint8: uint8 (N, H, W, C), N at least 1000.
-        seed: of noise, signs and resampling.
+        images: real images, uint8 (N, H, W, C), N at least 1000.
+        labels: int (N,), their classes; None: not known.
+        num_draws: repetitions of each control with other images and noise.
+        seed: of them.
     """
-    r1, r2 = (half[:NUM_IMAGES] for half in halves(real_images_uint8))
     random = np.random.default_rng(seed)
-    noise = quantised(random.normal(128, 20, (NUM_IMAGES, *SHAPE, 1)))
-    small = quantised(random.normal(128, 20, (NUM_IMAGES, *np.array(SHAPE) // 2, 1)))
-    return [
-        null_control(r1, r2, seed),
-        *recovery_controls(r1, r2, seed),
-        flat_control("C4 white noise", noise, seed),
-        nearest_control(small),
-        flat_control("C6 shuffled pixels", shuffle_pixels(r1, random), seed),
-        kernel_control(random, seed),
-    ]
+    bench = Bench.of(images, (2, 2), labels)
+    yield null_control(bench, num_draws, random)
+    yield from nuisance_controls(bench, num_draws, random)
+    for name, planted in PLANTED.items():
+        yield planted_control(name, planted, bench, num_draws, random)
+    yield from period_controls(random)
+    yield from colour_controls(random)
 
 
-def holds(interval: Interval, target: float) -> bool:
-    """Whether an interval, widened by 3/4 of each side, holds the target everywhere."""
-    low = interval.value - 1.75 * (interval.value - interval.low)
-    high = interval.value + 1.75 * (interval.high - interval.value)
-    return bool(np.all((low <= target) & (target <= high)))
+def plant(
+    planted: Planted, images: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Adds a pattern to images that leave room for it: uint8 of the same shape."""
+    levels = (images.astype(np.float32) - 127.5) * HEADROOM + 127.5
+    rows, cols = np.indices(images.shape[1:3])
+    checker = (1 - 2 * ((rows + cols) % 2))[..., np.newaxis]
+    levels = planted.plant(levels, checker, random)
+    # Without dither, rounding would take weak patterns out of flat parts.
+    levels += random.uniform(-0.5, 0.5, levels.shape)
+    return to_uint8(levels / 127.5 - 1)
 
 
-def agrees(interval: Interval, amplitude: float) -> bool:
-    """Whether an amplitude was recovered: within 5 %, or within its interval."""
-    near = abs(interval.value - amplitude) <= 0.05 * amplitude
-    return bool(near or holds(interval, amplitude))
-
-
-def quantised(levels: np.ndarray) -> np.ndarray:
-    """Rounds grey levels to uint8."""
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-
-
-def shuffle_pixels(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Puts the pixels of each image into an order of its own."""
-    pixels = images.reshape(len(images), -1, images.shape[3])
-    order = np.argsort(random.random(pixels.shape[:2]), axis=1)[..., np.newaxis]
-    return np.take_along_axis(pixels, order, axis=1).reshape(images.shape)
-
-
-def null_control(r1: np.ndarray, r2: np.ndarray, seed: int) -> Control:
-    """C1: real images against other real images show no line."""
-    level = mean_level(r1)
-    result = contrast(measure(r2, level=level), measure(r1, level=level), seed)
-    families = result.family_amplitude.values()
-    largest = np.abs(result.delta_pnr_db.value).max()
-    amplitudes = ", ".join(f"{family.value:+.2f}" for family in families)
-    return Control(
-        "C1 real against real",
-        holds(result.delta_pnr_db, 0) and all(holds(f, 0) for f in families),
-        f"delta PNR up to {largest:.2f} dB, A {amplitudes}",
-        "all intervals hold 0",
+def null_control(bench: Bench, num_draws: int, random: np.random.Generator) -> Control:
+    """Real images against real images: nothing may be found."""
+    false = sum(
+        any(reading.found for reading in bench.read(bench.draw(NUM_IMAGES, random)))
+        for _ in range(num_draws)
     )
+    return rate_control("real images", false, num_draws)
 
 
-def wave(line: Line, size: Shape, shape: Shape) -> np.ndarray:
-    """A pattern of root mean square 1 with power at one line: float32 of that size.
-
-    Args:
-        line: the bin.
-        size: height and width in pixels.
-        shape: what the bin counts in, height and width after cropping.
-    """
-    rows, columns = np.indices(size)
-    phase = line.row * rows / shape[0] + line.column * columns / shape[1]
-    offset = 0.7 if line.multiplicity == 2 else 0.0
-    pattern = np.cos(2 * np.pi * phase + offset) * np.sqrt(line.multiplicity)
-    return pattern.astype(np.float32)
-
-
-def recovery_controls(r1: np.ndarray, r2: np.ndarray, seed: int) -> list[Control]:
-    """C2 and C3: patterns added to R2 come back; R1 is the reference."""
-    base, reference = (
-        (half.astype(np.float32) - 127.5) * np.float32(HEADROOM) + 127.5
-        for half in (r2, r1)
-    )
-    level = float(reference.mean(dtype=np.float64))
-    real = measure(quantised(reference), level=level)
-    (height, width), lines = real.layout.shape, real.layout.lines
-
-    def inject(
-        index: int, amplitude: float, signs: np.ndarray
-    ) -> tuple[Interval, float]:
-        pattern = wave(lines[index], base.shape[1:3], real.layout.shape)
-        images = base + np.float32(amplitude) * signs * pattern[..., np.newaxis]
-        result = contrast(measure(quantised(images), level=level), real, seed)
-        return result.amplitude[index], float(result.coherence[index])
-
-    chosen = (height // 2, width // 2), (height // 2, 0), (height // 4, width // 4)
-    places = [(line.row, line.column) for line in lines]
-    indices = [places.index(place) for place in chosen]
-    controls = []
-    for index in indices:
-        found = [inject(index, amplitude, np.ones(1)) for amplitude in AMPLITUDES]
-        controls.append(
-            Control(
-                f"C2 recovery at ({lines[index].name})",
-                all(agrees(f[0], a) for f, a in zip(found, AMPLITUDES, strict=True)),
-                ", ".join(f"{interval.value:.2f}" for interval, _ in found),
-                ", ".join(map(str, AMPLITUDES)) + " within 5 % or interval",
-            )
-        )
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (len(base), 1, 1, 1))
-    interval, mixed = inject(indices[0], 2.0, signs.astype(np.float32))
-    fixed = inject(indices[0], 2.0, np.ones(1))[1]
-    controls.append(
-        Control(
-            f"C3 random signs at ({lines[indices[0]].name})",
-            agrees(interval, 2.0) and mixed < 0.05 and fixed > 0.5,
-            f"{interval.value:.2f}, coherence {mixed:.3f} (one sign: {fixed:.2f})",
-            "2.0, coherence below 0.05 (above 0.5)",
-        )
-    )
-    return controls
+def nuisance_controls(
+    bench: Bench, num_draws: int, random: np.random.Generator
+) -> Iterator[Control]:
+    """Changed real images: nothing may be found, in at most 5 % of the draws."""
+    false: dict[str, int] = {}
+    for _ in range(max(1, num_draws // 10)):
+        images = bench.draw(NUM_IMAGES, random)
+        for name, changed in nuisances(images, None, int(random.integers(2**31))):
+            found = any(reading.found for reading in bench.read(changed))
+            false[name] = false.get(name, 0) + found
+    for name, number in false.items():
+        yield rate_control(name, number, max(1, num_draws // 10))
 
 
-def flat_control(name: str, images_uint8: np.ndarray, seed: int) -> Control:
-    """C4, C6: images without structure between pixels have a flat spectrum."""
-    spectrum = measure(images_uint8, level=mean_level(images_uint8))
-    powers = meter.resampled_powers(spectrum, seed)
-    pnr = percentile_interval(meter.pnr_db(powers, spectrum.layout))
+def rate_control(name: str, false: int, num_draws: int) -> Control:
+    """At most 5 % of the draws, or one of them, may show a pattern."""
     return Control(
         name,
-        holds(pnr, 0),
-        f"PNR up to {np.abs(pnr.value).max():.2f} dB",
-        "0 dB within intervals, self-conjugate bins included",
+        false <= 0.05 * num_draws + (num_draws > 1),
+        f"a pattern in {false} of {num_draws} draws",
+        "none (5 % of draws by chance)",
     )
 
 
-def nearest_control(small_uint8: np.ndarray) -> Control:
-    """C5: repeating each pixel makes an exact zero at 1/2; Hann lets neighbours in."""
-    images = small_uint8.repeat(2, axis=1).repeat(2, axis=2)
+def at(readings: list[GridReading], place: Place) -> GridReading:
+    """The reading at one grid frequency."""
+    return next(r for r in readings if (r.frequency.row, r.frequency.column) == place)
 
-    def ratios(window: str) -> list[float]:
-        power = measure(images, level=128.0, protocol=Protocol(window)).power
-        places = (SHAPE[0] // 2, 0), (SHAPE[0] // 2, SHAPE[1] // 2)
-        return [float(10 * np.log10(power[p] / power[1, 1])) for p in places]
 
-    zero, hann = ratios("rectangular"), ratios("hann")
-    return Control(
-        "C5 repeated pixels",
-        max(zero) < -100 and np.allclose(hann, (-24, -47), atol=1.5),
-        f"{max(zero):.0f} dB; Hann {hann[0]:.1f}, {hann[1]:.1f} dB",
-        "below -100 dB; Hann -24, -47 dB",
+def planted_control(
+    name: str,
+    planted: Planted,
+    bench: Bench,
+    num_draws: int,
+    random: np.random.Generator,
+) -> Control:
+    """A planted pattern: found by the reading that is meant to, as strong as it is."""
+    found, inside, values = 0, 0, []
+    for _ in range(num_draws):
+        images = plant(planted, bench.draw(NUM_IMAGES, random), random)
+        reading = getattr(at(bench.read(images), planted.place), planted.reading)
+        found += reading.found
+        values.append(reading.samples.value)
+        if planted.value is not None:
+            inside += reading.samples.low <= planted.value <= reading.samples.high
+    mean = float(np.mean(values))
+    close = (
+        planted.value is None
+        or abs(mean - planted.value) <= planted.tolerance * planted.value
     )
+    measured = f"{planted.reading} {mean:.3g}, found in {found} of {num_draws} draws"
+    expected = "found"
+    if planted.value is not None:
+        measured += f", interval holds the value in {inside}"
+        expected += f", {planted.value:g} within {planted.tolerance:.0%}"
+    return Control(name, bool(found >= 0.95 * num_draws and close), measured, expected)
 
 
-def kernel_control(random: np.random.Generator, seed: int) -> Control:
-    """C7: a transposed convolution of known kernel gives the lines it must.
-
-    Its input is a constant plus noise; the reference is the same layer on noise alone.
-    """
-    kernel = random.normal(size=(5, 5))
-    lines = line_responses(kernel[..., np.newaxis, np.newaxis], (2, 2)) / 4
-    predicted = float(np.linalg.norm(lines.ravel()[1:]))
-    side = SHAPE[0] // 2 + 4
-    noise = random.normal(0, 0.5, (2, NUM_IMAGES, side, side))
-
-    def spectrum(inputs: np.ndarray) -> Spectrum:
-        levels = transposed_convolution(inputs, kernel)
-        images = (levels / 127.5).astype(np.float32)
-        return measure(images, level=127.5, protocol=Protocol(strides=(2,)))
-
-    result = contrast(spectrum(1 + noise[0]), spectrum(noise[1]), seed)
-    measured = result.family_amplitude[1]
-    return Control(
-        "C7 known kernel",
-        agrees(measured, predicted),
-        f"{measured.value:.3f}",
-        f"{predicted:.3f} from its phase gains",
-    )
+def random_fields(
+    number: int, channels: int, random: np.random.Generator
+) -> np.ndarray:
+    """Made-up images with the spectrum of natural ones: uint8 (N, 64, 64, C)."""
+    side = FIELD_SIZE
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / side)
+    noise = random.standard_normal((number, channels, side, side), dtype=np.float32)
+    shared = noise.mean(axis=1, keepdims=True)
+    fields = np.fft.irfft2(np.fft.rfft2(noise + 2 * shared) * amplitude, (side, side))
+    fields /= fields.std(axis=(1, 2, 3), keepdims=True)
+    return to_uint8(np.moveaxis(fields, 1, 3) / 3)
 
 
-def transposed_convolution(inputs: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Stride 2, one channel, by scattering, cut to where every tap contributes."""
-    taps, side = len(kernel), 2 * inputs.shape[1]
-    outputs = np.zeros((len(inputs), side + taps, side + taps))
-    for row, column in np.ndindex(kernel.shape):
-        target = outputs[:, row : row + side : 2, column : column + side : 2]
-        target += kernel[row, column] * inputs
-    inner = slice(taps - 1, side - taps + 1)
-    return outputs[:, inner, inner]
+def period_controls(random: np.random.Generator) -> Iterator[Control]:
+    """Patterns of period 2, 4, 8 and 16 at 64 px: found in their own stage alone."""
+    images = random_fields(4000, 1, random)
+    bench = Bench.of(images[:3000], (2, 2, 2, 2))
+    rows, cols = np.indices((FIELD_SIZE, FIELD_SIZE))
+    for stage, period in enumerate((2, 4, 8, 16), start=1):
+        wave = np.cos(2 * np.pi * (rows + cols) / period)[..., np.newaxis]
+        planted = Planted(lambda x, c, r, w=wave: x * (1 + 0.05 * w), GAIN)
+        readings = bench.read(plant(planted, images[3000:], random))
+        stages = sorted({r.frequency.stage for r in readings if r.found})
+        yield Control(
+            f"period {period} at {FIELD_SIZE} px",
+            stages == [stage],
+            f"found in stages {stages}",
+            f"found in stage {stage} alone",
+        )
+
+
+def colour_controls(random: np.random.Generator) -> Iterator[Control]:
+    """A pattern in one channel, and one in chroma: found and named."""
+    images = random_fields(4000, 3, random)
+    bench = Bench.of(images[:3000], (2, 2))
+    for name, mix in (("red channel", (1, 0, 0)), ("chroma", (1, -0.6, 0.6))):
+        planted = Planted(lambda x, c, r, m=mix: x + 1.5 * c * np.array(m), FIXED)
+        reading = at(bench.read(plant(planted, images[3000:], random)), CORNER)
+        parts = {part: size for part, (size, _) in reading.parts.items()}
+        measured = ", ".join(f"{part} {size:.2f}" for part, size in parts.items())
+        yield Control(
+            f"1.5 levels in the {name}",
+            reading.fixed_pattern_levels.found and parts["chroma"] > parts["luminance"],
+            measured,
+            "found, more in chroma than in luminance",
+        )

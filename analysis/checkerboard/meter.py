@@ -263,7 +263,7 @@ def read_frequency(
             scale * math.sqrt(max(square, 0.0)),
             z,
             log_p,
-            max(smallest, RESOLUTION_MARGIN * resolution.of(k, name)),
+            smallest + RESOLUTION_MARGIN * resolution.of(k, name),
         )
 
     gains = [fit_gain(moments, k) for moments in sets]
@@ -419,7 +419,7 @@ def read_free(
         estimates[0].value,  # a lack, below 0, is no pattern
         score,
         log_p,
-        max(limit, RESOLUTION_MARGIN * resolution),
+        limit + RESOLUTION_MARGIN * resolution,
     )
 
 

@@ -1,10 +1,10 @@
 """What is kept of a set of images: sums that say how X(f + a) depends on X(f).
 
 For each grid frequency a, the transform of an image around a is explained by the
-transforms of the same image, and of its square, at the low frequencies: "imaging".
+transforms of the same image, and of its smoothed square, at the low frequencies: "imaging".
 Means over all images are taken off before, so that what is the same in every image is
-kept apart. Images are added up in at most NUM_GROUPS groups, from which the spread of every
-reading follows. Memory does not grow with the number of images.
+kept apart. Images are added up in at most NUM_GROUPS groups, from which the spread of
+every reading follows. Memory does not grow with the number of images.
 """
 
 import math
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from analysis.checkerboard.frequencies import Layout, make_layout
 
@@ -22,6 +23,7 @@ NUM_GROUPS = 512  # image i belongs to group i % NUM_GROUPS
 CHUNK_VALUES = 1 << 18  # one megabyte of float32 stays in the cache of a processor
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 MID_LEVEL = 127.5
+SMOOTHING_PX = 4  # a mean over 4x4 pixels has no response at multiples of 1/4
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,12 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 
 def squares(levels: np.ndarray) -> np.ndarray:
-    """Squared distance from the middle grey, scaled so that its range is 0..127.5."""
-    return (levels - np.float32(MID_LEVEL)) ** 2 / np.float32(MID_LEVEL)
+    """Squared distance of smoothed images from middle grey, scaled to 0..127.5.
+
+    Without smoothing, the square of a pattern added to an image would explain it.
+    """
+    smooth = scipy.ndimage.uniform_filter(levels, (1, SMOOTHING_PX, SMOOTHING_PX, 1))
+    return (smooth - np.float32(MID_LEVEL)) ** 2 / np.float32(MID_LEVEL)
 
 
 def measure_moments(

@@ -1,203 +1,172 @@
-"""Amplitudes and ratios against real images, and whether the intervals cover."""
+"""Readings of sets whose patterns are known, and what must not be called one."""
 
-import dataclasses
+import math
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
-from analysis.checkerboard.layout import Layout, Protocol
+from analysis.checkerboard import meter
+from analysis.checkerboard.controls import CORNER, at
 from analysis.checkerboard.meter import (
-    cell_powers,
-    contrast,
-    detection_limit,
-    families,
-    pnr_db,
-    signed_root,
-    squared_amplitudes,
-    trimmed_pnr_db,
+    NO_RESOLUTION,
+    Fit,
+    fit_gain,
+    fit_line,
+    measure_resolution,
+    read,
 )
-from analysis.checkerboard.spectrum import Spectrum, mean_level, measure
-from analysis.statistics import Interval, bootstrap_means, percentile_interval
-from gan.data.dataset import BUNDLED_FILE
-
-ROWS, COLUMNS = np.indices((28, 28))
-PATTERNS = {
-    "14,14": (-1.0) ** (ROWS + COLUMNS),
-    "14,0": (-1.0) ** ROWS,
-    "7,7": np.sqrt(2) * np.cos(np.pi * (ROWS + COLUMNS) / 2 + 0.7),
-}
-NUM_REPETITIONS = 200
+from analysis.checkerboard.moments import measure_moments
+from gan.data.images import to_uint8
 
 
-@pytest.fixture(scope="module")
-def real() -> np.ndarray:
-    with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
-        return arrays["test_images"]
+def floats(levels):
+    return (levels - 127.5) / 127.5
 
 
-@pytest.fixture(scope="module")
-def real_spectrum(real: np.ndarray) -> Spectrum:
-    return measure(real, level=mean_level(real))
+def read_levels(levels, fields, strides=(2, 2)):
+    """Readings of levels against noise of the same kind, without rounding."""
+    random = np.random.default_rng(1)
+    first, second = (random.normal(128, 20, fields.shape) for _ in range(2))
+    sets = [measure_moments(floats(x), strides) for x in (levels, first, second)]
+    return read(*sets, NO_RESOLUTION)
 
 
-def index_of(name: str, spectrum: Spectrum) -> int:
-    return [line.name for line in spectrum.layout.lines].index(name)
+def test_a_pattern_that_multiplies_has_its_factor_as_gain(fields, checker):
+    content = scipy.ndimage.gaussian_filter(fields - 128, (0, 2, 2, 0), mode="wrap") * 7
+    reading = at(read_levels(128 + content * (1 + 0.05 * checker), fields), CORNER)
+    gain = reading.imaging_gain_percent
+    assert gain.samples.value == pytest.approx(5, rel=0.02)
+    assert gain.samples.low < 5 < gain.samples.high
+    assert gain.found
+    assert not reading.fixed_pattern_levels.found
 
 
-def rounded(levels: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+def test_content_as_strong_at_the_frequency_itself_doubles_the_gain(fields, checker):
+    """White noise: X(f + a) gets e X(f), and X(f) gets e X(f + a)."""
+    content = fields - 128
+    reading = at(read_levels(128 + content * (1 + 0.05 * checker), fields), CORNER)
+    # Noise adds 1 / sqrt(3000 x 29) = 0.3 %.
+    assert reading.imaging_gain_percent.samples.value == pytest.approx(10, abs=1)
 
 
-def test_amplitude_of_a_pattern_alone(real_spectrum: Spectrum):
-    """No background: the root mean square of the pattern comes back exactly."""
-    layout = real_spectrum.layout
-    for name, pattern in PATTERNS.items():
-        images = (3 * pattern / 127.5).astype(np.float32)[None]
-        powers = cell_powers(measure(images, level=127.5))
-        squares = squared_amplitudes(powers, np.ones_like(powers), layout)
-        assert squares[index_of(name, real_spectrum)] == pytest.approx(9, rel=1e-4)
+def test_a_pattern_that_adds_is_fixed_and_has_no_gain(fields, checker):
+    reading = at(read_levels(fields + 2 * checker, fields), CORNER)
+    assert reading.fixed_pattern_levels.samples.value == pytest.approx(2, abs=0.15)
+    assert reading.fixed_pattern_levels.found
+    assert not reading.imaging_gain_percent.found
 
 
-def test_lack_of_power_is_a_negative_amplitude():
-    assert signed_root(np.array([-4.0, 9.0])) == pytest.approx([-2, 3])
+def test_a_pattern_of_random_sign_is_free(fields, checker):
+    signs = np.random.default_rng(2).choice([-1.0, 1.0], (len(fields), 1, 1, 1))
+    reading = at(read_levels(fields + 4 * signs * checker, fields), CORNER)
+    free = reading.free_pattern_levels
+    assert free.samples.value == pytest.approx(4, abs=0.4)
+    assert free.found
+    assert not reading.imaging_gain_percent.found
+    assert not reading.fixed_pattern_levels.found
 
 
-@pytest.mark.parametrize("name", PATTERNS)
-@pytest.mark.parametrize(
-    "protocol", [Protocol(), Protocol("kaiser"), Protocol(crop_px=24)]
-)
-def test_recovery_under_each_protocol(real: np.ndarray, name: str, protocol: Protocol):
-    base = real * 0.9 + 12.75
-    level = float(base.mean())
-    clean = measure(rounded(base[::2]), level=level, protocol=protocol)
-    injected = rounded(base[1::2] + 4 * PATTERNS[name])
-    result = contrast(measure(injected, level=level, protocol=protocol), clean)
-    side = protocol.crop_px or 28
-    index = index_of(
-        name.replace("14", str(side // 2)).replace("7", str(side // 4)), clean
+def test_a_wave_at_a_quarter_reads_its_root_mean_square(fields):
+    wave = 3 * np.cos(np.pi / 2 * np.arange(28))[:, None, None]  # of each row
+    found = read_levels(fields + wave, fields)
+    place = next(r for r in found if r.frequency.name == "(1/4, 0)")
+    expected = 3 / math.sqrt(2)
+    assert place.fixed_pattern_levels.samples.value == pytest.approx(expected, abs=0.2)
+    assert place.frequency.stage == 2
+
+
+def test_equal_sizes_of_other_phase_differ(fields):
+    """|g - g_real| and not |g| - |g_real| decides."""
+    turns = np.arange(28)
+    one, other = (
+        fields + 3 * np.cos(np.pi / 2 * turns + phase)[:, None, None]
+        for phase in (0, np.pi / 2)
     )
-    measured = result.amplitude[index]
-    assert abs(measured.value - 4) < 0.2 or measured.low < 4 < measured.high
-    assert result.delta_pnr_db.low[index] > 0
+    first, second = (measure_moments(floats(x), (2, 2)) for x in (one, other))
+    k = [f.name for f in first.layout.frequencies].index("(1/4, 0)")
+    sizes = [fit_line(m, k).estimate().value for m in (first, second)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    assert fit_line(first, k).minus(fit_line(second, k)).estimate().value > 2
 
 
-def test_clipping_loses_a_share(real: np.ndarray, real_spectrum: Spectrum):
-    """Half of the pixels are 0: without headroom 88 % of a pattern is left."""
-    shares = {}
-    for amplitude in (0.5, 2.0, 4.0):
-        images = rounded(real + amplitude * PATTERNS["14,14"])
-        injected = measure(images, level=mean_level(real))
-        squares = squared_amplitudes(
-            cell_powers(injected), cell_powers(real_spectrum), real_spectrum.layout
-        )
-        square = squares[index_of("14,14", real_spectrum)]
-        shares[amplitude] = np.sqrt(square) / amplitude
-    assert shares == pytest.approx({0.5: 0.80, 2.0: 0.88, 4.0: 0.88}, abs=0.01)
+def test_noise_adds_nothing_to_a_size_on_average():
+    """The squared size of pure noise, debiased, has the mean 0."""
+    random = np.random.default_rng(0)
+    covariance = np.diag([1.0, 4.0, 0.25])
+    draws = random.multivariate_normal(np.zeros(3), covariance, 4000)
+    fits = [Fit(v, covariance, np.eye(3), 512) for v in draws]
+    squares = [fit.square()[0] for fit in fits]
+    assert np.mean(squares) == pytest.approx(0, abs=5 * np.std(squares) / 63)
+    # Negative control: without the correction it is the trace of the covariance.
+    assert np.mean([v @ v for v in draws]) == pytest.approx(5.25, rel=0.1)
 
 
-def test_coherence_tells_fixed_from_random_signs(real: np.ndarray):
-    base, level = real[:4000] * 0.9 + 12.75, float(real.mean() * 0.9 + 12.75)
-    signs = np.random.default_rng(0).choice([-1, 1], (4000, 1, 1))
-    clean = measure(rounded(base), level=level)
-    index = index_of("14,14", clean)
-    fixed, mixed = (
-        contrast(measure(rounded(base + 2 * s * PATTERNS["14,14"]), level=level), clean)
-        for s in (1, signs)
-    )
-    assert fixed.coherence[index] == pytest.approx(0.93, abs=0.02)
-    assert mixed.coherence[index] < 0.01
-    assert mixed.amplitude.value[index] == pytest.approx(2, abs=0.05)
-    assert fixed.amplitude.value[index] == pytest.approx(2, abs=0.05)
+def test_p_values_of_real_halves_are_uniform(real):
+    """A test that is right says "below 10 %" in a tenth of null cases."""
+    images, random = real[0], np.random.default_rng(0)
+    small = []
+    for _ in range(12):
+        order = random.permutation(len(images))
+        halves = [measure_moments(images[part], (2, 2)) for part in np.split(order, 2)]
+        for k, frequency in enumerate(halves[0].layout.frequencies):
+            if not frequency.on_axis:
+                for fit in (fit_gain, fit_line):
+                    log_p, _ = fit(halves[0], k).minus(fit(halves[1], k)).test()
+                    small.append(math.exp(log_p) < 0.1)
+    # 12 draws of 8 or so dependent tests; 0.1 +- 4 standard errors of 96 of them.
+    assert 0.0 < np.mean(small) < 0.22
 
 
-def test_a_filter_leaves_a_notch(real: np.ndarray):
-    """Averaging 2x2 pixels has a zero at 1/2: far below real images, no line."""
-    smooth = sum(np.roll(real, s, (1, 2)) / 4 for s in ((0, 0), (0, 1), (1, 0), (1, 1)))
-    result = contrast(
-        measure(rounded(smooth), level=mean_level(real)),
-        measure(real, level=mean_level(real)),
-    )
-    assert (result.family_delta_pnr_db[1].high) < -3
-    assert result.family_amplitude[1].value < 0
+def test_real_images_and_what_sharpness_or_noise_does_to_them_show_nothing(bench):
+    random = np.random.default_rng(3)
+    assert not any(r.found for r in bench.read(bench.draw(2000, random)))
 
 
-def test_detection_limits_of_5000_real_images(real: np.ndarray):
-    """The diagonal shows a quarter of a grey level, the axes only more than one."""
-    level = mean_level(real)
-    null = contrast(measure(real[1::2], level=level), measure(real[::2], level=level))
-    names = [line.name for line in measure(real[:2], level=level).layout.lines]
-    limits = dict(zip(names, detection_limit(null.amplitude), strict=True))
-    assert 0.1 < limits["14,14"] < 0.35
-    assert 0.4 < limits["7,7"] < 0.9
-    assert 0.8 < limits["14,0"] < 1.6
-    assert 1.2 < limits["7,0"] < 2.1
-    assert detection_limit(Interval(0.0, -1.0, 1.0)) == pytest.approx(1)
+def test_without_a_resolution_other_contents_would_be_a_pattern(bench, real):
+    """The negative control: trousers have edges at fixed columns."""
+    images, labels = real
+    trousers = images[labels == 1]
+    assert not any(r.found for r in bench.read(trousers))
+    moments = measure_moments(trousers, (2, 2))
+    fooled = read(moments, bench.reference, bench.null, NO_RESOLUTION)
+    assert any(r.found for r in fooled)
 
 
-def test_trimming_moves_only_heavy_tails(real_spectrum: Spectrum):
-    shift = trimmed_pnr_db(real_spectrum) - pnr_db(
-        cell_powers(real_spectrum), real_spectrum.layout
-    )
-    assert shift[index_of("14,0", real_spectrum)] < -0.5
-    assert abs(shift[index_of("7,14", real_spectrum)]) < 0.3
+def test_the_limit_holds_for_what_is_found(bench, real, checker):
+    levels = real[0][1::2].astype(np.float32) * 0.9 + 12 + 1.0 * checker
+    for reading in bench.read(to_uint8(levels / 127.5 - 1)):
+        for name in (*meter.READINGS, "free_chroma_levels"):
+            item = getattr(reading, name)
+            if item and item.found:
+                assert item.excess > item.limit
+                assert item.z > 1.96
 
 
-def test_other_sizes_are_refused(real: np.ndarray, real_spectrum: Spectrum):
-    with pytest.raises(ValueError, match=r"\(24, 24\)"):
-        contrast(measure(real[:10, :24, :24], level=72.0), real_spectrum)
+def test_equal_transforms_of_two_level_images_do_no_harm(bench, real):
+    """Of images of two levels the square is constant: a singular regression."""
+    two_levels = np.where(real[0][1::2] > 127, 255, 0).astype(np.uint8)
+    for reading in bench.read(two_levels):
+        assert np.isfinite(reading.imaging_gain_percent.samples.value)
+        assert not reading.found
 
 
-def coverage(
-    rows: np.ndarray, real_rows: np.ndarray, layout: Layout
-) -> tuple[list[Interval], list[Interval]]:
-    """Intervals of delta PNR and of squared amplitudes from random disjoint halves."""
-    random, half = np.random.default_rng(1), len(rows) // 2
-    deltas, squares = [], []
-
-    def table(drawn: np.ndarray, seed: int) -> np.ndarray:
-        estimate = drawn[:, :-1].mean(axis=0, dtype=np.float64)
-        return np.vstack([estimate, bootstrap_means(drawn, 400, seed)])
-
-    for repetition in range(NUM_REPETITIONS):
-        order = random.permutation(len(rows))
-        first = table(rows[order[:half]], 2 * repetition)
-        second = table(real_rows[order[half:]], 2 * repetition + 1)
-        square = squared_amplitudes(first, second, layout)
-        sums = [square[:, own].sum(axis=1) for own in families(layout).values()]
-        deltas.append(
-            percentile_interval(pnr_db(first, layout) - pnr_db(second, layout))
-        )
-        squares.append(percentile_interval(np.column_stack([square, *sums])))
-    return deltas, squares
+def test_a_change_is_named_that_sets_the_resolution(bench):
+    k = [f.name for f in bench.reference.layout.frequencies].index("(0, 1/2)")
+    size, change = bench.resolution.sizes[k]["imaging_gain_percent"]
+    assert size > 0.3
+    assert change
 
 
-def share(intervals: list[Interval], target: float) -> np.ndarray:
-    return np.mean([(i.low <= target) & (target <= i.high) for i in intervals], axis=0)
+def test_the_resolution_of_noise_is_nothing_off_the_axes(fields):
+    images = to_uint8(floats(fields))
+    reference = measure_moments(images[::2], (2, 2))
+    found = measure_resolution(images[1::2], reference)
+    corner = [f.name for f in reference.layout.frequencies].index("(1/2, 1/2)")
+    assert found.of(corner, "imaging_gain_percent") < 1
 
 
-def test_intervals_of_real_halves_hold_the_null(real_spectrum: Spectrum):
-    rows = real_spectrum.rows
-    deltas, squares = coverage(rows, rows, real_spectrum.layout)
-    assert share(deltas, 0).min() >= 0.90
-    assert share(squares, 0).min() >= 0.90  # every line, then both families
-
-
-def test_intervals_hold_an_injected_amplitude(real: np.ndarray):
-    base = real * 0.9 + 12.75
-    level = float(base.mean())
-    clean = measure(rounded(base), level=level)
-    lines, tables, real_tables, start = [], [], [], 0
-    for name, pattern in PATTERNS.items():
-        line = clean.layout.lines[index_of(name, clean)]
-        cells = [line.center, *line.ring]
-        ring = tuple(range(start + 1, start + len(cells)))
-        lines.append(dataclasses.replace(line, center=start, ring=ring))
-        injected = measure(rounded(base + 2 * pattern), level=level)
-        tables.append(injected.rows[:, cells])
-        real_tables.append(clean.rows[:, cells])
-        start += len(cells)
-    ones = np.ones((len(real), 1), np.float32)
-    layout = dataclasses.replace(clean.layout, lines=tuple(lines))
-    rows, real_rows = np.hstack([*tables, ones]), np.hstack([*real_tables, ones])
-    _, squares = coverage(rows, real_rows, layout)
-    assert share(squares, 4.0)[: len(lines)].min() >= 0.90
+def test_sets_of_other_sizes_are_refused(bench):
+    other = measure_moments(np.zeros((4, 32, 32, 1), np.uint8), (2, 2))
+    with pytest.raises(ValueError, match=r"expected \(28, 28\) px"):
+        read(other, bench.reference, bench.null, bench.resolution)

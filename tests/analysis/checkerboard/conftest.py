@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+
+from analysis.checkerboard.controls import Bench
+from config.schema import DataConfig
+from gan.data.dataset import load_dataset
+
+
+@pytest.fixture(scope="session")
+def real():
+    """Real images and their classes, enough for 2,500 in each half."""
+    dataset = load_dataset(DataConfig(limit=5000))
+    return dataset.images_uint8, dataset.labels
+
+
+@pytest.fixture(scope="session")
+def bench(real):
+    """The meter set up for these real images, resolution included."""
+    return Bench.of(real[0], (2, 2), real[1])
+
+
+@pytest.fixture(scope="session")
+def checker():
+    """+1 and -1 in turns, (28, 28, 1)."""
+    rows, columns = np.indices((28, 28))
+    return (1.0 - 2 * ((rows + columns) % 2))[..., None]
+
+
+@pytest.fixture(scope="session")
+def fields():
+    """White noise of 20 grey levels about 128: floats (3000, 28, 28, 1) in levels."""
+    return np.random.default_rng(0).normal(128, 20, (3000, 28, 28, 1))
