@@ -84,7 +84,7 @@ def test_own_builder_is_prepared_and_loaded(data_dir, no_network, config):
 
 
 def test_sets_stored_sideways_are_turned(data_dir, monkeypatch):
-    monkeypatch.setattr("gan.data.tfds.STORED_SIDEWAYS", ("tiny_shapes",))
+    monkeypatch.setattr("gan.data.tfds.STORED_TRANSPOSED", ("tiny_shapes",))
     turned = load_dataset(DataConfig(dataset="tiny_shapes", fit="stretch"))
     image = turned.images_uint8[list(turned.labels).index(4)]
     # 4 rows and 5 columns become 5 rows and 4 columns; then 24 rows are stretched to
