@@ -23,7 +23,7 @@ import tensorflow as tf
 from analysis.quality import extractor
 from config.schema import DataConfig
 from gan.data.dataset import DataError, load_dataset
-from gan.data.images import to_float
+from gan.data.images import round_to_uint8, to_float
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def augmented_batches(
                 images[mirrored] = images[mirrored, :, ::-1]
             noise = rng.standard_normal(images.shape, np.float32)
             noise *= rng.uniform(0, recipe.noise_levels, (len(chosen), 1, 1, 1))
-            levels = np.clip(np.rint(images + noise), 0, 255)
-            yield to_float(levels), targets[chosen]
+            yield to_float(round_to_uint8(images + noise)), targets[chosen]
 
 
 @click.command()

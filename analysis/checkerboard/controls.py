@@ -16,6 +16,7 @@ from analysis.checkerboard.meter import contrast
 from analysis.checkerboard.spectrum import Spectrum, mean_level, measure
 from analysis.samples import halves
 from analysis.statistics import Interval, percentile_interval
+from gan.data.images import round_to_uint8
 
 NUM_IMAGES = 10_000  # of each half, at most
 SHAPE = (28, 28)  # of made-up images
@@ -41,8 +42,10 @@ def run_controls(real_images_uint8: np.ndarray, seed: int = 0) -> list[Control]:
     """
     r1, r2 = (half[:NUM_IMAGES] for half in halves(real_images_uint8))
     random = np.random.default_rng(seed)
-    noise = quantised(random.normal(128, 20, (NUM_IMAGES, *SHAPE, 1)))
-    small = quantised(random.normal(128, 20, (NUM_IMAGES, *np.array(SHAPE) // 2, 1)))
+    noise = round_to_uint8(random.normal(128, 20, (NUM_IMAGES, *SHAPE, 1)))
+    small = round_to_uint8(
+        random.normal(128, 20, (NUM_IMAGES, *np.array(SHAPE) // 2, 1))
+    )
     return [
         null_control(r1, r2, seed),
         *recovery_controls(r1, r2, seed),
@@ -64,11 +67,6 @@ def agrees(interval: Interval, amplitude: float) -> bool:
     """Whether an amplitude was recovered: within 5 %, or within its interval."""
     near = abs(interval.value - amplitude) <= 0.05 * amplitude
     return bool(near or holds(interval, amplitude))
-
-
-def quantised(levels: np.ndarray) -> np.ndarray:
-    """Rounds grey levels to uint8."""
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def shuffle_pixels(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -115,7 +113,7 @@ def recovery_controls(r1: np.ndarray, r2: np.ndarray, seed: int) -> list[Control
         for half in (r2, r1)
     )
     level = float(reference.mean(dtype=np.float64))
-    real = measure(quantised(reference), level=level)
+    real = measure(round_to_uint8(reference), level=level)
     (height, width), lines = real.layout.shape, real.layout.lines
 
     def inject(
@@ -123,7 +121,7 @@ def recovery_controls(r1: np.ndarray, r2: np.ndarray, seed: int) -> list[Control
     ) -> tuple[Interval, float]:
         pattern = wave(lines[index], base.shape[1:3], real.layout.shape)
         images = base + np.float32(amplitude) * signs * pattern[..., np.newaxis]
-        result = contrast(measure(quantised(images), level=level), real, seed)
+        result = contrast(measure(round_to_uint8(images), level=level), real, seed)
         return result.amplitude[index], float(result.coherence[index])
 
     chosen = (height // 2, width // 2), (height // 2, 0), (height // 4, width // 4)

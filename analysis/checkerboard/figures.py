@@ -87,10 +87,3 @@ def mark_lines(axes: Axes, layout: Layout, color: str, size: float = 8) -> None:
             y, x = sign * row + i, sign * column + j
             if max(abs(x), abs(y)) <= 0.5:
                 axes.plot(x, y, marker, ms=size, mfc="none", mec=color, clip_on=False)
-
-
-def to_pixels(figure: Figure) -> np.ndarray:
-    """Renders a figure: uint8 (height, width, 3)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -12,12 +12,13 @@ import scipy.fft
 import scipy.ndimage
 import scipy.signal
 
-from analysis.checkerboard.controls import HEADROOM, quantised, wave
+from analysis.checkerboard.controls import HEADROOM, wave
 from analysis.checkerboard.layout import Line
 from analysis.checkerboard.meter import cell_powers, pnr_db
 from analysis.checkerboard.profiles import full
 from analysis.checkerboard.spectrum import Spectrum, mean_level, measure
 from analysis.samples import halves
+from gan.data.images import round_to_uint8
 
 NUM_IMAGES = 2000
 INJECTED = (2.0, 8.0)  # grey levels
@@ -116,7 +117,7 @@ def read_injections(real_uint8: np.ndarray) -> list[Reading]:
             this project's reference.
     """
     reference, base = (
-        quantised((half[:NUM_IMAGES] - 127.5) * HEADROOM + 127.5)
+        round_to_uint8((half[:NUM_IMAGES] - 127.5) * HEADROOM + 127.5)
         for half in halves(real_uint8)
     )
     level = mean_level(reference)
@@ -129,7 +130,7 @@ def read_injections(real_uint8: np.ndarray) -> list[Reading]:
         pattern = wave(line, base.shape[1:3], real.layout.shape)[..., np.newaxis]
         for amplitude in INJECTED:
             what = f"{amplitude:g} grey levels at ({real.layout.label(line)})"
-            images = quantised(base + amplitude * pattern)
+            images = round_to_uint8(base + amplitude * pattern)
             spectrum = measure(images, level=level)
             readings.append(read(what, images, base, line, (spectrum, real)))
     return readings

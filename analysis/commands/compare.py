@@ -108,8 +108,8 @@ def print_table(subjects: "list[Subject]") -> None:
             table.add_row(
                 subject.label,
                 family.removeprefix("a_"),
-                bracketed(subject.amplitude(family)),
-                bracketed(subject.delta_pnr_db(family)),
+                subject.amplitude(family).text(),
+                subject.delta_pnr_db(family).text(),
                 *(f"{p[family]:.2f}" if family in p else "-" for p in predicted),
                 *cost,
             )
@@ -134,19 +134,12 @@ def new_table(left: list[str], right: list[str], title: str) -> Any:
 
 def show(table: Any, notes: tuple[str, ...]) -> None:
     """Prints a table, then notes; into a file or pipe as wide as it needs."""
-    from rich.console import Console
+    from analysis.commands.tables import table_console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 160))
+    console = table_console()
     console.print(table)
     for note in notes:
         console.print(note, width=min(console.width, 100))
-
-
-def bracketed(interval: Any) -> str:
-    """An estimate and its interval."""
-    return f"{interval.value:+.2f} ({interval.low:+.2f} .. {interval.high:+.2f})"
 
 
 def compare_untrained(num_seeds: int, as_json: bool) -> None:
@@ -181,7 +174,9 @@ def quartiles(values: Any) -> str:
     """Median and quartiles over seeds."""
     import numpy as np
 
+    from analysis.statistics import Interval
+
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     if high < NONE_DB:
         return f"none (below {NONE_DB})"
-    return f"{middle:+.2f} ({low:+.2f} .. {high:+.2f})"
+    return Interval(middle, low, high).text()

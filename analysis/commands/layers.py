@@ -6,14 +6,13 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.commands.tables import table_console
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
 from gan.run import backend
 
-NARROWEST = 130  # columns when the output is no terminal
 ROUNDING_DB = -120  # float32
 MOST_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
@@ -134,9 +133,7 @@ def load_target(
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Prints the table of layers, then each finding once."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, NARROWEST))
+    console = table_console(min_columns=130)
     console.print(layer_table(summary))
     for (level, code, text), names in group_findings(summary["layers"]).items():
         shown = ", ".join(names[:MOST_NAMES])

@@ -184,9 +184,9 @@ def print_table(
 ) -> None:
     """Prints samples, below them floor and ladder, then how to read them."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from analysis.commands.tables import table_console
     from analysis.quality.metrics import expected_coverage
 
     title = f"{yardstick.name('fcd')}: {yardstick.num_images} images against as many"
@@ -205,9 +205,7 @@ def print_table(
             ]
             table.add_row(name, *cells)
         table.add_section()
-    console = Console()
-    if not console.is_terminal:  # a file or pipe cuts no number
-        console = Console(width=max(console.width, 160))
+    console = table_console()
     console.print(table)
     coverage = expected_coverage(yardstick.num_images)
     console.print(LEGEND.format(coverage=coverage, id=yardstick.extractor.id))

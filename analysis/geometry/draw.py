@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from analysis.figures import to_pixels
 from analysis.geometry.arithmetic import INSERTED, PADDED, AxisPlan, findings
 from analysis.geometry.explain import Layer
 
@@ -154,13 +154,6 @@ def save_page(scene: Scene, path: Path) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def _pixels(figure: Figure) -> np.ndarray:
-    """The figure as (height, width, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
 def _header(scene: Scene, dpi: int) -> np.ndarray:
     """Formulas and legend, the kernel as it slides, the coverage of the output."""
     lines, scatter = scene.lines(), scene.plans[0].is_scatter
@@ -185,7 +178,7 @@ def _header(scene: Scene, dpi: int) -> np.ndarray:
     points = min(10, 105 / max(scene.coverage.shape))
     _output(coverage, scene, scene.coverage.size - 1, points)
     coverage.set_title("coverage: inputs summed", fontsize=10.5)
-    return _pixels(figure)
+    return to_pixels(figure)
 
 
 def _weight(row: int, column: int) -> str:
@@ -251,7 +244,7 @@ def _step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.ndarra
     prepared.set_title(f"step {number + 1} of {len(scene.outputs)}", loc="left")
     plural = "" if len(weights) == 1 else "s"
     output.set_title(f"output {n} sums {len(weights)} input{plural}", loc="left")
-    return _pixels(figure)
+    return to_pixels(figure)
 
 
 def _output(axes: Axes, scene: Scene, number: int, points: float) -> None:

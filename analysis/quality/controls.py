@@ -14,7 +14,7 @@ from analysis.quality import metrics
 from analysis.quality.reference import NUM_COMPARED, Scores, Yardstick
 from config.schema import Config, DataConfig
 from gan.data.dataset import latents
-from gan.data.images import to_uint8
+from gan.data.images import round_to_uint8, to_uint8
 from gan.models import build_generator
 
 CHECKERBOARD_LEVELS = 3
@@ -221,15 +221,12 @@ def increase(values: Iterable[float]) -> bool:
     return bool(np.all(np.diff(list(values)) > 0))
 
 
-def to_levels(values: np.ndarray) -> np.ndarray:
-    """Rounds and clips to uint8."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
 def box_blur(images_uint8: np.ndarray, size_px: int) -> np.ndarray:
     """Returns uint8 images, each pixel the mean of a square around it."""
     window = (1, size_px, size_px, 1)
-    return to_levels(ndimage.uniform_filter(images_uint8.astype(np.float32), window))
+    return round_to_uint8(
+        ndimage.uniform_filter(images_uint8.astype(np.float32), window)
+    )
 
 
 def salt_and_pepper(images_uint8: np.ndarray, share: float) -> np.ndarray:
@@ -254,7 +251,7 @@ def signs(images_uint8: np.ndarray) -> np.ndarray:
 
 def checkerboard(images_uint8: np.ndarray, levels: float) -> np.ndarray:
     """Returns uint8 images with a checkerboard of +-levels added."""
-    return to_levels(images_uint8 + levels * signs(images_uint8))
+    return round_to_uint8(images_uint8 + levels * signs(images_uint8))
 
 
 def corner_power(images_uint8: np.ndarray) -> float:

@@ -20,6 +20,8 @@ from typing import Self
 
 import numpy as np
 
+from gan.data.images import round_to_uint8
+
 STANDARD_NUM_IMAGES = 10_000
 NUM_NEIGHBOURS = 5
 DUPLICATE_SHARE = 0.1  # of the usual distance between neighbouring real images
@@ -272,4 +274,4 @@ def nearest_targets(
 def add_noise(images_uint8: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
     """Returns uint8 images with Gaussian noise of `levels` grey levels, clipped."""
     noise = np.random.default_rng(seed).normal(0, levels, images_uint8.shape)
-    return np.clip(np.rint(images_uint8 + noise), 0, 255).astype(np.uint8)
+    return round_to_uint8(images_uint8 + noise)

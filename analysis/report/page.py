@@ -18,10 +18,10 @@ from analysis.report.comparison_figures import FAMILY_NAMES
 from analysis.report.figures import Images
 from analysis.report.plates import Plate, number_plates, sample_plates, usual_plates
 from analysis.samples import Samples, halves
+from analysis.statistics import Interval
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PERIODS = {"a_last": "repeats every 2 px", "a_prev": "repeats every 4 px"}
-RANGE = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
 # Differences of these settings need no warning: they are what runs are compared for.
 EXPECTED_DIFFERENCES = ("model.upsample", "run.seed")
 
@@ -157,7 +157,7 @@ def other_numbers(subjects: Sequence[Subject]) -> dict[str, list[str]]:
     for line in layout.lines:
         label = layout.label(line)
         rows[f"ΔPNR at ({label}), dB"] = [
-            RANGE.format(**s["delta_pnr_db"][line.name]).replace("-", "−")
+            Interval(**s["delta_pnr_db"][line.name]).text(to="to").replace("-", "−")
             for s in summaries
         ]
         rows[f"Coherence at ({label})"] = [

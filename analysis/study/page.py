@@ -122,8 +122,7 @@ def spread(values: np.ndarray, digits: int = 2) -> str:
 
 def told(found: Interval, digits: int = 2, sign: str = "") -> str:
     """An estimate and its interval."""
-    numbers = (f"{x:{sign}z.{digits}f}" for x in (found.value, found.low, found.high))
-    return "{} ({} … {})".format(*numbers)
+    return found.text(f"{sign}z.{digits}f", to="…")
 
 
 def rows_of(

@@ -11,13 +11,13 @@ from analysis.checkerboard.controls import (
     kernel_control,
     nearest_control,
     null_control,
-    quantised,
     recovery_controls,
     run_controls,
     transposed_convolution,
 )
 from analysis.statistics import Interval
 from gan.data.dataset import BUNDLED_FILE
+from gan.data.images import round_to_uint8
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def real() -> np.ndarray:
 
 def checkerboard(images: np.ndarray, amplitude: float) -> np.ndarray:
     sign = 1 - 2 * (np.indices(images.shape[1:3]).sum(axis=0) % 2)
-    return quantised(images * 0.9 + 12.75 + amplitude * sign[..., np.newaxis])
+    return round_to_uint8(images * 0.9 + 12.75 + amplitude * sign[..., np.newaxis])
 
 
 def test_all_controls_pass_on_real_images(real: np.ndarray):
@@ -64,20 +64,22 @@ def test_a_wrong_scale_fails_the_recovery(
 
 def test_structure_fails_the_flat_spectrum():
     noise = np.random.default_rng(0).normal(128, 20, (3000, 28, 28, 1))
-    assert flat_control("noise", quantised(noise), seed=0).passed
-    assert not flat_control("lines", checkerboard(quantised(noise), 2), seed=0).passed
+    assert flat_control("noise", round_to_uint8(noise), seed=0).passed
+    assert not flat_control(
+        "lines", checkerboard(round_to_uint8(noise), 2), seed=0
+    ).passed
 
 
 def test_noise_on_repeated_pixels_fills_the_zero(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
-    small = quantised(random.normal(128, 20, (500, 14, 14, 1)))
+    small = round_to_uint8(random.normal(128, 20, (500, 14, 14, 1)))
     assert nearest_control(small).passed
     exact = controls.measure
     monkeypatch.setattr(
         controls,
         "measure",
         lambda images, **options: exact(
-            quantised(images + random.normal(0, 1, images.shape)), **options
+            round_to_uint8(images + random.normal(0, 1, images.shape)), **options
         ),
     )
     assert not nearest_control(small).passed
