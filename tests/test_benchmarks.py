@@ -1,4 +1,4 @@
-"""What the benchmarks compare is what they say; their numbers are not tested."""
+"""The benchmarks compare what they say; the times that they find are not tested."""
 
 import sys
 import textwrap
@@ -7,10 +7,20 @@ import click
 import numpy as np
 import pytest
 
+from analysis.checkerboard.spectrum import measure
 from benchmarks import floor, overhead, rivals, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
+from benchmarks.rival_meters import (
+    azimuthal_profiles,
+    read_patterns,
+    smoothed,
+    value_at,
+    whitened_map_db,
+)
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
+from config.schema import DataConfig
+from gan.data.dataset import load_dataset
 from gan.models import build_discriminator, build_generator
 from gan.run import backend
 
@@ -184,3 +194,44 @@ def test_events_are_waited_for_and_no_longer(tmp_path):
     assert 0 < seconds["a"] < seconds["b"] < 50
     with pytest.raises(click.ClickException, match="ended too early"):
         startup.wait_for(script("pass"), tmp_path, {"c": lambda folder: False})
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_dataset(DataConfig(limit=3000), "test").images_uint8
+
+
+def test_the_azimuthal_profile_does_not_change_with_a_checkerboard(real):
+    images = np.rint(real[:500] * 0.9 + 12.75)
+    sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)[..., None]
+    profiles = [
+        azimuthal_profiles(i.astype(np.uint8)) for i in (images, images + 8 * sign)
+    ]
+    assert profiles[0].shape == (500, 18)
+    assert np.abs(profiles[0] - profiles[1]).max() < 1e-9
+    stripes = (images + 8 * sign[:, :1]).astype(np.uint8)
+    assert np.abs(profiles[0] - azimuthal_profiles(stripes)).max() > 0.01
+
+
+def test_the_spectral_map_of_white_noise_is_zero_db():
+    noise = np.random.default_rng(0).normal(128, 20, (500, 28, 28, 1))
+    noise = np.rint(noise).astype(np.uint8)
+    found = whitened_map_db(noise, noise)
+    assert found.shape == (113, 113)
+    assert np.abs(found).max() < 1.5
+    assert np.array_equal(found[0], found[-1])
+
+
+def test_three_meters_read_known_patterns(real):
+    readings = {reading.pattern: reading for reading in read_patterns(real)}
+    assert len(readings) == 4
+    corner = readings["8 grey levels at (1/2, 1/2)"]
+    axis = readings["2 grey levels at (1/2, 0)"]
+    assert corner.delta_pnr_db == pytest.approx(23.1 + 0.9, abs=1.0)  # 0.9: headroom
+    assert corner.raw_map_db == pytest.approx(21.4 + 0.9, abs=1.0)
+    assert corner.profile_sigmas < 1e-9
+    assert corner.map_db < corner.raw_map_db - 4
+    assert axis.profile_sigmas == pytest.approx(0.04, abs=0.03)
+    lines = measure(real[:9], level=0).layout.lines
+    last = max(lines, key=lambda line: line.row + line.column)
+    assert value_at(smoothed(np.zeros((113, 113))), last) == 0
