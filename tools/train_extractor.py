@@ -1,10 +1,10 @@
 """Trains the feature net of `analysis.quality.extractor` and writes its weights.
 
-A maintainer's script, kept so that the shipped weights can be audited: beside the
-weights it writes a JSON file with the recipe, the data's digests, the versions and the
-accuracy. Whoever has a labelled set of their own runs it once, as
-`python -m tools.train_extractor --dataset mnist --no-flip --out mnist-v1.npz`, and
-passes the file to `python -m analysis quality --extractor`.
+It is kept so that the shipped weights can be audited: with the weights it writes a JSON
+file of the recipe, the digests of the data, the versions and the accuracy. For another
+labelled data set, run it once, for example as
+`python -m tools.train_extractor --dataset mnist --no-flip --out mnist-v1.npz`, and pass
+the file to `python -m analysis quality --extractor`.
 """
 
 import dataclasses
@@ -38,7 +38,8 @@ class Recipe:
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     shift_px: int = 2
-    # Without it, noise that nobody sees moves the features more than a wrong shape.
+    # Without noise in training, invisible noise changes the features more than a wrong
+    # shape does.
     noise_levels: float = 10
 
 
@@ -50,7 +51,7 @@ def train_net(
     Args:
         images_uint8: uint8 (N, H, W, C).
         labels: int64 (N,), from 0.
-        recipe: how.
+        recipe: how it is trained.
     """
     keras.utils.set_random_seed(recipe.seed)
     targets = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
@@ -86,8 +87,8 @@ def augmented_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields shuffled batches (float32 images, targets) without end.
 
-    Each image is shifted, mirrored or not, and gets Gaussian noise of its own strength
-    from 0 to `noise_levels`, rounded to grey levels again.
+    Each image is shifted and, at random, mirrored. It gets Gaussian noise of a random
+    strength from 0 to `noise_levels`, and is rounded to grey levels again.
     """
     rng, shift = np.random.default_rng(recipe.seed), recipe.shift_px
     border = ((0, 0), (shift, shift), (shift, shift), (0, 0))
@@ -113,7 +114,7 @@ def augmented_batches(
 @click.option("--dataset", default="fashion_mnist", help="As train.py --dataset.")
 @click.option("--out", default="analysis/assets/fmnist-v1.npz", show_default=True)
 @click.option("--epochs", default=11, show_default=True)
-@click.option("--flip/--no-flip", default=True, help="A mirrored boot is a boot.")
+@click.option("--flip/--no-flip", default=True, help="Mirror half of the images.")
 @click.option("--seed", default=0, show_default=True)
 def main(dataset: str, out: str, epochs: int, flip: bool, seed: int) -> None:
     """Trains the feature net on a labelled data set (10 minutes on two cores)."""
