@@ -1,6 +1,6 @@
-"""Damaged and invented files: one line or a whole result, never anything else.
+"""Damaged and invented files give an error of one line or a whole result.
 
-Examples are drawn from a fixed seed, so that a failure is everybody's failure.
+Examples come from a fixed seed, so that a failure is the same on every machine.
 """
 
 import io
@@ -26,7 +26,7 @@ from tools.build_fashion_mnist import idx_bytes
 
 fuzz = settings(
     max_examples=150,
-    deadline=None,  # a hang is ended by the timeout of every test
+    deadline=None,  # every test has a timeout
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -44,7 +44,7 @@ json_values = st.recursive(
 
 @st.composite
 def damaged(draw, content):
-    """The bytes with up to four replaced, and sometimes an end cut off or added."""
+    """The bytes with up to four replaced, and sometimes with a cut or longer end."""
     result = bytearray(content)
     places = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
     for place, value in draw(st.lists(places, max_size=4)):
@@ -54,7 +54,7 @@ def damaged(draw, content):
 
 
 def within_one_line(kinds, function, *args):
-    """The result, or None after an error of one of these kinds and one line."""
+    """The result, or None after an error of one of these types and one line."""
     try:
         return function(*args)
     except kinds as error:
@@ -119,7 +119,7 @@ PICTURES = [
 @fuzz
 @given(st.sampled_from(PICTURES).flatmap(damaged))
 def test_pictures(tmp_path, content):
-    """A damaged one is passed over; the one beside it is always read."""
+    """A damaged picture is skipped; the other one in the folder is always read."""
     (tmp_path / "a.png").write_bytes(PICTURES[0])
     (tmp_path / "b.any").write_bytes(content)
     found = check_images(tmp_path)
@@ -187,7 +187,7 @@ def test_manifests_are_read_as_written_or_not_at_all(committed, data):
 
 @fuzz
 @given(st.sampled_from(["step", "files", "facts", "alarms", "x"]), json_values)
-def test_manifests_that_a_stranger_sealed(committed, key, value):
+def test_manifests_with_invented_content_and_a_right_checksum(committed, key, value):
     path, manifest = committed
     facts = {"alarms": value} if key == "alarms" else manifest["facts"]
     store(path, manifest | {"facts": facts} | ({} if key == "alarms" else {key: value}))
