@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+CONFIDENCE = 0.95  # of all intervals
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -59,17 +61,17 @@ def bootstrap_means(
     return sums[:, :-1] / sums[:, -1:]
 
 
-def percentile_interval(table: np.ndarray, level: float = 0.95) -> Interval:
+def percentile_interval(table: np.ndarray) -> Interval:
     """Returns row 0 as the estimate, and the percentile interval of the other rows."""
-    tail = (1 - level) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(table[1:], [tail, 1 - tail], axis=0)
     return Interval(table[0], low, high)
 
 
-def t_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+def t_interval(values: np.ndarray) -> Interval:
     """Returns the mean of n independent runs with its t-interval.
 
-    There are n - 1 degrees of freedom. The values 1, 2, 3 at level 0.95 give
+    There are n - 1 degrees of freedom. The values 1, 2, 3 give
     2 +- 4.303 / sqrt(3).
 
     Raises:
@@ -78,13 +80,12 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> Interval:
     if len(values) < 2:
         raise ValueError(f"received {len(values)} runs, expected at least 2")
     mean = np.mean(values, dtype=np.float64)
-    half = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * scipy.stats.sem(values)
+    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    half = quantile * scipy.stats.sem(values)
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, level: float = 0.95
-) -> tuple[Interval, float]:
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Interval, float]:
     """Returns the mean of first - second over runs paired by seed, and its p-value.
 
     The p-value is that of a two-sided t-test of the differences against 0.
@@ -97,7 +98,7 @@ def paired_difference(
             f"received {len(first)} and {len(second)} runs, expected pairs"
         )
     difference = np.subtract(first, second, dtype=np.float64)
-    interval = t_interval(difference, level)
+    interval = t_interval(difference)
     return interval, float(scipy.stats.ttest_1samp(difference, 0.0).pvalue)
 
 

@@ -5,10 +5,10 @@ The commands that need TensorFlow import it only after their arguments are check
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -34,6 +34,17 @@ checkpoint_option = click.option(
     show_default=True,
     help="latest, best (if the run kept one) or a step number",
 )
+
+
+def out_option(default: str, help_text: str) -> Callable[[Any], Any]:
+    """Makes the option for the file or folder that a command writes."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        default=default,
+        show_default=True,
+        help=help_text,
+    )
 
 
 @click.group()
@@ -78,12 +89,9 @@ def parse_seeds(text: str) -> list[int]:
 @checkpoint_option
 @click.option("--seeds", help="seeds of the images, for example 0-63 or 3,5,8")
 @click.option("--n", "num", type=click.IntRange(1), help="the seeds 0 to n-1")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="samples.png",
-    show_default=True,
-    help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
+@out_option(
+    "samples.png",
+    "FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
 )
 def sample_command(
     run: Path, checkpoint: str, seeds: str | None, num: int | None, out: Path
@@ -125,12 +133,9 @@ def sample_command(
     show_default=True,
     help="images from one seed to the next",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="interpolation.png",
-    show_default=True,
-    help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
+@out_option(
+    "interpolation.png",
+    "FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
 )
 def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) -> None:
     """Interpolates between the latents of seeds, each with the next one."""
@@ -180,13 +185,7 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     show_default=True,
     help="frames per second",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="training.gif",
-    show_default=True,
-    help="FILE.gif or FILE.webp",
-)
+@out_option("training.gif", "FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
     with user_errors():

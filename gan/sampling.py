@@ -34,22 +34,18 @@ class LoadedRun:
     """A run and its averaged generator, loaded for reading.
 
     Attributes:
-        directory: the run folder.
         config: resolved settings.
         step: number of training steps behind the weights; -1: not recorded.
         image_size: height and width in pixels.
         channels: 1 or 3.
-        dataset_name: name of the data set that the run was trained on.
         generator: the generator with exponential moving averages of weights and
             statistics.
     """
 
-    directory: Path
     config: Config
     step: int
     image_size: int
     channels: int
-    dataset_name: str
     generator: keras.Model
 
 
@@ -71,8 +67,7 @@ def open_run(directory: str | Path, checkpoint: str = "latest") -> LoadedRun:
         config.model, size, channels, config.run.seed, config.train.precision
     )
     step = load_generator(directory, generator, config, checkpoint)
-    name = str(facts.dataset.get("name", config.data.dataset))
-    return LoadedRun(directory, config, step, size, channels, name, generator)
+    return LoadedRun(config, step, size, channels, generator)
 
 
 def load_generator(

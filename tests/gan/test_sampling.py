@@ -28,7 +28,6 @@ def test_a_loaded_run_has_its_settings_and_its_step(trained):
     before = tree(trained)
     run = open_run(str(trained))
     assert (run.step, run.image_size, run.channels) == (12, 28, 1)
-    assert (run.dataset_name, run.directory) == ("fashion_mnist", trained)
     assert run.config == read_run(trained).config
     assert open_run(trained, "5").step == 5
     assert tree(trained) == before  # nothing in the folder has changed
