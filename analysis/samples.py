@@ -1,4 +1,4 @@
-"""Loads the images that are measured, from a run, an .npz or a folder, and real images.
+"""Loads the images to measure (from a run, an .npz or a folder) and real images.
 
 All commands load images here. Nothing is resized or rescaled, because both would change
 a spectrum.

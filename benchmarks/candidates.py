@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, XLA": {"train.jit": True},
     "ours, mixed_float16": {"train.precision": "mixed_float16"},
-    "ours, 10 steps a call": {"train.steps_per_call": 10},
+    "ours, 10 steps per call": {"train.steps_per_call": 10},
 }
 
 
@@ -83,7 +83,7 @@ def keras_example(name: str, batch_size: int) -> Burst:
 
 
 def products(name: str, batch_size: int) -> Burst:
-    """Seconds of each product of a step alone, in each form."""
+    """Returns the seconds of each product of a step, each form timed separately."""
     from benchmarks.floor import compile_forms, seconds_per_call
 
     functions = compile_forms(network_products(), batch_size)
@@ -94,7 +94,7 @@ def products(name: str, batch_size: int) -> Burst:
 
 
 def whole_layers(name: str, batch_size: int) -> Burst:
-    """Seconds of one pass of each layer alone."""
+    """Returns the seconds of one pass of each layer, timed separately."""
     from benchmarks.floor import compile_layers, seconds_per_call
 
     functions = compile_layers(network_products(), batch_size)

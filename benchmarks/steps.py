@@ -23,7 +23,7 @@ from gan.run import backend
 OURS = "ours"
 PRODUCTS, LAYERS, RATE = FLOORS = "products", "layers", "matrix product"
 RIVALS = ("tutorial loop", "Keras train_step", "PyTorch")
-GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps a call")
+GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps per call")
 CALLS_PER_ROUND = 3  # of each product or layer
 Answers = dict[str, list[dict[str, Any]]]
 

@@ -63,7 +63,7 @@ def within_one_line(kinds, function, *args):
 
 
 def check_images(path):
-    """Reads a data set; whatever comes out of it is whole."""
+    """Reads a data set; the result, if there is one, is whole."""
     config = DataConfig(dataset=str(path), image_size=8)
     found = within_one_line((DataError,), load_dataset, config)
     if found:

@@ -1,7 +1,7 @@
 """From a data set's name or a path to uint8 images in memory; batch order and noise.
 
 TensorFlow is imported only for a data set of tensorflow-datasets; the bundled set and
-the user's own files need NumPy and Pillow alone.
+the user's own files need only NumPy and Pillow.
 """
 
 import functools
