@@ -46,7 +46,7 @@ LEGEND = (
 @click.option(
     "--extractor",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Feature net of tools/train_extractor.py, or Keras' InceptionV3 (.h5).",
+    help="Feature net of tools/train_extractor.py.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print numbers as JSON.")
 @click.option("--figure", type=click.Path(dir_okay=False), help="Plot over training.")
@@ -66,10 +66,6 @@ def command(  # noqa: PLR0913
     All are measured against the real images of the first. The floor (real training
     images) and a ladder of noise stand beside every score. --pairs draws the 16
     samples of the last source that are nearest to a training image, above that image.
-
-    With --extractor and Keras' ImageNet weights of InceptionV3 without its top (.h5),
-    features are Inception's 2048; on a CPU that takes hours at 10,000 images, and the
-    weights are still not those of published FIDs.
 
     For an Inception FID as papers print it, make 10,000 PNG files with `python -m gan
     sample RUN --n 10000 --out FOLDER` and give the folder to an outside tool, such as

@@ -48,20 +48,12 @@ class Extractor:
         net: see `build_net`.
         mean: float64 (64,), of the features of the real training images.
         std: float64 (64,), likewise, floored (see `feature_scale`).
-        batch_size: images at a time; fewer than the usual 500 say that the net is
-            large, and that what needs features of all training images is left out.
     """
 
     id: str
     net: keras.Model
     mean: np.ndarray
     std: np.ndarray
-    batch_size: int = BATCH_SIZE
-
-    @property
-    def is_large(self) -> bool:
-        """Whether 60,000 images would take hours on a CPU."""
-        return self.batch_size < BATCH_SIZE
 
     def features(self, images_uint8: np.ndarray) -> Features:
         """Returns what the net says of uint8 images (N, H, W, C) of its own size.
@@ -75,7 +67,7 @@ class Extractor:
                 f"{self.id}: received {images_uint8.dtype} images of "
                 f"{images_uint8.shape[1:]}, expected uint8 of {expected}"
             )
-        outputs = run_net(self.net, images_uint8, self.batch_size)
+        outputs = run_net(self.net, images_uint8)
         values = (outputs["features"] - self.mean) / self.std
         if "logits" not in outputs:
             return Features(values, None)
@@ -112,15 +104,13 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
     return keras.Model(inputs, outputs)
 
 
-def run_net(
-    net: keras.Model, images_uint8: np.ndarray, batch_size: int = BATCH_SIZE
-) -> dict[str, np.ndarray]:
+def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the raw outputs of `build_net`'s model, as float64."""
     if not len(images_uint8):
         raise ExtractorError("received no images to measure by, expected more")
     batches = [
-        net.predict_on_batch(to_float(images_uint8[start : start + batch_size]))
-        for start in range(0, len(images_uint8), batch_size)
+        net.predict_on_batch(to_float(images_uint8[start : start + BATCH_SIZE]))
+        for start in range(0, len(images_uint8), BATCH_SIZE)
     ]
     return {
         name: np.concatenate([batch[name] for batch in batches]).astype(np.float64)

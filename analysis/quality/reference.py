@@ -14,7 +14,6 @@ import numpy as np
 
 from analysis.quality import metrics
 from analysis.quality.extractor import Extractor, choose
-from analysis.quality.inception import SUFFIXES, load_inception
 from analysis.quality.metrics import Reference
 from config.schema import DataConfig
 from gan.data.dataset import DataError, Dataset, digest, load_dataset
@@ -67,10 +66,7 @@ class Yardstick:
         """
         train, test = real_images(data)
         num_images = min(num_images, len(test.images_uint8), len(train.images_uint8))
-        if weights and weights.suffix in SUFFIXES:
-            extractor = load_inception(weights, test.images_uint8.shape[1:])
-        else:
-            extractor = choose(train, test, weights)
+        extractor = choose(train, test, weights)
         features = extractor.features(test.images_uint8[:num_images])
         return cls(extractor, train, test, num_images, Reference.of(features))
 
@@ -105,10 +101,8 @@ class Yardstick:
         return spaces
 
     def points(self, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns images as points in both spaces; of a large net in pixels alone."""
+        """Returns images as points in both spaces."""
         flat = images_uint8.reshape(len(images_uint8), -1).astype(np.float32)
-        if self.extractor.is_large:
-            return {"pixels": flat}
         return {
             "pixels": flat,
             "features": self.extractor.features(images_uint8).values,
@@ -126,12 +120,12 @@ class Yardstick:
     def anchors(self) -> dict[str, Scores]:
         """Returns the scores that give all others their meaning.
 
-        The floor is what real training images score; the ladder, which a large net is
-        spared, is what noise of so many grey levels makes of them.
+        The floor is what real training images score; the ladder is what noise of so
+        many grey levels makes of them.
         """
         images = self.draw()
         scores = {"floor": self.score(images)}
-        for levels in () if self.extractor.is_large else metrics.NOISE_LADDER:
+        for levels in metrics.NOISE_LADDER:
             noisy = metrics.add_noise(images, levels)
             scores[f"noise {levels}"] = self.score(noisy)
         return scores
