@@ -70,13 +70,11 @@ class Yardstick:
         features = extractor.features(test.images_uint8[:num_images])
         return cls(extractor, train, test, num_images, Reference.of(features))
 
-    def draw(self, seed: int = 0, allowed: np.ndarray | None = None) -> np.ndarray:
-        """Returns `num_images` different training images, of those `allowed`."""
-        pool = np.arange(len(self.train.images_uint8)) if allowed is None else allowed
-        chosen = np.random.default_rng(seed).choice(
-            pool, self.num_images, replace=False
-        )
-        return self.train.images_uint8[chosen]
+    def draw(self, seed: int = 0) -> np.ndarray:
+        """Returns `num_images` different training images at random."""
+        images = self.train.images_uint8
+        rng = np.random.default_rng(seed)
+        return images[rng.choice(len(images), self.num_images, replace=False)]
 
     def score(self, images_uint8: np.ndarray) -> Scores:
         """Returns all metrics of `num_images` images, see `metrics.compare`."""
