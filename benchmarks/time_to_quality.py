@@ -144,12 +144,12 @@ def run_all(
 
 def score(run: Path, num_images: int) -> list[dict[str, Any]]:
     """Step and scores of the checkpoints in SCORED and of the end."""
-    from analysis.quality.reference import Yardstick
+    from analysis.quality.reference import ReferenceSet
     from analysis.samples import load_samples
     from config.schema import DataConfig
     from gan.run.checkpoint import available
 
-    ruler = Yardstick.of(DataConfig(), num_images)
+    reference = ReferenceSet.load(DataConfig(), num_images)
     course = []
     kept_steps = [step for step, _ in reversed(available(run / "state"))]
     every = kept_steps[-1] // PARTS
@@ -157,7 +157,7 @@ def score(run: Path, num_images: int) -> list[dict[str, Any]]:
         if step != kept_steps[-1] and step not in {every * part for part in SCORED}:
             continue
         images = load_samples(str(run), num_images, str(step)).images_uint8
-        scores = ruler.score(images[: ruler.num_images])
+        scores = reference.score(images[: reference.num_images])
         kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}
         course.append({"step": step} | kept)
     return course

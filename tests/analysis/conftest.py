@@ -2,11 +2,11 @@
 
 import pytest
 
-from analysis.quality.reference import Yardstick
+from analysis.quality.reference import ReferenceSet
 from config.schema import DataConfig
 
 
 @pytest.fixture(scope="session")
 def fashion_mnist():
     """A reference set of all images; a score compares 10,000 of them."""
-    return Yardstick.of(DataConfig(), 10_000)
+    return ReferenceSet.load(DataConfig(), 10_000)

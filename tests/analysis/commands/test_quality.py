@@ -9,8 +9,7 @@ from click.testing import CliRunner
 from analysis.commands.quality import command
 from analysis.quality import reference
 from analysis.quality.extractor import ASSETS
-from analysis.quality.metrics import add_noise
-from analysis.quality.reference import part
+from analysis.quality.reference import add_noise, subset
 from config.schema import DataConfig
 
 
@@ -56,9 +55,9 @@ def test_rows_are_named_by_what_differs_between_sources(
 ):
     """The real images are Fashion-MNIST, where neither sources nor options name any."""
     few = np.arange(len(fashion_mnist.train.images_uint8)) % 30 == 0
-    train = part(fashion_mnist.train, few, "train")
+    train = subset(fashion_mnist.train, few, "train")
     default = {DataConfig(): (train, fashion_mnist.test)}
-    monkeypatch.setattr(reference, "real_images", default.__getitem__)
+    monkeypatch.setattr(reference, "load_splits", default.__getitem__)
     np.savez("set-one.npz", images=samples)
     np.savez("set-two.npz", images=add_noise(samples, 40))
     result = run("set-one.npz", "set-two.npz", "--json", "--n", "600")

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from analysis.quality import metrics
-from analysis.quality.reference import NUM_COMPARED, part
+from analysis.quality.reference import NOISE_LEVELS, NUM_COMPARED, add_noise, subset
 from config.schema import Config
 from gan.data.dataset import latents
 from gan.data.images import to_uint8
@@ -34,13 +34,13 @@ def real(request, fashion_mnist):
     real = dataclasses.replace(fashion_mnist, num_images=request.param)
     if request.param < 10_000:
         sixth = np.arange(len(real.train.images_uint8)) % 6 == 0
-        real = dataclasses.replace(real, train=part(real.train, sixth, "train"))
+        real = dataclasses.replace(real, train=subset(real.train, sixth, "train"))
     return real
 
 
 @pytest.fixture(scope="module")
 def floor(real):
-    return real.score(real.draw())
+    return real.score(real.sample_train())
 
 
 def test_equal_sets_have_distance_0_and_full_coverage(real):
@@ -51,7 +51,7 @@ def test_equal_sets_have_distance_0_and_full_coverage(real):
 
 
 def test_training_images_score_as_images_of_the_same_distribution(real, floor):
-    draws = [floor] + [real.score(real.draw(seed)) for seed in range(1, 5)]
+    draws = [floor] + [real.score(real.sample_train(seed)) for seed in range(1, 5)]
     median = {key: np.median([draw[key] for draw in draws]) for key in floor}
     assert abs(median["kcd"]) < 3 * median["kcd_se"]
     assert abs(median["density"] - 1) < 0.1
@@ -61,7 +61,7 @@ def test_training_images_score_as_images_of_the_same_distribution(real, floor):
 
 
 def test_fcd_of_real_images_falls_as_one_over_n_and_kcd_is_0(real):
-    values = real.extractor.features(real.draw(5)).values
+    values = real.extractor.features(real.sample_train(5)).values
     half = len(values) // 2
     numbers = [half // 4, half // 2, half]
     pairs = [(values[:number], values[half : half + number]) for number in numbers]
@@ -133,14 +133,14 @@ def test_degradations_do_what_their_names_say():
 @pytest.mark.parametrize(
     ("degrade", "strengths"),
     [
-        (metrics.add_noise, (*metrics.NOISE_LADDER, 51)),
+        (add_noise, (*NOISE_LEVELS, 51)),
         (box_blur, (3, 5, 7)),
         (salt_and_pepper, (0.01, 0.04, 0.16)),
         (black_square, (4, 8, 12)),
     ],
 )
 def test_distances_increase_with_degradation(degrade, strengths, real, floor):
-    images = real.draw()
+    images = real.sample_train()
     scores = [floor] + [real.score(degrade(images, s)) for s in strengths]
     assert increases(s["fcd"] for s in scores)
     assert increases(s["kcd"] for s in scores)
@@ -163,7 +163,7 @@ def test_missing_classes_lower_coverage_in_proportion(real, floor):
 
 def test_repeated_images_are_duplicates_of_low_coverage(real, floor):
     """A collapsed generator makes few different images."""
-    images = real.draw()
+    images = real.sample_train()
     scores = [real.score(np.resize(images[:k], images.shape)) for k in (1, 10, 100)]
     coverage = [s["coverage"] for s in scores]
     assert increases([*coverage, 0.5 * floor["coverage"]])
@@ -173,22 +173,22 @@ def test_repeated_images_are_duplicates_of_low_coverage(real, floor):
 
 def test_a_faint_checkerboard_hardly_changes_fcd(real):
     """It is obvious in a spectrum, which is why spectra are measured as well."""
-    images = real.draw()
+    images = real.sample_train()
     marked = checkerboard(images, 3)
-    fcd_of_noise = real.score(metrics.add_noise(images, 13))["fcd"]
+    fcd_of_noise = real.score(add_noise(images, 13))["fcd"]
     assert real.score(marked)["fcd"] < fcd_of_noise / 2
     assert 10 * np.log10(corner_power(marked) / corner_power(images)) > 10
 
 
 def test_training_images_are_found_to_be_copies_and_test_images_are_not(real):
-    copied = real.copies(real.draw())
+    copied = real.copies(real.sample_train())
     new = real.copies(real.test.images_uint8[-NUM_COMPARED:])
     for space in ("pixels", "features"):
         assert copied[space].ratio < MEMORISED_BELOW < new[space].ratio
 
 
 def test_scores_get_worse_with_the_fraction_of_noise_images(real, floor):
-    images, scores = real.draw(), [floor]
+    images, scores = real.sample_train(), [floor]
     noise = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
     for fraction in (0.05, 0.2, 0.5):
         num_noise = int(fraction * len(images))
