@@ -309,8 +309,7 @@ def make_observers(
     config: Config, dataset: Dataset, console: Console
 ) -> "list[Observer]":
     """What looks at samples during training, as far as the images allow it."""
-    from analysis.observers import SpectrumObserver
-    from analysis.quality_observer import QualityObserver
+    from analysis.observers import QualityObserver, SpectrumObserver
 
     observers: list[Any] = []
     for make in (

@@ -143,13 +143,13 @@ def run_all(
 
 
 def score(run: Path, num_images: int) -> list[dict[str, Any]]:
-    """Returns step and scores of the checkpoints in SCORED and of the last one."""
-    from analysis.quality.reference import Yardstick
+    """Step and scores of the checkpoints in SCORED and of the end."""
+    from analysis.quality.reference import ReferenceSet
     from analysis.samples import load_samples
     from config.schema import DataConfig
     from gan.run.checkpoint import available
 
-    reference = Yardstick.of(DataConfig(), num_images)
+    reference = ReferenceSet.load(DataConfig(), num_images)
     course = []
     kept_steps = [step for step, _ in reversed(available(run / "state"))]
     every = kept_steps[-1] // PARTS

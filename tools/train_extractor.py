@@ -1,10 +1,10 @@
-"""Trains the feature net of `analysis.quality.extractor` and writes its weights.
+"""Trains the feature network of `analysis.quality.extractor` and writes its weights.
 
-It is kept so that the shipped weights can be audited: with the weights it writes a JSON
-file of the recipe, the digests of the data, the versions and the accuracy. For another
-labelled data set, run it once, for example as
-`python -m tools.train_extractor --dataset mnist --no-flip --out mnist-v1.npz`, and pass
-the file to `python -m analysis quality --extractor`.
+The shipped weights come from this script. Next to the weights it writes a JSON file
+with the recipe, the digests of the data, the versions and the accuracy. For another
+labelled data set, run it once, as
+`python -m tools.train_extractor --dataset mnist --no-flip --out mnist-v1.npz`, and
+give the file to `python -m analysis quality --extractor`.
 """
 
 import dataclasses
@@ -28,10 +28,10 @@ from gan.data.images import round_to_uint8, to_float
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained: AdamW, one epoch of warm-up, cosine decay."""
+    """Settings of a training with AdamW, one epoch of warm-up and cosine decay."""
 
     epochs: int
-    flip: bool  # mirror half of the images
+    flip: bool  # whether half of the images are mirrored
     seed: int
     batch_size: int = 128
     learning_rate: float = 3e-3
@@ -46,12 +46,12 @@ class Recipe:
 def train_net(
     images_uint8: np.ndarray, labels: np.ndarray, recipe: Recipe
 ) -> keras.Model:
-    """Fits a fresh `analysis.quality.extractor.build_net` to labelled images.
+    """Trains a new `analysis.quality.extractor.build_net` on labelled images.
 
     Args:
         images_uint8: uint8 (N, H, W, C).
-        labels: int64 (N,), from 0.
-        recipe: how it is trained.
+        labels: int64 (N,), numbered from 0.
+        recipe: settings of the training.
     """
     keras.utils.set_random_seed(recipe.seed)
     targets = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
@@ -87,8 +87,8 @@ def augmented_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields shuffled batches (float32 images, targets) without end.
 
-    Each image is shifted and, at random, mirrored. It gets Gaussian noise of a random
-    strength from 0 to `noise_levels`, and is rounded to grey levels again.
+    Every image is shifted, may be mirrored, and gets Gaussian noise whose strength is
+    random, from 0 to `noise_levels`. The result is rounded to grey levels.
     """
     rng, shift = np.random.default_rng(recipe.seed), recipe.shift_px
     border = ((0, 0), (shift, shift), (shift, shift), (0, 0))
@@ -111,26 +111,38 @@ def augmented_batches(
 
 
 @click.command()
-@click.option("--dataset", default="fashion_mnist", help="As train.py --dataset.")
-@click.option("--out", default="analysis/assets/fmnist-v1.npz", show_default=True)
-@click.option("--epochs", default=11, show_default=True)
+@click.option("--dataset", default="fashion_mnist", help="Data set, as in train.py.")
+@click.option(
+    "--out",
+    default="analysis/assets/fmnist-v1.npz",
+    show_default=True,
+    help="File for the weights.",
+)
+@click.option(
+    "--epochs", default=11, show_default=True, help="Passes over the training images."
+)
 @click.option("--flip/--no-flip", default=True, help="Mirror half of the images.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Seed of the weights and the batches.",
+)
 def main(dataset: str, out: str, epochs: int, flip: bool, seed: int) -> None:
-    """Trains the feature net on a labelled data set (10 minutes on two cores)."""
+    """Trains the feature network on a labelled data set (10 minutes on two cores)."""
     try:
         train, test = (load_dataset(DataConfig(dataset), s) for s in ("train", "test"))
     except DataError as error:
         raise click.ClickException(str(error)) from error
     if train.labels is None or test.labels is None:
-        raise click.ClickException(f"{dataset} has no labels: nothing to train on")
+        raise click.ClickException(f"{dataset} has no labels, which training needs")
     recipe, path, started = Recipe(epochs, flip, seed), Path(out), time.perf_counter()
     net = train_net(train.images_uint8, train.labels, recipe)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time()
-    extractor.save(path, net, train.images_uint8)
+    extractor.save_extractor(path, net, train.images_uint8)
     logits = extractor.run_net(net, test.images_uint8)["logits"]
     record = {
-        "id": extractor.load(path).id,
+        "id": extractor.load_extractor(path).id,
         "test_accuracy": float(np.mean(logits.argmax(axis=1) == test.labels)),
         "parameters": net.count_params(),
         "dataset": dataset,

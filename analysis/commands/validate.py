@@ -1,33 +1,26 @@
 """`python -m analysis validate`: the meters, tried on what is known."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from gan.run import backend
+if TYPE_CHECKING:
+    from analysis.checkerboard.controls import Control
 
 
 @click.command(name="validate")
 @click.option("--reference", help="Real images: .npz, folder or data set name.")
-@click.option(
-    "--quality", is_flag=True, help="Also the controls of the quality meters."
-)
 @click.option("--seed", default=0, help="Of noise, signs and resampling.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
-def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> None:
+def command(reference: str | None, seed: int, as_json: bool) -> None:
     """Runs the controls that the meters must pass; exit code 1 if one fails."""
     from analysis.checkerboard.controls import run_controls
     from analysis.samples import load_reference
 
     try:
         real = load_reference(reference)
-        controls: list[Any] = run_controls(real.images_uint8, seed)
-        if quality:
-            backend.prepare()
-            from analysis.quality.controls import run_controls as run_quality_controls
-
-            controls += run_quality_controls()
+        controls = run_controls(real.images_uint8, seed)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
@@ -39,7 +32,7 @@ def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> N
         raise SystemExit(1)
 
 
-def print_controls(controls: list[Any]) -> None:
+def print_controls(controls: "list[Control]") -> None:
     """Prints one row a control."""
     from rich.console import Console
     from rich.table import Table

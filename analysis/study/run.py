@@ -14,7 +14,7 @@ from analysis.checkerboard.measurement import Measurement, measure_samples
 from analysis.checkerboard.probe import measure_lines
 from analysis.geometry.audit import audit_model
 from analysis.geometry.tables import upsamplers
-from analysis.quality.reference import Yardstick
+from analysis.quality.reference import ReferenceSet
 from analysis.samples import Samples, make_samples
 from analysis.study.plan import RESULTS, Run, StudyError
 from analysis.study.results import Result
@@ -75,8 +75,8 @@ def measure_run(run: Run, directory: Path, dataset: Dataset, num_images: int) ->
             generator, run, real, num_images, step
         )
         course.append({"step": step} | lines)
-    yardstick = Yardstick.of(run.config.data, num_images)
-    scores = yardstick.score(images[: yardstick.num_images])
+    reference = ReferenceSet.load(run.config.data, num_images)
+    scores = reference.score(images[: reference.num_images])
     return Result(
         run=run.name,
         method=run.method,
