@@ -210,32 +210,6 @@ def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def replay(file: Path) -> None:
-    """Does the step of FILE (RUN/diverged/step-N.npz) again, tensor by tensor."""
-    from rich.console import Console
-    from rich.table import Table
-
-    with one_line_errors():
-        backend.prepare()
-        from gan.replay import first_bad
-        from gan.replay import replay as do_again
-
-        incident, rows = do_again(file)
-        bad = first_bad(rows)
-        table = Table("tensor", "shape", "not finite", "largest other", box=None)
-        for row in rows:
-            variable = row.name.startswith(("before", "after"))
-            if not variable or bad.startswith(row.name):
-                shape = "x".join(map(str, row.shape))
-                table.add_row(row.name, shape, str(row.num_bad), f"{row.largest:.4g}")
-        Console().print(table)
-        if not bad:
-            raise ValueError(f"step {incident.step} again: every tensor is finite")
-    click.echo(f"step {incident.step}, first tensor that is not finite: {bad}")
-
-
-@main.command()
 @run_argument
 def check(run: Path) -> None:
     """Verifies RUN's checkpoints, configuration and export, and mends what it can.

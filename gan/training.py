@@ -17,7 +17,6 @@ from config.schema import Config
 from gan.data.dataset import Dataset
 from gan.devices import Processes
 from gan.evaluation import Evaluation, Observer, generator_weights
-from gan.replay import Incident, record
 from gan.run import checkpoint
 from gan.run.environment import changes, describe, peak_memory_bytes
 from gan.run.folder import RunFacts, RunFolder
@@ -143,7 +142,8 @@ def loop(
         with clock.measure("compile" if step == first else "step", count):
             metrics = train_steps(images_uint8, *inputs).numpy()
         if bad := first_non_finite(metrics, settings.precision):
-            give_up(saver, step, explain(saver, dataset, step, inputs, metrics, bad))
+            row, name = bad
+            give_up(saver, step, f"{name} is not finite at step {step + row + 1}")
         window.extend(metrics)
         step += count
         last = step == settings.num_steps
@@ -266,30 +266,6 @@ def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | N
     return None
 
 
-def explain(
-    saver: Saver,
-    dataset: Dataset,
-    step: int,
-    inputs: tuple[np.ndarray, np.ndarray],
-    metrics: np.ndarray,
-    bad: tuple[int, str],
-) -> str:
-    """Keeps the bad step of the call at `step`, and says in a line where it began."""
-    row, name = bad
-    reason = f"{name} is not finite at step {step + row + 1}"
-    saver.log.say(f"{reason}; repeating the steps from the last checkpoint to see why")
-    indices, noise = inputs[0][row], inputs[1][row]
-    incident = Incident(
-        saver.facts.config,
-        step + row + 1,
-        indices,
-        dataset.images_uint8[indices],
-        noise,
-        metrics[: row + 1],
-    )
-    return f"{reason}; {record(incident, dataset, saver.folder)}"
-
-
 def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
     """Ends the call before a state that is not finite reaches a checkpoint.
 
@@ -301,7 +277,11 @@ def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
     watch.see_non_finite(step, reason)
     watch.wish_to_stop(float(saver.state.rate_scale.numpy()))
     saver.log.verdict(step, watch.verdict, say=False)
-    raise TrainingError(f"{reason}; try a lower learning rate or --precision float32")
+    kept = [path.name for _, path in checkpoint.available(saver.folder.state)]
+    raise TrainingError(
+        f"{reason}; last good checkpoint: {kept[0] if kept else 'none yet'}; "
+        "try a lower learning rate or --precision float32"
+    )
 
 
 def summarize(

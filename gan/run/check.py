@@ -50,7 +50,7 @@ def check_run(folder: RunFolder) -> Report:
         folder: entered (locked) by the caller.
     """
     report = Report()
-    for directory in (folder.state, folder.best, folder.diverged):
+    for directory in (folder.state, folder.best):
         check_files(directory, report)
     facts = check_config(folder, report)
     if facts:

@@ -133,7 +133,6 @@ class RunFolder:
         self.state = directory / "state"
         self.samples = directory / "samples"
         self.best = directory / "best"
-        self.diverged = directory / "diverged"
 
     def __enter__(self) -> Self:
         """Creates the folder, locks it and clears what a killed owner left.
