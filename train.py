@@ -77,11 +77,6 @@ class Call:
                 f"--replicas: received with --strategy {self.strategy}, expected with "
                 "mirrored"
             )
-        if self.on_alarm == "rollback" and self.strategy == "multiworker":
-            raise ConfigError(
-                "--on-alarm rollback goes back in one process; with --strategy "
-                "multiworker use stop"
-            )
 
 
 class GroupedCommand(click.Command):
@@ -156,7 +151,7 @@ class GroupedCommand(click.Command):
     type=click.Choice(POLICIES),
     default="warn",
     show_default=True,
-    help="stop: save, exit code 3; rollback: go back and halve the learning rates",
+    help="stop: save the state and end with exit code 3",
 )
 @click.option("--run", metavar="NAME", help="name of the run folder")
 @click.option(

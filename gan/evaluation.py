@@ -119,7 +119,7 @@ class Evaluation:
             alarms.append(seen.alarm)
             if seen.score and step:
                 self.saver.keep_best(step, seen.score, seen.scalars[seen.score])
-        self.saver.watch.see_observation(step, "; ".join(filter(None, alarms)))
+        self.saver.alarms.add_observation("; ".join(filter(None, alarms)))
 
     def gaps(self, average: np.ndarray, raw: np.ndarray) -> dict[str, float]:
         """Mean absolute differences in grey levels between pictures of equal latents.

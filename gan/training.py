@@ -20,7 +20,7 @@ from gan.evaluation import Evaluation, Observer, generator_weights
 from gan.run import checkpoint
 from gan.run.environment import changes, describe, peak_memory_bytes
 from gan.run.folder import RunFacts, RunFolder
-from gan.run.health import RollBack, Watch
+from gan.run.health import Alarms
 from gan.run.log import RunLog
 from gan.run.saver import Saver
 from gan.state import TrainState, build_state
@@ -67,8 +67,7 @@ def train(  # noqa: PLR0913
         make_observers: makes what evaluations call, once the first step is done.
         max_seconds: wall time after which this call saves and returns.
         console: where messages and progress go; none: nowhere.
-        on_alarm: "warn"; "stop", saving the state; or "rollback", to the newest
-            checkpoint before the alarm with half the learning rates.
+        on_alarm: "warn", or "stop" after saving the state.
         strategy: devices, see `gan.devices`; none: one. Of several processes each
             calls this, all but the chief with a run folder of no account.
 
@@ -90,27 +89,22 @@ def train(  # noqa: PLR0913
     state = build_state(config, size, channels, strategy)
     restored = checkpoint.restore_newest(folder.state, state.checkpoint)
     processes.share(state.raw_variables())
-    watch = Watch(config.train.loss, on_alarm)
-    environment = recall(restored, watch) if restored else {}
+    alarms = Alarms(config.train.loss, on_alarm)
+    environment = recall(restored, alarms) if restored else {}
     console = console or Console(quiet=True)
     with RunLog(folder.directory, config.train.num_steps, console) as log:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
         announce(log, restored, config, changes(environment, facts.environment))
         with StopSignals() as signals:
-            saver = Saver(folder, state, facts, log, watch)
-            while True:
-                try:
-                    return loop(
-                        config,
-                        dataset,
-                        make_observers,
-                        saver,
-                        processes,
-                        lambda: stop_reason(signals, deadline),
-                    )
-                except RollBack as alarm:
-                    step = saver.roll_back(alarm.verdict.quiet_step)
-                    log.rewind(step, alarm.verdict, float(state.rate_scale.numpy()))
+            saver = Saver(folder, state, facts, log, alarms)
+            return loop(
+                config,
+                dataset,
+                make_observers,
+                saver,
+                processes,
+                lambda: stop_reason(signals, deadline),
+            )
 
 
 def loop(
@@ -123,13 +117,12 @@ def loop(
 ) -> Outcome:
     """Steps, logs, evaluates and saves until the budget or a wish ends it."""
     settings, cadence = config.train, config.run
-    state, log, watch = saver.state, saver.log, saver.watch
+    state, log, alarms = saver.state, saver.log, saver.alarms
     images_uint8 = tf.constant(dataset.images_uint8)
     train_steps = make_train_steps(config, state)
     clock, window = Clock(), []
     first = step = int(state.step.numpy())
     untrained = generator_weights(state) if step == 0 else None
-    rate_scale = float(state.rate_scale.numpy())
     evaluate: Evaluation | None = None
 
     while step < settings.num_steps:
@@ -152,8 +145,8 @@ def loop(
         if last or step % cadence.log_every_steps == 0:
             with clock.measure("log"):
                 values = summarize(window, clock, settings.batch_size)
-                watch.see_losses(step, values)
-                log.losses(step, values | {"alarm/code": watch.code})
+                alarms.add_losses(step, values)
+                log.losses(step, values | {"alarm/code": alarms.code})
                 log.progress(step, values)
             window, clock.step_seconds = [], []
 
@@ -169,8 +162,8 @@ def loop(
                 evaluate(step)
 
         # State, also when an alarm or the user asks to stop.
-        log.verdict(step, watch.verdict)
-        stop = watch.wish_to_stop(rate_scale)
+        log.status(step, alarms.status)
+        stop = alarms.stop_request()
         stop = processes.agree(stop or (None if last else wish_to_stop()))
         if last or stop or step % cadence.checkpoint_every_steps == 0:
             with clock.measure("checkpoint"):
@@ -199,8 +192,8 @@ def run_facts(config: Config, dataset: Dataset, replicas: int) -> RunFacts:
     return RunFacts(config, description, describe(replicas))
 
 
-def recall(restored: checkpoint.Restored, watch: Watch) -> dict[str, Any]:
-    """Hands the evidence that a checkpoint keeps to `watch`.
+def recall(restored: checkpoint.Restored, alarms: Alarms) -> dict[str, Any]:
+    """Hands the evidence that a checkpoint keeps to `alarms`.
 
     Returns:
         The environment of its writer.
@@ -210,7 +203,7 @@ def recall(restored: checkpoint.Restored, watch: Watch) -> dict[str, Any]:
     """
     try:
         if "alarms" in restored.facts:
-            watch.recall(restored.facts["alarms"])
+            alarms.load_state_dict(restored.facts["alarms"])
         return dict(restored.facts.get("environment", {}))
     except (KeyError, TypeError, AttributeError, ValueError):
         raise checkpoint.CheckpointError(
@@ -270,13 +263,11 @@ def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
     """Ends the call before a state that is not finite reaches a checkpoint.
 
     Raises:
-        RollBack: if an alarm is to take the run back.
-        TrainingError: else.
+        TrainingError: always.
     """
-    watch = saver.watch
-    watch.see_non_finite(step, reason)
-    watch.wish_to_stop(float(saver.state.rate_scale.numpy()))
-    saver.log.verdict(step, watch.verdict, say=False)
+    alarms = saver.alarms
+    alarms.add_non_finite(reason)
+    saver.log.status(step, alarms.status, say=False)
     kept = [path.name for _, path in checkpoint.available(saver.folder.state)]
     raise TrainingError(
         f"{reason}; last good checkpoint: {kept[0] if kept else 'none yet'}; "

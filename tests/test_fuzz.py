@@ -20,7 +20,7 @@ from gan.data.dataset import DataError, load_dataset
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, Restored, verify
 from gan.run.folder import RunError, RunFacts, read_run
-from gan.run.health import Watch
+from gan.run.health import Alarms
 from gan.training import recall
 from tools.build_fashion_mnist import idx_bytes
 
@@ -165,7 +165,11 @@ def committed(tmp_path):
     path.mkdir()
     (path / "ckpt.index").write_bytes(b"index")
     files = {"ckpt.index": checkpoint.fingerprint(path / "ckpt.index")}
-    manifest = {"step": 5, "files": files, "facts": {"alarms": Watch("bce").memory()}}
+    manifest = {
+        "step": 5,
+        "files": files,
+        "facts": {"alarms": Alarms("bce").state_dict()},
+    }
     return path, manifest
 
 
@@ -194,4 +198,4 @@ def test_manifests_that_a_stranger_sealed(committed, key, value):
     found = within_one_line((CheckpointError,), verify, path)
     if found:
         restored = Restored(found["step"], found["facts"], ())
-        within_one_line((CheckpointError,), recall, restored, Watch("bce"))
+        within_one_line((CheckpointError,), recall, restored, Alarms("bce"))

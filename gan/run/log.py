@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from gan.data.images import to_picture
 from gan.files import first_line, write_atomically
-from gan.run.health import Verdict
+from gan.run.health import Status
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 # With bce, a discriminator that cannot tell real from generated has these losses.
@@ -121,29 +121,14 @@ class RunLog:
         self.scalars(step, values)
         self._events(step, lambda: write_scalars(REFERENCES))
 
-    def verdict(self, step: int, verdict: Verdict, say: bool = True) -> None:
-        """Notes in which state the run is, whenever that changes."""
-        if verdict.state == self._state:
+    def status(self, step: int, status: Status, say: bool = True) -> None:
+        """Records the state of the run whenever it changes."""
+        if status.state == self._state:
             return
-        self._state = verdict.state
-        text = f"{verdict.state}: {verdict.reason}".removesuffix(": ")
+        self._state = status.state
+        text = f"{status.state}: {status.reason}".removesuffix(": ")
         if say:
             self.say(f"alarm at step {step}: {text}")
-        self._note(step, text)
-
-    def rewind(self, step: int, verdict: Verdict, rate_scale: float) -> None:
-        """Notes that an alarm took the run back to `step`, and forgets lines after."""
-        text = (
-            f"back to step {step}, learning rates x {rate_scale:g}, because of "
-            f"{verdict.state}: {verdict.reason}"
-        )
-        self._guard("log.jsonl", lambda: self._truncate(step or -1))
-        self._state = "ok"
-        self.say(text)
-        self._note(step, text)
-
-    def _note(self, step: int, text: str) -> None:
-        """Writes what is said of the run's state to log.jsonl and TensorBoard."""
         self._line({"step": step, "alarm": text})
         self._events(step, lambda: tf.summary.text("alarm", text))
 

@@ -11,16 +11,16 @@ from gan.files import write_atomically
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError
 from gan.run.folder import RunFacts, RunFolder
-from gan.run.health import Watch
+from gan.run.health import Alarms
 from gan.run.log import RunLog
-from gan.state import TrainState, build_state
+from gan.state import TrainState
 
 
 class Saver:
     """Keeps one run, with the evidence for alarms that a resumed run needs.
 
     Attributes:
-        watch: what that evidence is taken from.
+        alarms: what that evidence is taken from.
     """
 
     def __init__(
@@ -29,11 +29,11 @@ class Saver:
         state: TrainState,
         facts: RunFacts,
         log: RunLog,
-        watch: Watch,
+        alarms: Alarms,
     ) -> None:
         """Names what is saved and where, and looks up the best so far."""
         self.folder, self.state, self.facts = folder, state, facts
-        self.log, self.watch = log, watch
+        self.log, self.alarms = log, alarms
         self.best: dict[str, Any] = {}
         checkpoint.clean(folder.best)
         for _, path in checkpoint.available(folder.best)[:1]:
@@ -44,9 +44,9 @@ class Saver:
             except (CheckpointError, KeyError, TypeError, ValueError) as error:
                 log.say(f"warning: {path}: {error}; the best so far is forgotten")
 
-    def save(self, step: int, *, required: bool, replace: bool = False) -> None:
+    def save(self, step: int, *, required: bool) -> None:
         """Commits the state; unless `required`, a full disk is only a warning."""
-        facts = {**self.facts.content(), "alarms": self.watch.memory()}
+        facts = {**self.facts.content(), "alarms": self.alarms.state_dict()}
         try:
             checkpoint.save(
                 self.folder.state,
@@ -54,7 +54,6 @@ class Saver:
                 self.state.checkpoint,
                 facts,
                 self.facts.config.run.keep_checkpoints,
-                replace=replace,
             )
         except CheckpointError as error:
             if required:
@@ -84,28 +83,6 @@ class Saver:
         for _, path in checkpoint.available(self.folder.best):
             if path != kept:
                 checkpoint.remove(path)
-
-    def roll_back(self, quiet_step: int) -> int:
-        """Takes the state to the newest checkpoint up to `quiet_step`, rates halved.
-
-        Without such a checkpoint that is the start of the run. A kill at any point
-        leaves a run that comes to the same alarm, and here, again.
-
-        Returns:
-            The step from which the run goes on.
-        """
-        rate_scale = self.state.rate_scale / 2
-        for step, path in checkpoint.available(self.folder.state):
-            if step > quiet_step:
-                checkpoint.remove(path)
-        if checkpoint.restore_newest(self.folder.state, self.state.checkpoint) is None:
-            _, size, _, channels = self.state.generator.output_shape
-            self.state.reset(build_state(self.facts.config, size, channels))
-        self.state.rate_scale.assign(rate_scale)
-        step = int(self.state.step.numpy())
-        self.watch.forget(step)
-        self.save(step, required=True, replace=True)
-        return step
 
     def export(self) -> None:
         """Writes generator.keras with the averaged weights."""

@@ -302,7 +302,6 @@ def test_a_worker_without_its_peer_ends_in_time(command):
         ((*MIRRORED, "--jit"), "--jit: received 2 replicas, expected one"),
         (("--replicas", "2"), "--replicas: received with --strategy one"),
         (MULTIWORKER, "received TF_CONFIG='', expected"),
-        ((*MULTIWORKER, "--on-alarm", "rollback"), "use stop"),
     ],
 )
 def test_what_cannot_work_gets_one_line(command, flags, said):
