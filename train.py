@@ -36,7 +36,7 @@ from gan.data.dataset import (
     Dataset,
     load_dataset,
 )
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, default_name, run_directory
 from gan.run.health import POLICIES
 
@@ -242,7 +242,7 @@ def start(config: Config, directory: Path, console: Console, call: Call) -> int:
     for note in dataset.notes:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
-    backend.prepare()
+    prepare_tensorflow()
     from gan.devices import Processes, check_fits, make_strategy
     from gan.training import train
 

@@ -17,7 +17,7 @@ from gan.data.dataset import latents_from_seeds
 from gan.data.files import read_grids
 from gan.data.images import tile, to_picture
 from gan.launch import Limits, launch
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, read_run
 
 ANIMATIONS = (".gif", ".webp")
@@ -78,7 +78,7 @@ def sample(
             raise ValueError("received --seeds and --n, expected one of them")
         chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
         read_run(run)
-        backend.prepare()
+        prepare_tensorflow()
         from gan.sampling import open_run
         from gan.sampling import sample as sample_seeds
 
@@ -125,7 +125,7 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
         if out.suffix not in (".png", *ANIMATIONS):
             raise ValueError(f"--out: received {out}, expected .png, .gif or .webp")
         read_run(run)
-        backend.prepare()
+        prepare_tensorflow()
         from gan.sampling import open_run, renderer
 
         opened = open_run(run, checkpoint)
@@ -196,7 +196,7 @@ def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
     """Writes the averaged generator for use elsewhere, and reads it back to compare."""
     with one_line_errors():
         read_run(run)
-        backend.prepare()
+        prepare_tensorflow()
         from gan.export import export_generator
         from gan.sampling import open_run
 
@@ -219,7 +219,7 @@ def check(run: Path) -> None:
     with one_line_errors():
         if not (run / "state").is_dir():
             raise RunError(f"{run} is not a run folder: it has no checkpoints")
-        backend.prepare()
+        prepare_tensorflow()
         from gan.run.check import check_run
 
         with RunFolder(run) as folder:

@@ -18,7 +18,11 @@ from gan.data.dataset import Dataset
 from gan.devices import Processes
 from gan.evaluation import Evaluation, Observer, generator_weights
 from gan.run import checkpoint
-from gan.run.environment import changes, describe, peak_memory_bytes
+from gan.run.environment import (
+    describe_environment,
+    environment_changes,
+    peak_memory_bytes,
+)
 from gan.run.folder import RunFacts, RunFolder
 from gan.run.health import Alarms
 from gan.run.log import RunLog
@@ -94,7 +98,9 @@ def train(  # noqa: PLR0913
     console = console or Console(quiet=True)
     with RunLog(folder.directory, config.train.num_steps, console) as log:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        announce(log, restored, config, changes(environment, facts.environment))
+        announce(
+            log, restored, config, environment_changes(environment, facts.environment)
+        )
         with StopSignals() as signals:
             saver = Saver(folder, state, facts, log, alarms)
             return loop(
@@ -189,7 +195,7 @@ def run_facts(config: Config, dataset: Dataset, replicas: int) -> RunFacts:
         "image_size": size,
         "channels": channels,
     }
-    return RunFacts(config, description, describe(replicas))
+    return RunFacts(config, description, describe_environment(replicas))
 
 
 def recall(restored: checkpoint.Restored, alarms: Alarms) -> dict[str, Any]:

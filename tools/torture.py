@@ -31,7 +31,7 @@ from rich.table import Table
 from config.loader import load_config
 from config.schema import Config
 from gan.data.dataset import DataError, load_dataset
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, forbidden_changes, read_run
 
 NUM_STEPS, SAVE_EVERY = 40, 5
@@ -127,7 +127,7 @@ def settings(keep: int = 3) -> Config:
 
 def train_run(directory: Path, keep: int = 3) -> None:
     """The life of a child: trains, or continues, until it is done or dies."""
-    backend.prepare()
+    prepare_tensorflow()
     from gan.run.checkpoint import CheckpointError
     from gan.training import train
 
@@ -330,7 +330,7 @@ def main(kills: int, damages: int, disks: int, seed: int) -> None:
         straight, work = Path(name) / "straight", Path(name)
         if finish(straight, NUM_STEPS) != 0:
             raise click.ClickException("the straight run does not end")
-        backend.prepare()
+        prepare_tensorflow()
         judge = Judge(straight)
         killed = kill_runs(work, kills, draws, judge)
         damaged = damage_files(straight, damages, draws, judge)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 NARROWEST = 130  # columns when the output is no terminal
 ROUNDING_DB = -120  # float32
@@ -62,7 +62,7 @@ def command(
     values are computed by each layer and compared with its geometry. Of a file only the
     architecture is read. The exit status is 1 if a layer breaks a rule at error level.
     """
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.geometry.audit import audit_model
     from analysis.geometry.tables import describe, upsamplers
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 
 @click.command(name="validate")
@@ -24,7 +24,7 @@ def command(reference: str | None, quality: bool, seed: int, as_json: bool) -> N
         real = load_reference(reference)
         controls: list[Any] = run_controls(real.images_uint8, seed)
         if quality:
-            backend.prepare()
+            prepare_tensorflow()
             from analysis.quality.controls import run_controls as run_quality_controls
 
             controls += run_quality_controls()

@@ -131,8 +131,8 @@ CONTROL = """
 import sys
 from unittest.mock import patch
 import numpy as np
-from gan.run import backend
-backend.prepare()
+from gan.run.environment import prepare_tensorflow
+prepare_tensorflow()
 import keras
 import tensorflow as tf
 from config.loader import load_config

@@ -7,12 +7,13 @@ import pytest
 
 import gan.step
 from gan.evaluation import Observation
-from gan.run import backend, checkpoint
+from gan.run import checkpoint
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunFolder
 from gan.state import build_state
 from gan.training import TrainingError, train
 
-backend.prepare()
+prepare_tensorflow()
 LATENTS = gan.step.latents
 
 
