@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"config", "gan", "analysis", "train", "tools", "tests", "benchmarks"}
-COMMANDS = {"gan.__main__", "analysis.__main__"}
+COMMANDS = {"gan.__main__", "gan.command_line", "analysis.__main__"}
 
 
 def sources(package):

@@ -19,9 +19,9 @@ from config.schema import Config, ConfigError, DataConfig
 from gan.data.dataset import DataError, load_dataset
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, Restored, verify
-from gan.run.folder import RunError, RunFacts, read_run
+from gan.run.folder import RunError, RunRecord, read_run
 from gan.run.health import Alarms
-from gan.training import recall
+from gan.training import read_facts
 from tools.build_fashion_mnist import idx_bytes
 
 fuzz = settings(
@@ -147,7 +147,7 @@ def test_settings(section, value):
         assert found is None or from_dict(to_dict(found)) == found
 
 
-RUN = json.dumps(RunFacts(Config(), DATASET, {}).content()).encode()
+RUN = json.dumps(RunRecord(Config(), DATASET, {}).to_json()).encode()
 
 
 @fuzz
@@ -198,4 +198,4 @@ def test_manifests_that_a_stranger_sealed(committed, key, value):
     found = within_one_line((CheckpointError,), verify, path)
     if found:
         restored = Restored(found["step"], found["facts"], ())
-        within_one_line((CheckpointError,), recall, restored, Alarms("bce"))
+        within_one_line((CheckpointError,), read_facts, restored, Alarms("bce"))

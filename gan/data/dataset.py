@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.schema import DataConfig
+from config.schema import DataConfig, UserError
 from gan.data.images import fit_image
 from gan.files import MAX_BYTES
 
@@ -23,7 +23,7 @@ BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "fashion_mnist.npz"
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """The images asked for cannot be had; the message is one line for the user."""
 
 

@@ -80,7 +80,7 @@ def test_what_cannot_be_mended_is_named(run):
     assert "broken: " in (output := check(run, 1))
     assert "no valid checkpoint is left" in output and "cannot be used" in output
     (run / "config.json").write_text(json.dumps(config | {"config": 5}))
-    assert "no checkpoint knows the configuration" in check(run, 1)
+    assert "no checkpoint holds the configuration" in check(run, 1)
 
 
 def test_a_checkpoint_of_another_version_is_broken_and_stays(run):

@@ -12,8 +12,8 @@ from config.loader import load_config, to_dict
 from gan.files import first_line, write_atomically
 from gan.run.folder import (
     RunError,
-    RunFacts,
     RunFolder,
+    RunRecord,
     default_name,
     read_run,
     run_directory,
@@ -31,7 +31,7 @@ DATASET = {
 
 def facts(*sets, digest="ab"):
     config = load_config(sets=["train.num_steps=10", *sets])
-    return RunFacts(config, DATASET | {"digest": digest}, {"python": "3"})
+    return RunRecord(config, DATASET | {"digest": digest}, {"python": "3"})
 
 
 def test_config_json_is_exactly_the_configuration(tmp_path):
