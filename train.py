@@ -43,7 +43,12 @@ class TrainCommand(Command):
 @click.command(cls=TrainCommand, context_settings={"show_default": True})
 @setting_options
 @option(
-    "Experiment", "--config", metavar="PRESET", default="", help="Preset or TOML file."
+    "Experiment",
+    "--config",
+    "preset",
+    metavar="PRESET",
+    default="",
+    help="Preset in config/, or the path of a TOML file.",
 )
 @option(
     "Experiment",
@@ -98,7 +103,7 @@ class TrainCommand(Command):
 )
 @option("Output", "--dry-run", is_flag=True, help="Print the plan and stop.")
 def main(
-    config: str,
+    preset: str,
     sets: tuple[str, ...],
     name: str | None,
     runs_dir: Path,
@@ -120,17 +125,18 @@ def main(
             f"--replicas: received with --strategy {options['strategy']}, expected "
             "with mirrored"
         )
-    settings = resolve(config, sets, options)
-    directory = run_directory(runs_dir, name or default_name(settings, config))
-    if dry_run:
-        show_plan(settings, directory, minutes)
-    else:
-        sys.exit(run(settings, directory, options))
-
-
-def resolve(preset: str, sets: Sequence[str], options: dict[str, Any]) -> Config:
-    """Makes the Config; either --steps or --epochs replaces the preset's budget."""
+    # The options of settings have names such as train__batch_size.
     flags = {k.replace("__", "."): v for k, v in options.items() if "__" in k}
+    config = resolve(preset, flags, sets)
+    directory = run_directory(runs_dir, name or default_name(config, preset))
+    if dry_run:
+        show_plan(config, directory, minutes)
+    else:
+        sys.exit(run(config, directory, options))
+
+
+def resolve(preset: str, flags: dict[str, Any], sets: Sequence[str]) -> Config:
+    """Makes the Config; either --steps or --epochs replaces the preset's budget."""
     num_steps, epochs = flags["train.num_steps"], flags["train.epochs"]
     if num_steps is not None and epochs is not None:
         raise ConfigError("received --steps and --epochs, expected one of them")

@@ -74,7 +74,7 @@ def save(
             "files": {p.name: fingerprint(p) for p in files},
             "facts": facts,
         }
-        manifest["sha256"] = seal(manifest)
+        manifest["sha256"] = checksum(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
             flush(path)
@@ -161,8 +161,8 @@ def verify(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(read_text(path / MANIFEST))
-        sealed = manifest.pop("sha256", None)  # the first versions wrote none
-        if sealed not in (None, seal(manifest)):
+        recorded = manifest.pop("sha256", None)  # early versions wrote none
+        if recorded not in (None, checksum(manifest)):
             raise ValueError
         files, step, facts = (manifest.pop(key) for key in ("files", "step", "facts"))
         if manifest or not isinstance(files, dict) or not isinstance(facts, dict):
@@ -184,7 +184,7 @@ def verify(path: Path) -> dict[str, Any]:
     return {"step": step, "files": files, "facts": facts}
 
 
-def seal(manifest: dict[str, Any]) -> str:
+def checksum(manifest: dict[str, Any]) -> str:
     """SHA-256 of the manifest's values, with which damage of the manifest is found."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 

@@ -263,7 +263,7 @@ def test_a_resume_elsewhere_says_what_is_different(run, images):
     manifest = verify(path)
     other = before | {"threads": 99, "device": "Q", "onednn": "0", "of_the_past": 1}
     manifest["facts"]["environment"] = other
-    manifest["sha256"] = checkpoint.seal(manifest)
+    manifest["sha256"] = checkpoint.checksum(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     with open(os.devnull, "w") as nowhere, RunFolder(run) as folder:
         console = Console(record=True, width=200, file=nowhere)
