@@ -43,10 +43,10 @@ class ConfigError(UserError):
 def setting(  # noqa: PLR0913
     default: Any,
     help: str,
-    *,
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    *,
+    choices: tuple[str, ...] = (),
     aliases: dict[str, str] | None = None,
     flag: str = "",
     group: str = "",
@@ -58,7 +58,7 @@ def setting(  # noqa: PLR0913
         help: its meaning, with the unit.
         minimum: the smallest value allowed.
         maximum: the largest value allowed.
-        choices: all values allowed.
+        choices: all values allowed; empty: any.
         aliases: other names of choices, for the command line and presets.
         flag: of train.py, such as `--seed` or `--dataset NAME|PATH`; without a flag,
             a setting is reached with --set.
@@ -88,21 +88,14 @@ class DataConfig:
         group="Experiment",
     )
     image_size: int = setting(
-        0,
-        "Height and width in pixels, a multiple of 4; 0: the size of the images.",
-        minimum=0,
-        maximum=1024,
+        0, "Height and width in pixels, a multiple of 4; 0: as the images.", 0, 1024
     )
-    channels: int = setting(
-        0, "1 (grey) or 3 (RGB); 0: as the images.", minimum=0, maximum=3
-    )
+    channels: int = setting(0, "1 (grey) or 3 (RGB); 0: as the images.", 0, 3)
     fit: str = setting(
         "crop", "How images of another size are brought to image_size.", choices=FITS
     )
     invert: bool = setting(False, "Swap dark and light.")
-    limit: int = setting(
-        0, "Number of images to use, from the first on; 0: all.", minimum=0
-    )
+    limit: int = setting(0, "Number of images to use, from the first on; 0: all.", 0)
 
 
 @dataclass(frozen=True)
@@ -125,19 +118,15 @@ class ModelConfig:
         flag="--upsample-last",
         group="Experiment",
     )
-    kernel_size: int = setting(
-        5, "Kernel size of both doublings, in taps.", minimum=2, maximum=9
-    )
+    kernel_size: int = setting(5, "Kernel size of both doublings, in taps.", 2, 9)
     checker_grey_levels: float = setting(
         0.0,
         "Amplitude, in grey levels, of a known checkerboard that is added to samples "
         "and not to the training: a control of the meter.",
-        minimum=0,
-        maximum=64,
+        0,
+        64,
     )
-    latent_dim: int = setting(
-        100, "Number of values in a latent vector.", minimum=1, maximum=4096
-    )
+    latent_dim: int = setting(100, "Number of values in a latent vector.", 1, 4096)
     generator_widths: tuple[int, ...] = setting(
         (128, 64, 64),
         "Channels of the generator: of the base grid, before the first doubling, and "
@@ -153,30 +142,22 @@ class ModelConfig:
     )
     minibatch_stddev: int = setting(
         8,
-        "Number of images in a group whose standard deviation the discriminator is "
-        "given; 0: none.",
-        minimum=0,
-        maximum=1024,
+        "Number of images in a group whose standard deviation is an input of the "
+        "discriminator; 0: there is none.",
+        0,
+        1024,
     )
     dropout: float = setting(
-        0.0,
-        "Fraction of the discriminator's activations that are dropped.",
-        minimum=0,
-        maximum=0.95,
+        0.0, "Fraction of the discriminator's activations that are dropped.", 0, 0.95
     )
     leaky_slope: float = setting(
-        0.0, "Slope of LeakyReLU for negative values; 0: ReLU.", minimum=0
+        0.0, "Slope of LeakyReLU for negative values; 0: ReLU.", 0
     )
     initializer_stddev: float = setting(
-        0.02,
-        "Standard deviation of the initial weights; 0: Keras' Glorot uniform.",
-        minimum=0,
+        0.02, "Standard deviation of the initial weights; 0: Keras' Glorot uniform.", 0
     )
     batch_norm_momentum: float = setting(
-        0.9,
-        "Decay per step of the moving statistics of batch normalisation.",
-        minimum=0,
-        maximum=0.9999,
+        0.9, "Decay per step of the moving statistics of batch norm.", 0, 0.9999
     )
 
 
@@ -187,55 +168,47 @@ class TrainConfig:
     batch_size: int = setting(
         16,
         "Number of images per step.",
-        minimum=1,
-        maximum=65_536,
+        1,
+        65_536,
         flag="--batch-size",
         group="Numerics and devices",
     )
     loss: str = setting("bce", "Adversarial loss on logits.", choices=LOSSES)
     r1_gamma: float = setting(
-        0.1,
-        "Weight of the R1 penalty on the discriminator's gradient; 0: none.",
-        minimum=0,
+        0.1, "Weight of the R1 penalty on the discriminator's gradient; 0: none.", 0
     )
-    g_learning_rate: float = setting(
-        8e-4, "Learning rate of the generator (Adam).", minimum=0
-    )
+    g_learning_rate: float = setting(8e-4, "Learning rate of the generator (Adam).", 0)
     d_learning_rate: float = setting(
-        8e-4, "Learning rate of the discriminator (Adam).", minimum=0
+        8e-4, "Learning rate of the discriminator (Adam).", 0
     )
-    beta_1: float = setting(
-        0.5, "Adam's beta 1, for both networks.", minimum=0, maximum=0.9999
-    )
-    beta_2: float = setting(
-        0.999, "Adam's beta 2, for both networks.", minimum=0, maximum=0.999999
-    )
+    beta_1: float = setting(0.5, "Adam's beta 1, for both networks.", 0, 0.9999)
+    beta_2: float = setting(0.999, "Adam's beta 2, for both networks.", 0, 0.999999)
     decay_start: float = setting(
         0.5,
         "Fraction of the step budget after which the learning rates fall linearly to "
         "0; 1: they stay constant.",
-        minimum=0,
-        maximum=1,
+        0,
+        1,
     )
     ema_decay: float = setting(
         0.999,
         "Decay per step of the averaged generator; it is smaller in the first steps.",
-        minimum=0,
-        maximum=0.999999,
+        0,
+        0.999999,
     )
     epochs: float = setting(
         9.0,
         "Budget in passes over the training images.",
-        minimum=0,
-        maximum=1e6,
+        0,
+        1e6,
         flag="--epochs",
         group="Budget",
     )
     num_steps: int = setting(
         0,
         "Budget in steps; if it is not given, it follows from --epochs.",
-        minimum=0,
-        maximum=10**9,
+        0,
+        10**9,
         flag="--steps",
         group="Budget",
     )
@@ -253,10 +226,7 @@ class TrainConfig:
         group="Numerics and devices",
     )
     steps_per_call: int = setting(
-        1,
-        "Number of steps per call of the compiled function.",
-        minimum=1,
-        maximum=1000,
+        1, "Number of steps per call of the compiled function.", 1, 1000
     )
 
 
@@ -267,26 +237,20 @@ class RunConfig:
     seed: int = setting(
         0,
         "Seed of the weights, the batch order and the noise.",
-        minimum=0,
-        maximum=2**31 - 1,
+        0,
+        2**31 - 1,
         flag="--seed",
         group="Experiment",
     )
-    log_every_steps: int = setting(
-        100, "Number of steps from one log of scalars to the next.", minimum=1
-    )
+    log_every_steps: int = setting(100, "Steps from one log of scalars to the next.", 1)
     evaluate_every_steps: int = setting(
-        2000, "Number of steps from one evaluation to the next.", minimum=1
+        2000, "Steps from one evaluation to the next.", 1
     )
     checkpoint_every_steps: int = setting(
-        2000, "Number of steps from one checkpoint to the next.", minimum=1
+        2000, "Steps from one checkpoint to the next.", 1
     )
-    keep_checkpoints: int = setting(
-        3, "Number of checkpoints to keep; older ones are removed.", minimum=1
-    )
-    grid_images: int = setting(
-        64, "Number of images in a sample grid.", minimum=1, maximum=1024
-    )
+    keep_checkpoints: int = setting(3, "Number of newest checkpoints to keep.", 1)
+    grid_images: int = setting(64, "Number of images in a sample grid.", 1, 1024)
     histograms: bool = setting(False, "Log histograms of the weights at evaluations.")
 
 
@@ -335,10 +299,10 @@ def check_ranges(section: str, values: Any) -> None:
     for item in dataclasses.fields(values):
         value, rules = getattr(values, item.name), item.metadata
         key = f"{section}.{item.name}"
-        if rules["choices"] is not None and value not in rules["choices"]:
+        if rules["choices"] and value not in rules["choices"]:
             raise ConfigError(
                 f"{key}: received {value!r}, expected one of "
-                f"{', '.join(rules['choices'])}"
+                f"{', '.join(filter(None, rules['choices']))}"
             )
         low, high = rules["minimum"], rules["maximum"]
         # These comparisons also refuse NaN.
