@@ -224,13 +224,13 @@ def check(run: Path) -> None:
 
         with RunFolder(run) as folder:
             report = check_run(folder)
-    for kind, lines in (("mended", report.mended), ("broken", report.broken)):
+    for kind, lines in (("repaired", report.repaired), ("broken", report.broken)):
         for line in lines:
             click.echo(f"{kind}: {line}")
     if report.broken:
         raise click.ClickException(f"{run} cannot be used as it is")
     click.echo(f"{run} is sound at step {report.step}")
-    if report.mended:
+    if report.repaired:
         raise SystemExit(MENDED)
 
 

@@ -34,12 +34,12 @@ class Report:
 
     Attributes:
         step: number of finished steps of the newest checkpoint; 0 without one.
-        mended: one line for each fault that was repaired.
+        repaired: one line for each fault that was repaired.
         broken: one line for each fault that is left.
     """
 
     step: int = 0
-    mended: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -65,13 +65,13 @@ def check_run(folder: RunFolder) -> Report:
 def check_files(directory: Path, report: Report) -> None:
     """Removes half-written files, and sets damaged checkpoints aside."""
     for path in checkpoint.clean(directory):
-        report.mended.append(f"{path}, left by a killed process, removed")
+        report.repaired.append(f"{path}, left by a killed process, removed")
     for _, path in checkpoint.available(directory):
         try:
             checkpoint.verify(path)
         except CheckpointError as error:
             aside = checkpoint.set_aside(path)
-            report.mended.append(f"{path} set aside as {aside.name}: {error}")
+            report.repaired.append(f"{path} set aside as {aside.name}: {error}")
 
 
 def check_config(folder: RunFolder, report: Report) -> RunRecord | None:
@@ -93,7 +93,9 @@ def check_config(folder: RunFolder, report: Report) -> RunRecord | None:
     if path.exists():
         set_file_aside(path)
     folder.write_config(expected)
-    report.mended.append(f"{path} written again from the newest checkpoint: {problem}")
+    report.repaired.append(
+        f"{path} written again from the newest checkpoint: {problem}"
+    )
     return expected
 
 
@@ -153,11 +155,11 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
         problem = "it is missing"
     if problem and finished and not report.broken:
         write_atomically(path, state.ema_generator.save)
-        report.mended.append(
+        report.repaired.append(
             f"{path} written again from the last checkpoint: {problem}"
         )
     elif problem:
-        report.mended.append(f"{path} set aside: {problem}")
+        report.repaired.append(f"{path} set aside: {problem}")
 
 
 def set_file_aside(path: Path) -> None:

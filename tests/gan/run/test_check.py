@@ -1,4 +1,4 @@
-"""`python -m gan check`: what it finds, what it mends, and what it says."""
+"""`python -m gan check`: what it finds, what it repairs, and what it prints."""
 
 import json
 
@@ -73,7 +73,7 @@ def test_an_export_is_held_to_the_last_checkpoint(run):
         check(run, 0)
 
 
-def test_what_cannot_be_mended_is_named(run):
+def test_what_cannot_be_repaired_is_named(run):
     config = json.loads((run / "config.json").read_text())
     for step in (5, 10, 12):
         flip(run / "state" / f"step-{step:08d}" / "ckpt.index")
