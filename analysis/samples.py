@@ -16,7 +16,7 @@ from gan.data.dataset import digest, load_dataset
 from gan.data.files import open_path
 from gan.data.images import to_uint8
 from gan.files import read_arrays
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 MIN_IMAGES = 500
 ADVISED_IMAGES = 2000
@@ -80,7 +80,7 @@ def load_samples(
 
 def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
     """Makes images with a run's averaged generator."""
-    backend.prepare()
+    prepare_tensorflow()
     from gan.sampling import open_run, sample
 
     run = open_run(path, checkpoint)

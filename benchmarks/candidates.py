@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.worker import answer, serve
 from config.loader import load_config
 from gan.data.dataset import BUNDLED_FILE
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 Burst = Callable[[int], Any]
 NUM_STEPS = 1_000_000  # so many that the learning rates stay constant
@@ -135,7 +135,7 @@ CANDIDATES: dict[str, Callable[[str, int], Burst]] = {
 def main() -> None:
     """Reads the arguments and answers the parent process."""
     name, batch_size, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    backend.prepare()
+    prepare_tensorflow()
     import tensorflow as tf
 
     from gan.run.environment import peak_memory_bytes

@@ -29,8 +29,8 @@ HELP, DRY_RUN, REFERENCE = "--help", "--dry-run", "TensorFlow and one step"
 SAMPLES, STEP = "first samples", "first step"
 ONE_STEP = """
 import pathlib, sys
-from gan.run import backend
-backend.prepare()
+from gan.run.environment import prepare_tensorflow
+prepare_tensorflow()
 import numpy as np
 from benchmarks.rivals import tutorial_loop
 tutorial_loop(np.zeros((32, 28, 28, 1), np.uint8), 32)(1)

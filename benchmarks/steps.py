@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.results import save, spread
 from benchmarks.worker import Unavailable, Worker
 from gan.data.dataset import BUNDLED_FILE
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 OURS = "ours"
 PRODUCTS, LAYERS, RATE = FLOORS = "products", "layers", "matrix product"
@@ -166,7 +166,7 @@ def main(
             raise click.ClickException(str(reason)) from None
         results[size] = {"num_steps": num_steps, "answers": answers}
     # Only now, because a child starts with the peak memory of its parent.
-    backend.prepare()
+    prepare_tensorflow()
     for size, result in results.items():
         num_steps, answers = result["num_steps"], result["answers"]
         click.echo(f"batch {size}, {rounds} rounds of {num_steps} steps, {device}")

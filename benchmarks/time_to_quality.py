@@ -27,7 +27,7 @@ import click
 from config.loader import load_config, with_budget
 from config.schema import Config
 from gan.data.dataset import BUNDLED_TRAIN_IMAGES
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 FCD_LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)
 PARTS = 20  # checkpoints of a run, at equal distances
@@ -224,7 +224,7 @@ def main(
     rates = {n: median(times) for n, times in json.loads(kept.read_text()).items()}
     steps = equal_steps(rates)
     runs = run_all(folder, steps, seeds, jobs)
-    backend.prepare()
+    prepare_tensorflow()
     recipes = {
         name: {
             "steps": steps[name],

@@ -18,7 +18,7 @@ from gan.data.dataset import latents_from_seeds
 from gan.data.files import read_grids
 from gan.data.images import tile, to_picture
 from gan.launch import Limits, launch
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, read_run
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def user_errors() -> Iterator[None]:
 def load_run(run: Path, checkpoint: str) -> "LoadedRun":
     """Loads a run; reports a wrong folder before TensorFlow is imported."""
     read_run(run)
-    backend.prepare()
+    prepare_tensorflow()
     from gan.sampling import open_run
 
     return open_run(run, checkpoint)
@@ -227,32 +227,6 @@ def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def replay(file: Path) -> None:
-    """Does the step of FILE (RUN/diverged/step-N.npz) again, tensor by tensor."""
-    from rich.console import Console
-    from rich.table import Table
-
-    with user_errors():
-        backend.prepare()
-        from gan.replay import first_bad
-        from gan.replay import replay as do_again
-
-        incident, rows = do_again(file)
-        bad = first_bad(rows)
-        table = Table("tensor", "shape", "not finite", "largest other", box=None)
-        for row in rows:
-            variable = row.name.startswith(("before", "after"))
-            if not variable or bad.startswith(row.name):
-                shape = "x".join(map(str, row.shape))
-                table.add_row(row.name, shape, str(row.num_bad), f"{row.largest:.4g}")
-        Console().print(table)
-        if not bad:
-            raise ValueError(f"step {incident.step} again: every tensor is finite")
-    click.echo(f"step {incident.step}, first tensor that is not finite: {bad}")
-
-
-@main.command()
 @run_argument
 def check(run: Path) -> None:
     """Verifies RUN's checkpoints, configuration and export; repairs what it can.
@@ -262,18 +236,18 @@ def check(run: Path) -> None:
     with user_errors():
         if not (run / "state").is_dir():
             raise RunError(f"{run} is not a run folder: it has no checkpoints")
-        backend.prepare()
+        prepare_tensorflow()
         from gan.run.check import check_run
 
         with RunFolder(run) as folder:
             report = check_run(folder)
-    for kind, lines in (("mended", report.mended), ("broken", report.broken)):
+    for kind, lines in (("repaired", report.repaired), ("broken", report.broken)):
         for line in lines:
             click.echo(f"{kind}: {line}")
     if report.broken:
         raise click.ClickException(f"{run} cannot be used as it is")
     click.echo(f"{run} is sound at step {report.step}")
-    if report.mended:
+    if report.repaired:
         raise SystemExit(REPAIRED)
 
 

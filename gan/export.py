@@ -14,7 +14,7 @@ from gan.data.dataset import latents_from_seeds
 from gan.data.images import to_uint8
 from gan.files import write_atomically
 from gan.models import build_generator
-from gan.run.backend import silent_stderr
+from gan.run.environment import silent_stderr
 from gan.run.folder import RunError
 from gan.sampling import RENDER_BATCH_SIZE, LoadedRun, load_exported
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"config", "gan", "analysis", "train", "tools", "tests", "benchmarks"}
-COMMANDS = {"train", "gan.__main__", "analysis.__main__"}
+COMMANDS = {"train", "gan.__main__", "gan.command_line", "analysis.__main__"}
 # What each chapter of the analysis may import of the others.
 CHAPTERS = {
     "geometry": set(),

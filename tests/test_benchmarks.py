@@ -22,9 +22,9 @@ from config.loader import load_config
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset
 from gan.models import build_discriminator, build_generator
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
-backend.prepare()
+prepare_tensorflow()
 G_MACS = 100 * 12544 + 49 * 25 * 256 * 128 + 49 * 25 * 128 * 64 + 196 * 25 * 64 * 1
 D_MACS = 196 * 25 * 1 * 64 + 49 * 25 * 64 * 128 + 6272
 G_WEIGHTS = 100 * 12544 + 2 * (12544 + 128 + 64) + 25 * (256 * 128 + 128 * 64 + 64)

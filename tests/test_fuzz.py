@@ -19,9 +19,9 @@ from config.schema import Config, ConfigError, DataConfig
 from gan.data.dataset import DataError, load_dataset
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, Restored, verify
-from gan.run.folder import RunError, RunFacts, read_run
-from gan.run.health import Watch
-from gan.training import recall
+from gan.run.folder import RunError, RunRecord, read_run
+from gan.run.health import Alarms
+from gan.training import read_facts
 from tools.build_fashion_mnist import idx_bytes
 
 fuzz = settings(
@@ -147,7 +147,7 @@ def test_settings(section, value):
         assert found is None or from_dict(to_dict(found)) == found
 
 
-RUN = json.dumps(RunFacts(Config(), DATASET, {}).content()).encode()
+RUN = json.dumps(RunRecord(Config(), DATASET, {}).to_json()).encode()
 
 
 @fuzz
@@ -165,13 +165,17 @@ def committed(tmp_path):
     path.mkdir()
     (path / "ckpt.index").write_bytes(b"index")
     files = {"ckpt.index": checkpoint.fingerprint(path / "ckpt.index")}
-    manifest = {"step": 5, "files": files, "facts": {"alarms": Watch("bce").memory()}}
+    manifest = {
+        "step": 5,
+        "files": files,
+        "facts": {"alarms": Alarms("bce").state_dict()},
+    }
     return path, manifest
 
 
 def store(path, manifest):
-    sealed = manifest | {"sha256": checkpoint.seal(manifest)}
-    (path / "manifest.json").write_text(json.dumps(sealed))
+    with_checksum = manifest | {"sha256": checkpoint.checksum(manifest)}
+    (path / "manifest.json").write_text(json.dumps(with_checksum))
 
 
 @fuzz
@@ -187,11 +191,11 @@ def test_manifests_are_read_as_written_or_not_at_all(committed, data):
 
 @fuzz
 @given(st.sampled_from(["step", "files", "facts", "alarms", "x"]), json_values)
-def test_manifests_with_invented_content_and_a_right_checksum(committed, key, value):
+def test_invented_manifests_with_a_right_checksum(committed, key, value):
     path, manifest = committed
     facts = {"alarms": value} if key == "alarms" else manifest["facts"]
     store(path, manifest | {"facts": facts} | ({} if key == "alarms" else {key: value}))
     found = within_one_line((CheckpointError,), verify, path)
     if found:
         restored = Restored(found["step"], found["facts"], ())
-        within_one_line((CheckpointError,), recall, restored, Watch("bce"))
+        within_one_line((CheckpointError,), read_facts, restored, Alarms("bce"))

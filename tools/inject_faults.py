@@ -32,7 +32,7 @@ from rich.table import Table
 from config.loader import load_config
 from config.schema import Config
 from gan.data.dataset import DataError, load_dataset
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, forbidden_changes, read_run
 
 NUM_STEPS, SAVE_EVERY = 40, 5
@@ -145,7 +145,7 @@ def settings(keep: int = 3) -> Config:
 
 def train_run(directory: Path, keep: int = 3) -> None:
     """Trains or continues a run; this is what a child process does."""
-    backend.prepare()
+    prepare_tensorflow()
     from gan.run.checkpoint import CheckpointError
     from gan.training import train
 
@@ -366,7 +366,7 @@ def main(kills: int, damages: int, disks: int, seed: int) -> None:
         directory, work = Path(name) / "reference", Path(name)
         if finish(directory, NUM_STEPS) != 0:
             raise click.ClickException("the reference run failed")
-        backend.prepare()
+        prepare_tensorflow()
         reference = Reference(directory)
         killed = kill_runs(work, kills, random, reference)
         damaged = damage_files(directory, damages, random, reference)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
     from analysis.report.comparison import Subject
@@ -65,12 +65,12 @@ def command(  # noqa: PLR0913
     if untrained:
         if sources or figure or figures:
             raise click.UsageError("--untrained takes no sources and draws no figure")
-        backend.prepare()
+        prepare_tensorflow()
         compare_untrained(num_seeds, as_json)
         return
     if not sources:
         raise click.UsageError("expected sources to compare, or --untrained")
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.report.comparison import load_subjects
     from analysis.report.comparison_figures import draw_comparison
     from analysis.report.plates import number_plates

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from analysis.commands.tables import table_console
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -120  # float32
 MOST_NAMES = 4  # layers listed beside one finding
@@ -61,7 +61,7 @@ def command(
     values are computed by each layer and compared with its geometry. Of a file only the
     architecture is read. The exit status is 1 if a layer breaks a rule at error level.
     """
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.geometry.audit import audit_model
     from analysis.geometry.tables import describe, upsamplers
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
     from analysis.quality.reference import ReferenceSet
@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913
     sample RUN --n 10000 --out FOLDER` and give the folder to an outside tool, such as
     clean-fid or torch-fidelity, with 10,000 test images.
     """
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.quality.figures import draw_nearest_pairs, draw_training
     from analysis.quality.reference import ReferenceSet
     from config.schema import DataConfig

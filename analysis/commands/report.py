@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 
 @click.command(name="report")
@@ -39,7 +39,7 @@ def command(
     The controls of the meter run first; if one fails, the page says so at its top and
     the exit status is 1.
     """
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.checkerboard.controls import run_controls
     from analysis.report.comparison import is_measurement, load_subjects
     from analysis.report.page import make_page

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
     from analysis.study.jobs import Share
@@ -89,7 +89,7 @@ def command(  # noqa: PLR0913
             from analysis.study.jobs import shares
 
             shares(jobs, 0)[0].enter()
-        backend.prepare()
+        prepare_tensorflow()
         from analysis.study.plan import make_plan
 
         names = methods.split(",")
@@ -115,7 +115,7 @@ def divide(jobs: int | None) -> "list[Share]":
 
 def perform_one(out: Path, runs_dir: Path, name: str) -> None:
     """Does one run of a plan that was written before."""
-    backend.prepare()
+    prepare_tensorflow()
     from analysis.study.plan import StudyError, load_plan
     from analysis.study.run import perform
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from config.schema import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """The images cannot be loaded; the message is one line for the user."""
 
 

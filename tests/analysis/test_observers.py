@@ -12,13 +12,14 @@ from analysis.observers import LOGGED_SCORES, QualityObserver, SpectrumObserver
 from config.schema import DataConfig
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.evaluation import Observation
-from gan.run import backend, checkpoint
+from gan.run import checkpoint
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunFolder
 from gan.sampling import open_run, renderer
 from gan.state import build_state
 from gan.training import train
 
-backend.prepare()
+prepare_tensorflow()
 
 CHECKER = 1 - 2 * (np.indices((28, 28, 1)).sum(axis=0) % 2)
 

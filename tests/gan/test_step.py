@@ -16,12 +16,12 @@ from gan.gradients import (
     one_pass_is_enough,
 )
 from gan.losses import LOSSES, bce
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.state import build_state
 from gan.step import METRICS, make_step, make_train_steps
 from gan.training import draw
 
-backend.prepare()
+prepare_tensorflow()
 SMOOTH = {"model.dropout": 0.0}  # what XLA and a forward pass by hand can reproduce
 
 

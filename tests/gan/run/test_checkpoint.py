@@ -100,10 +100,10 @@ def test_with_no_valid_checkpoint_left_nothing_starts_over(saved):
 
 
 def edit(path, **changes):
-    """Changes a manifest as a stranger can: sealed again."""
+    """Changes a manifest and computes its checksum again."""
     manifest = json.loads(path.read_text()) | changes
     del manifest["sha256"]
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": checkpoint.checksum(manifest)}))
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,16 @@ def test_every_digit_of_a_manifest_counts(saved):
         verify(saved.path(10))
 
 
-def test_a_manifest_from_before_they_were_sealed_is_read(saved):
+def test_an_early_manifest_without_a_checksum_is_read(saved):
     saved.save(10)
     path = saved.path(10, "manifest.json")
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     path.write_text(json.dumps(manifest))
     assert saved.restore().facts == {"by": "test"}
-    path.write_text(json.dumps(manifest | {"sha257": "0"}))  # a seal with a flipped bit
+    path.write_text(
+        json.dumps(manifest | {"sha257": "0"})
+    )  # its name has a flipped bit
     with pytest.raises(CheckpointError):
         verify(saved.path(10))
 

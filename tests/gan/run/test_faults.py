@@ -21,7 +21,7 @@ from gan.data.dataset import load_dataset
 from gan.files import write_atomically
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, available, restore_newest, verify
-from gan.run.environment import describe
+from gan.run.environment import describe_environment
 from gan.run.folder import RunFolder, read_run
 from gan.run.log import RunLog
 from gan.state import build_state
@@ -257,13 +257,13 @@ def test_it_does_not_matter_where_in_an_epoch_a_run_stops(tiny, tmp_path):
 def test_a_resume_elsewhere_says_what_is_different(run, images):
     """Threads, oneDNN, XLA flags, device and versions are written with each state."""
     (_, path), *_ = available(run / "state")
-    before = describe()
+    before = describe_environment()
     assert verify(path)["facts"]["environment"] == before
     assert {"threads", "onednn", "device", "xla_flags", "tensorflow"} < set(before)
     manifest = verify(path)
     other = before | {"threads": 99, "device": "Q", "onednn": "0", "of_the_past": 1}
     manifest["facts"]["environment"] = other
-    manifest["sha256"] = checkpoint.seal(manifest)
+    manifest["sha256"] = checkpoint.checksum(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     with open(os.devnull, "w") as nowhere, RunFolder(run) as folder:
         console = Console(record=True, width=200, file=nowhere)
