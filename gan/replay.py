@@ -23,7 +23,7 @@ from gan.losses import LOSSES
 from gan.run import checkpoint
 from gan.run.folder import RunError, RunFolder
 from gan.state import TrainState, build_state
-from gan.step import METRICS, draw, loss_scale, make_train_steps, update
+from gan.step import METRICS, batch_inputs, loss_scale, make_train_steps, update
 
 NUM_KEPT = 4
 
@@ -107,7 +107,8 @@ def rewind(
     train_steps = make_train_steps(config, state)
     images_uint8 = tf.constant(dataset.images_uint8)
     for step in range(int(state.step.numpy()), num_steps):
-        train_steps(images_uint8, *draw(config, [step], len(images_uint8)))
+        inputs = batch_inputs(config, [step], len(images_uint8))
+        train_steps(images_uint8, *inputs)
     return state, f"step-{restored.step:08d}" if restored else "none yet"
 
 

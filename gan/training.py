@@ -25,7 +25,7 @@ from gan.run.health import RollBack, Watch
 from gan.run.log import RunLog
 from gan.run.saver import Saver
 from gan.state import TrainState, build_state
-from gan.step import METRICS, draw, make_train_steps
+from gan.step import METRICS, batch_inputs, make_train_steps
 from gan.wallclock import Clock, StopSignals, stop_reason
 
 
@@ -137,7 +137,8 @@ def loop(
         # Input: order and noise are pure functions of seed and step.
         with clock.measure("input"):
             count = steps_until_boundary(step, config)
-            inputs = draw(config, range(step, step + count), len(images_uint8))
+            steps = range(step, step + count)
+            inputs = batch_inputs(config, steps, len(images_uint8))
 
         # As many steps as the cadence allows, in one call.
         with clock.measure("compile" if step == first else "step", count):

@@ -92,7 +92,8 @@ def test_what_was_kept_is_the_step_itself(failed, record, images):
     before, straight = build_state(config, 28, 1), build_state(config, 28, 1)
     before.checkpoint.read(str(record.parent / "step-00000029" / "ckpt"))
     step = gan.step.make_train_steps(config, straight)
-    step(tf.constant(images.images_uint8), *gan.step.draw(config, range(29), 256))
+    inputs = gan.step.batch_inputs(config, range(29), 256)
+    step(tf.constant(images.images_uint8), *inputs)
     assert before.digest() == straight.digest()
 
 
