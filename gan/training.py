@@ -21,7 +21,7 @@ from gan.replay import Incident, record
 from gan.run import checkpoint
 from gan.run.environment import changes, describe, peak_memory_bytes
 from gan.run.folder import RunFacts, RunFolder
-from gan.run.health import RollBack, Watch
+from gan.run.health import Watch
 from gan.run.log import RunLog
 from gan.run.saver import Saver
 from gan.state import TrainState, build_state
@@ -99,19 +99,14 @@ def train(  # noqa: PLR0913
         announce(log, restored, config, changes(environment, facts.environment))
         with StopSignals() as signals:
             saver = Saver(folder, state, facts, log, watch)
-            while True:
-                try:
-                    return loop(
-                        config,
-                        dataset,
-                        make_observers,
-                        saver,
-                        processes,
-                        lambda: stop_reason(signals, deadline),
-                    )
-                except RollBack as alarm:
-                    step = saver.roll_back(alarm.verdict.quiet_step)
-                    log.rewind(step, alarm.verdict, float(state.rate_scale.numpy()))
+            return loop(
+                config,
+                dataset,
+                make_observers,
+                saver,
+                processes,
+                lambda: stop_reason(signals, deadline),
+            )
 
 
 def loop(
@@ -130,7 +125,6 @@ def loop(
     clock, window = Clock(), []
     first = step = int(state.step.numpy())
     untrained = generator_weights(state) if step == 0 else None
-    rate_scale = float(state.rate_scale.numpy())
     evaluate: Evaluation | None = None
 
     while step < settings.num_steps:
@@ -171,7 +165,7 @@ def loop(
 
         # State, also when an alarm or the user asks to stop.
         log.verdict(step, watch.verdict)
-        stop = watch.wish_to_stop(rate_scale)
+        stop = watch.wish_to_stop(1.0)
         stop = processes.agree(stop or (None if last else wish_to_stop()))
         if last or stop or step % cadence.checkpoint_every_steps == 0:
             with clock.measure("checkpoint"):
@@ -300,7 +294,7 @@ def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
     """
     watch = saver.watch
     watch.see_non_finite(step, reason)
-    watch.wish_to_stop(float(saver.state.rate_scale.numpy()))
+    watch.wish_to_stop(1.0)
     saver.log.verdict(step, watch.verdict, say=False)
     raise TrainingError(f"{reason}; try a lower learning rate or --precision float32")
 

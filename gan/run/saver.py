@@ -13,7 +13,7 @@ from gan.run.checkpoint import CheckpointError
 from gan.run.folder import RunFacts, RunFolder
 from gan.run.health import Watch
 from gan.run.log import RunLog
-from gan.state import TrainState, build_state
+from gan.state import TrainState
 
 
 class Saver:
@@ -84,28 +84,6 @@ class Saver:
         for _, path in checkpoint.available(self.folder.best):
             if path != kept:
                 checkpoint.remove(path)
-
-    def roll_back(self, quiet_step: int) -> int:
-        """Takes the state to the newest checkpoint up to `quiet_step`, rates halved.
-
-        Without such a checkpoint that is the start of the run. A kill at any point
-        leaves a run that comes to the same alarm, and here, again.
-
-        Returns:
-            The step from which the run goes on.
-        """
-        rate_scale = self.state.rate_scale / 2
-        for step, path in checkpoint.available(self.folder.state):
-            if step > quiet_step:
-                checkpoint.remove(path)
-        if checkpoint.restore_newest(self.folder.state, self.state.checkpoint) is None:
-            _, size, _, channels = self.state.generator.output_shape
-            self.state.reset(build_state(self.facts.config, size, channels))
-        self.state.rate_scale.assign(rate_scale)
-        step = int(self.state.step.numpy())
-        self.watch.forget(step)
-        self.save(step, required=True, replace=True)
-        return step
 
     def export(self) -> None:
         """Writes generator.keras with the averaged weights."""

@@ -244,10 +244,10 @@ def test_r1_is_the_gradient_of_half_the_squared_slope(tiny, images):
 def test_r1_is_taken_at_every_eighth_step(tiny, images, eagerly):
     norms = {}
     for gamma in (0.0, 1000.0):
-        state = build_state(tiny({"train.r1_gamma": gamma}), 28, 1)
-        step = make_step(tiny({"train.r1_gamma": gamma}), state)
+        config = tiny({"train.r1_gamma": gamma})
         for number in (7, 8, 9):
-            state.reset(build_state(tiny(), 28, 1))
+            state = build_state(config, 28, 1)
+            step = make_step(config, state)
             state.step.assign(number)
             real = tf.constant(to_float(images.images_uint8[:8]))
             metrics = step(real, latents(0, 0, 8, 8)).numpy()

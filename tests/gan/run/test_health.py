@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import gan.step
 from gan.evaluation import Observation
 from gan.losses import LOSSES
 from gan.run import backend, checkpoint
@@ -159,21 +158,19 @@ def eagerly():
 
 
 class Staged:
-    """Speaks of a collapse from a step on, until the rates have been halved enough."""
+    """Reports a collapse from a step on."""
 
     num_images = 4
 
-    def __init__(self, first_step, scale=1.0, killed_at=None):
-        self.first_step, self.scale, self.killed_at = first_step, scale, killed_at
+    def __init__(self, first_step):
+        self.first_step = first_step
 
     def observe(self, step, images_uint8, state):
-        if step == self.killed_at and float(state.rate_scale) < 1:
-            raise KeyboardInterrupt
-        bad = step >= self.first_step and float(state.rate_scale) >= self.scale
+        bad = step >= self.first_step
         return Observation({"staged/bad": float(bad)}, alarm="staged" * bad)
 
 
-def staged(config, images, directory, observer, on_alarm="rollback"):
+def staged(config, images, directory, observer, on_alarm):
     """Trains with the observer; outcome and the state that is left on disk."""
     with RunFolder(directory) as folder:
         outcome = train(
@@ -199,74 +196,13 @@ def rates(directory):
     return {x["step"]: x["lr/g"] for x in map(json.loads, lines) if "lr/g" in x}
 
 
-def test_rollback_halves_the_rates_and_resumes_exactly(
-    every_second, images, tmp_path, eagerly
-):
-    """Bad at 6 and 8, so back to 4; two kills change nothing of what follows."""
-    config = every_second
-    outcome, straight = staged(config, images, tmp_path / "a", Staged(6))
-    assert (outcome.step, outcome.exit_code) == (12, 0)
-    assert float(straight.rate_scale) == 0.5
-    assert alarms(tmp_path / "a") == [
-        "back to step 4, learning rates x 0.5, because of collapsing: staged"
-    ]
-    assert list(rates(tmp_path / "a")) == list(range(1, 13))
-    assert rates(tmp_path / "a")[4] == pytest.approx(2e-4, abs=1e-7)
-    assert rates(tmp_path / "a")[5] == pytest.approx(1e-4, abs=1e-7)
-
-    for killed_at, left in ((6, [4, 2]), (10, [8, 6, 4])):
-        with pytest.raises(KeyboardInterrupt):
-            staged(config, images, tmp_path / "b", Staged(6, killed_at=killed_at))
-        found = checkpoint.available(tmp_path / "b" / "state")
-        assert [step for step, _ in found] == left
-    _, resumed = staged(config, images, tmp_path / "b", Staged(6))
-    assert resumed.digest() == straight.digest()
-
-
-def test_without_a_checkpoint_it_goes_to_the_start_and_at_last_stops(
-    tiny, images, tmp_path, eagerly
-):
-    """Three times halved, it is a run with an eighth of the rates, bit for bit."""
-    cadence = {"run.evaluate_every_steps": 2, "run.checkpoint_every_steps": 12}
-    outcome, back = staged(tiny(cadence), images, tmp_path / "a", Staged(2, scale=0))
-    assert (outcome.step, outcome.exit_code) == (4, 3)
-    assert outcome.stop == "stopped by alarm collapsing: staged"
-    assert float(back.rate_scale) == 0.125 and int(back.step) == 4
-
-    slow = {"train.g_learning_rate": 2.5e-5, "train.d_learning_rate": 2.5e-5}
-    config = tiny(cadence | slow)
-    _, direct = staged(config, images, tmp_path / "b", Staged(2), "stop")
-    direct.rate_scale.assign(0.125)
-    assert back.digest() == direct.digest()
-
-
-def test_a_number_that_is_not_finite_can_be_rolled_back(
-    every_second, images, tmp_path, eagerly, monkeypatch
-):
-    """Said, kept for a replay, and only then passed over."""
-    healthy, calls = gan.step.latents, []
-
-    def latents(seed, step, *shape):
-        calls.append(step)
-        first = calls.count(step) == 1
-        return healthy(seed, step, *shape) + (np.nan if step == 6 and first else 0)
-
-    monkeypatch.setattr(gan.step, "latents", latents)
-    outcome, state = staged(every_second, images, tmp_path / "a", Staged(99))
-    assert outcome.step == 12 and not state.non_finite()
-    assert float(state.rate_scale) == 0.5
-    (note,) = alarms(tmp_path / "a")
-    assert note.startswith("back to step 6") and "latents (64 of 64 values)" in note
-    assert (tmp_path / "a" / "diverged" / "step-00000007.npz").exists()
-
-
 def test_stop_saves_and_says_why_and_warn_goes_on(
     every_second, images, tmp_path, eagerly
 ):
     outcome, state = staged(every_second, images, tmp_path, Staged(4), "stop")
     assert (outcome.step, outcome.exit_code) == (6, 3)
     assert outcome.stop == "stopped by alarm collapsing: staged"
-    assert int(state.step) == 6 and float(state.rate_scale) == 1
+    assert int(state.step) == 6
     assert alarms(tmp_path) == ["collapsing: staged"]
     outcome, state = staged(every_second, images, tmp_path, Staged(4), "warn")
     assert (outcome.step, outcome.exit_code) == (12, 0)
