@@ -24,11 +24,10 @@ from config.loader import load_config, to_dict, with_budget
 from config.schema import (
     PRECISIONS,
     STRATEGIES,
-    UPSAMPLER_ALIASES,
-    UPSAMPLERS,
     Config,
     ConfigError,
 )
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.data.dataset import (
     BUNDLED_NAME,
     BUNDLED_TRAIN_IMAGES,

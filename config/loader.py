@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from config.schema import UPSAMPLER_ALIASES, Config, ConfigError
+from config.schema import Config, ConfigError
+from config.upsamplers import UPSAMPLER_ALIASES
 
 PRESETS = Path(__file__).parent
 MAX_PRESET_BYTES = 1 << 20  # a real one has a thousandth of it

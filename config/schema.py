@@ -8,18 +8,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-UPSAMPLERS = (
-    "transpose",
-    "transpose-blur",
-    "transpose-balanced",
-    "transpose-penalized",
-    "resize-nearest",
-    "resize-bilinear",
-    "resize-bicubic",
-    "subpixel",
-    "subpixel-icnr",
-)
-UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
+from config.upsamplers import UPSAMPLERS
+
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES = ("one", "mirrored", "multiworker")  # of a call, not of a run
@@ -71,7 +61,7 @@ class ModelConfig:
     """Generator and discriminator."""
 
     upsample: str = setting(
-        "transpose", "how the generator doubles", choices=UPSAMPLERS
+        "transpose", "how the generator doubles", choices=tuple(UPSAMPLERS)
     )
     upsample_last: str = setting(
         "",

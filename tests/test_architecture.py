@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"config", "gan", "analysis", "train", "tools", "tests", "benchmarks"}
+CONFIG = ("config.schema", "config.loader", "config.upsamplers")
 COMMANDS = {"gan.__main__", "analysis.__main__"}
 
 
@@ -66,7 +67,7 @@ def test_imports_point_one_way(package, allowed):
 
 
 def test_settings_and_geometry_need_the_standard_library_alone():
-    for name in ("config.schema", "config.loader", "analysis.geometry.arithmetic"):
+    for name in (*CONFIG, "analysis.geometry.arithmetic"):
         foreign = tops(LIBRARY[name]) - sys.stdlib_module_names - {"config"}
         assert not foreign, name
 

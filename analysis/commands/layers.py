@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
+from config.schema import ModelConfig
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.run import backend
 
 NARROWEST = 130  # columns when the output is no terminal
