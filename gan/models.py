@@ -64,8 +64,7 @@ class Build:
     def upsample(self, x: Any, filters: int, method: str, name: str) -> Any:
         """Doubles height and width by a method of `config.upsamplers`."""
         size, options = self.config.kernel_size, self.weights(name)
-        kinds = self.kinds if method == "transpose" else KERAS
-        return upsample(method, x, filters, size, name, kinds, **options)
+        return upsample(method, x, filters, size, name, self.kinds, **options)
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""

@@ -313,6 +313,32 @@ def test_a_fast_form_is_that_of_keras(transposed, shape, filters, taps, stride, 
     assert np.abs(both[1](images) - results[0][0]).max() > 0.1
 
 
+@pytest.mark.parametrize("method", UPSAMPLERS)
+def test_a_generator_that_trains_equals_that_of_keras(method):
+    """Values, gradients and initial weights of each method; the control is a seed.
+
+    The widths are such that a stage is convolved at its frequencies.
+    """
+    config = tiny(method, generator_widths=(8, 32, 32), initializer_stddev=0.05)
+    results = []
+    for fused, seed in ((False, 0), (True, 0), (True, 1)):
+        generator = build_generator(config, 16, 1, seed, fused=fused)
+        kinds = {type(x) for x in generator.layers if "_upsample" in x.name}
+        learning = kinds & {layers.Conv2D, layers.Conv2DTranspose}
+        fast = kinds & {FastConv2D, FastConv2DTranspose}
+        assert (len(learning), len(fast)) == ((0, 1) if fused else (1, 0))
+        with tf.GradientTape() as tape:
+            images = generator(latents(32), training=True)
+            loss = tf.reduce_sum(images * tf.sin(3 * images))
+            loss += 1e3 * tf.add_n([0.0, *generator.losses])
+        weights = generator.trainable_variables
+        results.append([images, *tape.gradient(loss, weights), *weights])
+    for value, other in zip(*results[:2], strict=True):
+        near = 2e-5 * np.abs(value).max()
+        np.testing.assert_allclose(value, other, rtol=1e-4, atol=near)
+    assert np.abs(results[0][0] - results[2][0]).max() > 0.1
+
+
 def test_half_precision_unknown_batches_and_gpus_keep_the_direct_form(monkeypatch):
     kernel, small = tf.zeros((5, 5, 128, 256)), (64, 7, 7)
     assert fastest_form(small, kernel, stride=1) == FOURIER
