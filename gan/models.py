@@ -150,13 +150,8 @@ def build_discriminator(
     follows the second, dropout follows each, and the last layer also gets the standard
     deviations of `MinibatchStddev`.
 
-    Args:
-        config: widths, slope, dropout, normalisation and group size.
-        image_size: height and width of the images in pixels.
-        channels: number of colour channels.
-        seed: seed of the initial weights and of dropout.
-        precision: Keras dtype policy of the layers. The logits stay float32.
-        fused: whether to build it of layers that train faster.
+    The arguments are those of `build_generator`. `seed` decides the dropout too, and
+    with every `precision` the logits stay float32.
 
     Returns:
         A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]

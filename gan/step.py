@@ -123,15 +123,10 @@ def replica_gradients(
     g_scale: tf.Tensor,
     d_scale: tf.Tensor,
 ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-    """Losses and gradients of the calling replica's part of the batch.
+    """Losses and gradients of the calling replica's part of a batch.
 
-    Args:
-        config: settings of the run.
-        state: the networks.
-        real_images: the whole batch, as in `make_step`.
-        latents: the whole batch, as in `make_step`.
-        g_scale: factor on the generator's loss, see `loss_scale`.
-        d_scale: factor on the discriminator's loss.
+    `real_images` and `latents` are the whole batch, as in `make_step`; `g_scale` and
+    `d_scale` are factors on the losses, see `loss_scale`.
 
     Returns:
         The first six of METRICS (6,), the gradients of the generator and those of the
@@ -153,10 +148,8 @@ def replica_gradients(
         penalties = generator.losses
         g_scaled = g_loss * g_scale / num_replicas
         d_scaled = d_loss * d_scale / num_replicas
-    real_probability = tf.reduce_mean(tf.sigmoid(real_logits))
-    fake_probability = tf.reduce_mean(tf.sigmoid(fake_logits))
-    metrics = [g_loss, d_loss, d_loss_real, d_loss_fake]
-    metrics += [real_probability, fake_probability]
+    probabilities = [tf.reduce_mean(tf.sigmoid(x)) for x in (real_logits, fake_logits)]
+    metrics = tf.stack([g_loss, d_loss, d_loss_real, d_loss_fake, *probabilities])
 
     # Gradients of both networks, from this one forward pass and before either update.
     d_gradients, image_gradients = back_through_discriminator(
@@ -182,7 +175,7 @@ def replica_gradients(
 
         is_due = tf.equal(state.step % R1_EVERY_STEPS, 0)
         d_gradients = tf.cond(is_due, with_penalty, lambda: without_penalty)
-    return tf.stack(metrics) / num_replicas, g_gradients, d_gradients
+    return metrics / num_replicas, g_gradients, d_gradients
 
 
 def one_pass_is_enough(config: Config) -> bool:
