@@ -144,7 +144,7 @@ def replica_gradients(
         losses = LOSSES[config.train.loss](real_logits, fake_logits)
         d_loss_real, d_loss_fake, g_loss = losses
         d_loss = d_loss_real + d_loss_fake
-        # Keras computes them when they are read, so this belongs inside the tape.
+        # Keras computes the penalties when they are read, hence inside the tape.
         penalties = generator.losses
         g_scaled = g_loss * g_scale / num_replicas
         d_scaled = d_loss * d_scale / num_replicas
