@@ -46,7 +46,7 @@ def ours(name: str, batch_size: int) -> Burst:
     import tensorflow as tf
 
     from gan.state import build_state
-    from gan.step import draw, make_train_steps
+    from gan.step import batch_inputs, make_train_steps
 
     given = {"train.batch_size": batch_size, "train.num_steps": NUM_STEPS}
     config = load_config(flags=NETWORK | given | VARIANTS[name])
@@ -61,7 +61,7 @@ def ours(name: str, batch_size: int) -> Burst:
         end = done + num_steps
         while done < end:
             steps = range(done, min(end, done + config.train.steps_per_call))
-            inputs = draw(config, steps, len(images))
+            inputs = batch_inputs(config, steps, len(images))
             metrics = train_steps(images_uint8, *inputs).numpy()
             done += len(metrics)
 

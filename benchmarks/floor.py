@@ -36,7 +36,7 @@ from gan.convolution import (
     PHASES,
     fastest_form,
     kernel_gradient,
-    spread_by_phases,
+    transpose_by_phases,
 )
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
@@ -171,7 +171,7 @@ def spreading_forms(
         return fourier.convolve_transposed(small, kernel, stride)
 
     ways = {DIRECT: spread, FOURIER: by_frequency}
-    ways |= {"flipped": flipped} if stride == 1 else {PHASES: spread_by_phases}
+    ways |= {"flipped": flipped} if stride == 1 else {PHASES: transpose_by_phases}
     return {name: (way, (small, kernel)) for name, way in ways.items()}
 
 

@@ -8,18 +8,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-UPSAMPLERS = (
-    "transpose",
-    "transpose-blur",
-    "transpose-balanced",
-    "transpose-penalized",
-    "resize-nearest",
-    "resize-bilinear",
-    "resize-bicubic",
-    "subpixel",
-    "subpixel-icnr",
-)
-UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
+
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 FITS = ("crop", "pad", "stretch")
@@ -105,7 +95,7 @@ class ModelConfig:
     upsample: str = setting(
         "transpose",
         "Method with which the generator doubles height and width.",
-        choices=UPSAMPLERS,
+        choices=tuple(UPSAMPLERS),
         aliases=UPSAMPLER_ALIASES,
         flag="--upsample",
         group="Experiment",

@@ -34,7 +34,7 @@ from gan.run.folder import RunFolder, RunRecord
 from gan.run.health import Alarms
 from gan.run.log import RunLog
 from gan.state import TrainState, build_state
-from gan.step import METRICS, draw, make_train_steps
+from gan.step import METRICS, batch_inputs, make_train_steps
 
 
 class TrainingError(UserError):
@@ -125,7 +125,8 @@ def train(  # noqa: PLR0913
             # Inputs: the batch and the noise depend on the seed and the step alone.
             with clock.measure("input"):
                 count = steps_until_boundary(step, config)
-                inputs = draw(config, range(step, step + count), len(images_uint8))
+                steps = range(step, step + count)
+                inputs = batch_inputs(config, steps, len(images_uint8))
 
             # Steps: one call of the compiled function does `count` of them.
             with clock.measure("compile" if step == first else "step", count):

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.commands.tables import table_console
-from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
+from config.schema import ModelConfig
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -120  # float32

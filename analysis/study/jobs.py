@@ -138,14 +138,15 @@ def seconds_per_step(plan: Plan, method: Method) -> float:
     """Times some training steps of a method, compilation apart."""
     from gan.data.dataset import load_dataset
     from gan.state import build_state
-    from gan.step import draw, make_train_steps
+    from gan.step import batch_inputs, make_train_steps
 
     config = plan.run(method, 0).config
     images = load_dataset(config.data).images_uint8
     train_steps = make_train_steps(config, build_state(config, *images.shape[2:]))
 
     def run(first: int, number: int) -> float:
-        inputs = draw(config, range(first, first + number), len(images))
+        steps = range(first, first + number)
+        inputs = batch_inputs(config, steps, len(images))
         start = time.perf_counter()
         train_steps(images, *inputs).numpy()
         return time.perf_counter() - start

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from config.loader import from_dict, load_config, to_dict, with_budget
-from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config
+from config.schema import Config
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.files import write_atomically
 
 PLAN = "plan.json"

@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from gan.run.folder import RunFolder, RunRecord
 from gan.state import TrainState
 
 MANIFEST = "manifest.json"
+RATE_SCALE = "rate_scale/.ATTRIBUTES/VARIABLE_VALUE"  # its key in a checkpoint
 REPLACED = ".old-"  # prefix of a checkpoint while a new one of its step takes its place
 
 
@@ -133,14 +135,43 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
             another version of the code wrote it, and it is left where it is.
     """
     try:
-        checkpoint.read(str(path / "ckpt")).assert_consumed()
-    # ValueError: another shape. AssertionError: another set of variables.
+        with old_rate_scale(path, checkpoint):
+            checkpoint.read(str(path / "ckpt")).assert_consumed()
+    except CheckpointError:
+        raise
+    # ValueError: of other shapes. AssertionError: of other variables.
     except (ValueError, AssertionError, tf.errors.OpError) as error:
         raise CheckpointError(
             f"{path} is undamaged but holds other variables than this version of the "
             f"code ({first_line(error)}); continue with the version that wrote it, or "
             "start a new run with --run NAME"
         ) from None
+
+
+@contextmanager
+def old_rate_scale(path: Path, checkpoint: tf.train.Checkpoint) -> Iterator[None]:
+    """Lets `checkpoint` read what a version with `--on-alarm rollback` wrote.
+
+    Such a version also saved a factor on both learning rates, 1 before any rollback.
+
+    Raises:
+        CheckpointError: when the factor is smaller.
+    """
+    stored = tf.train.load_checkpoint(str(path / "ckpt"))
+    if not stored.has_tensor(RATE_SCALE):
+        yield
+        return
+    if (factor := float(stored.get_tensor(RATE_SCALE))) != 1:
+        raise CheckpointError(
+            f"{path} belongs to a run whose learning rates a rollback multiplied by "
+            f"{factor:g}, and rollback was removed; continue with the version that "
+            "wrote it, or start a new run with lower rates and --run NAME"
+        )
+    checkpoint.rate_scale = tf.Variable(1.0)
+    try:
+        yield
+    finally:
+        del checkpoint.rate_scale
 
 
 def available(directory: Path) -> list[tuple[int, Path]]:

@@ -139,7 +139,7 @@ from config.loader import load_config
 from gan import devices, models
 from gan.data.dataset import load_dataset
 from gan.state import build_state
-from gan.step import draw, make_train_steps
+from gan.step import batch_inputs, make_train_steps
 
 strategy = devices.make_strategy("mirrored", 2)
 config = load_config(sys.argv[1], {"train.precision": sys.argv[2]})
@@ -147,7 +147,8 @@ images = tf.constant(load_dataset(config.data).images_uint8)
 
 def losses(state):
     train_steps = make_train_steps(config, state)
-    rows = [train_steps(images, *draw(config, [s], len(images))) for s in range(3)]
+    inputs = [batch_inputs(config, [s], len(images)) for s in range(3)]
+    rows = [train_steps(images, *each) for each in inputs]
     return np.concatenate([row.numpy()[:, :4] for row in rows])
 
 def gap():

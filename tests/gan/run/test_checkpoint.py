@@ -58,6 +58,22 @@ def test_retention_keeps_the_newest(saved):
     assert saved.restore().step == 100000000
 
 
+def test_a_checkpoint_of_a_run_that_was_rolled_back_is_refused(saved):
+    """Older versions saved a factor on the learning rates, 1 unless rolled back."""
+    for step, factor in ((5, 1.0), (10, 0.5)):
+        saved.checkpoint.rate_scale = tf.Variable(factor)
+        saved.save(step)
+        del saved.checkpoint.rate_scale
+    with pytest.raises(CheckpointError, match=r"by 0\.5, and rollback was removed"):
+        saved.restore()
+    assert saved.value() == {-1.0} and saved.path(10).exists()
+    checkpoint.remove(saved.path(10))
+    assert saved.restore().step == 5 and saved.value() == {5.0}
+    saved.save(15)  # without the factor
+    names = [name for name, _ in tf.train.list_variables(str(saved.path(15, "ckpt")))]
+    assert not [name for name in names if "rate_scale" in name]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
