@@ -15,8 +15,7 @@ import keras
 import numpy as np
 
 from analysis.checkerboard.kernels import Strides, culprits, imbalance, subpixel_kernel
-from analysis.geometry.graph import Call, fold
-from analysis.geometry.keras_layers import is_shuffle
+from analysis.geometry.keras_layers import LayerCall, is_shuffle, propagate
 
 GREY_LEVELS = 127.5  # in one unit of the [-1, 1] scale
 FLOOR_DB = -200.0  # stands for an exact zero
@@ -124,7 +123,7 @@ def learned_kernel(generator: Any, name: str) -> np.ndarray | None:
     """
     found: list[np.ndarray] = []
 
-    def visit(call: Call, before: list[Any]) -> list[Any]:
+    def visit(call: LayerCall, before: list[Any]) -> list[Any]:
         kernel = getattr(call.layer, "kernel", None)
         if call.name == name and is_shuffle(call.layer) and before[0] is not None:
             kernel = subpixel_kernel(np.asarray(before[0]), call.layer.block_size)
@@ -132,7 +131,7 @@ def learned_kernel(generator: Any, name: str) -> np.ndarray | None:
             found.append(np.asarray(kernel))
         return [kernel] * len(call.output_shapes)
 
-    fold(generator, [None] * len(generator.inputs), visit)
+    propagate(generator, [None] * len(generator.inputs), visit)
     return found[0] if found else None
 
 
@@ -179,7 +178,7 @@ def _run(
     """
     replaced, last = "", (latents, latents, "")
 
-    def visit(call: Call, values: list[Any]) -> list[Any]:
+    def visit(call: LayerCall, values: list[Any]) -> list[Any]:
         nonlocal replaced, last
         outputs = call.run(values, training=False)
         if not replaced and len(values[0].shape) != 4 and len(outputs[0].shape) == 4:
@@ -195,7 +194,7 @@ def _run(
         return outputs
 
     try:
-        fold(generator, [latents], visit)
+        propagate(generator, [latents], visit)
     except Exception as error:
         raise ValueError(f"the probe cannot run this model: {error}") from error
     if not replaced or len(last[0].shape) != 4:
