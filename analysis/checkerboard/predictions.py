@@ -22,8 +22,8 @@ import scipy.signal
 from analysis.checkerboard.kernels import (
     Stage,
     Strides,
+    causing_stages,
     chain_lines,
-    culprits,
     subpixel_kernel,
 )
 from analysis.checkerboard.probe import GREY_LEVELS, measure_lines
@@ -184,7 +184,7 @@ def from_weights(
         tables = chain_lines(stages, steps[start].means.T)
         power = np.mean(np.abs(tables) ** 2, axis=(2, 3))
         # What this upsampling adds: bins that a constant before it does not fill.
-        own = culprits([stage.strides for stage in stages]) == 0
+        own = causing_stages([stage.strides for stage in stages]) == 0
         amplitudes[layer] = GREY_LEVELS * float(np.sqrt(power[own].sum()))
         mean = mean or GREY_LEVELS * float(np.sqrt(power[0, 0]))
     return mean, amplitudes
@@ -203,7 +203,7 @@ def from_geometry(steps: Sequence[Step]) -> Amplitudes:
         if step.stage.kernel.shape[:2] != (1, 1)
     ]
     power = np.abs(chain_lines(stages, np.ones(1))[..., 0]) ** 2
-    table = culprits([stage.strides for stage in stages])
+    table = causing_stages([stage.strides for stage in stages])
     enlarging = [i for i, stage in enumerate(stages) if max(stage.strides) > 1]
     return {
         layer: float(np.sqrt(power[table == index].sum() / power[0, 0]))

@@ -43,20 +43,21 @@ def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe one layer, for `explain` and `draw`."""
     words = PairType(0, ("same", "valid"))
     operation = click.Choice(["transpose", "conv"])
-    for names, kind, default, text in (
-        (["--dilation"], PairType(1), "1", "Distance between two taps."),
-        (["--output-padding"], PairType(0), None, "Rows and columns added at the end."),
-        (["--op"], operation, "transpose", "Transposed or ordinary convolution."),
-        (["--padding"], words, "same", "A word (TensorFlow) or a number (PyTorch)."),
-        (["--stride"], PairType(1), "1", "Stride, pixels."),
-        (["--kernel"], PairType(1), None, "Kernel size, taps."),
-        (["--input", "input_size"], PairType(1), None, "Input size, pixels."),
-    ):
-        required = names[0] in ("--input", "--kernel")
-        shown: dict[str, Any] = {"help": text, "show_default": default is not None}
-        if not required:
-            shown["default"] = default
-        command = click.option(*names, type=kind, required=required, **shown)(command)
+    rules = "A word follows TensorFlow's rules, a number of pixels PyTorch's."
+    added = "Pixels added to the size at the end."
+    options: dict[str, dict[str, Any]] = {  # the last one becomes the first in --help
+        "dilation": {"type": PairType(1), "default": "1", "help": "Between taps, px."},
+        "output-padding": {"type": PairType(0), "help": added},
+        "op": {"type": operation, "default": "transpose"},
+        "padding": {"type": words, "default": "same", "help": rules},
+        "stride": {"type": PairType(1), "default": "1", "help": "Pixels."},
+        "kernel": {"type": PairType(1), "required": True, "help": "Taps."},
+        "input": {"type": PairType(1), "required": True, "help": "Pixels."},
+    }
+    for name, settings in options.items():
+        target = "input_size" if name == "input" else name.replace("-", "_")
+        option = click.option(f"--{name}", target, show_default=True, **settings)
+        command = option(command)
     return command
 
 
