@@ -1,10 +1,10 @@
 """Constant-field probe: a generator's line strength without image content or border.
 
 The probe replaces the feature map that enters the convolutions by a larger map that
-repeats its channel means, and runs the generator's own layers on it. Only the upsampling
-can then cause differences between the pixels of the interior. The probe thus measures,
-through the real layers, what `analysis.checkerboard.kernels` predicts for linear ones.
-The model is only called, not changed.
+repeats its channel means, and runs the generator's own layers on it. Then only the
+upsampling can cause differences between the pixels of the interior. The probe thus
+measures, through the real layers, what `analysis.checkerboard.kernels` predicts for
+linear ones. The model is only called, not changed.
 """
 
 from collections.abc import Sequence

@@ -179,7 +179,7 @@ def _layer_table(summary: dict[str, Any]) -> Table:
         cells += [_size(layer[key]) for key in ("input_shape", "output_shape")]
         cells += [_each(layer[key]) for key in ("kernel_size", "strides", "pads")]
         if torch:
-            cells.append(_each(layer.get("torch", {}).get("pads", [])))
+            cells.append(_each(layer["torch"]["pads"]) if "torch" in layer else "")
         else:
             shifts = layer["shift_px"]
             cells.append(_each(shifts, "{:+g}") if any(shifts) else "")

@@ -101,9 +101,9 @@ class AxisGeometry:
         It is negative for zero rows appended (scatter) or inputs never read (gather).
         """
         sizes = self.input_size, self.output_size
-        small, large = sizes if self.is_scatter else sizes[::-1]
+        coarse, fine = sizes if self.is_scatter else sizes[::-1]
         return (
-            (small - 1) * self.stride + self.effective_kernel - large - self.pad_before
+            (coarse - 1) * self.stride + self.effective_kernel - fine - self.pad_before
         )
 
     @cached_property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,10 @@ def _steps_text(axis: AxisGeometry) -> str:
 
 
 def save_picture(scene: Scene, path: Path) -> None:
-    """Writes a PNG with the formulas, the kernel, the overlap and up to six steps."""
+    """Writes a PNG with the formulas, the kernel and up to six steps.
+
+    The last step shows the overlap of the whole output.
+    """
     rows, columns = scene.overlap.shape
     total, inside = rows * columns, rows // 2 * columns + columns // 2
     chosen = sorted({0, 1, columns, inside, inside + 1, total - 1} & set(range(total)))
@@ -164,11 +168,12 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def _draw_header(scene: Scene, dpi: int) -> np.ndarray:
-    """Formulas and legend, the kernel as it slides, the overlap of the output."""
+    """Formulas, legend, and the kernel as it slides."""
     lines, scatter = scene.text(), scene.axes[0].is_scatter
+    lines = [part for line in lines for part in wrap(line, 115)]
     size = (WIDTH_INCHES, max(3.4, 1.5 + 0.25 * len(lines)))
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
-    text, kernel, overlap = figure.subplots(1, 3, width_ratios=(2.6, 1, 1.1))
+    text, kernel = figure.subplots(1, 2, width_ratios=(3.6, 1))
     text.axis("off")
     text.set_title(scene.title, loc="left", fontsize=10.5, weight="bold")
     text.text(0, 1, "\n".join(lines), va="top", fontsize=10.5, linespacing=1.5)
@@ -185,9 +190,6 @@ def _draw_header(scene: Scene, dpi: int) -> np.ndarray:
         kernel.text(x, y, _weight_name(row, column), fontsize=9, **CENTRED)
     turned = "rotated by 180°" if scatter else "as it is"
     kernel.set_title(f"kernel {turned}: row, column", fontsize=10.5)
-    points = min(10, 105 / max(scene.overlap.shape))
-    _draw_output(overlap, scene, scene.overlap.size - 1, points)
-    overlap.set_title("overlap: inputs summed", fontsize=10.5)
     return _pixels(figure)
 
 

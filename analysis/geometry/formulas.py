@@ -122,16 +122,9 @@ class Convolution:
     def _filled(self, name: str, formula: str) -> str:
         """`name = letters = numbers = value`."""
         axis = self.geometry()
-        values = {
-            "i": self.input_size,
-            "o": axis.output_size,
-            "k": self.kernel,
-            "k_e": axis.effective_kernel,
-            "s": self.stride,
-            "d": self.dilation,
-            "p": self.padding,
-            "op": self.output_padding,
-        }
+        values = {"i": axis.input_size, "o": axis.output_size, "s": axis.stride}
+        values |= {"k": axis.kernel, "k_e": axis.effective_kernel, "d": axis.dilation}
+        values |= {"p": axis.pad_before, "op": self.output_padding or 0}
         if self.dilation > 1 and name != "k_e":
             formula = re.sub(r"\bk\b", "k_e", formula)
         filled = re.sub(r"\b(k_e|op|[iokspd])\b", lambda m: str(values[m[1]]), formula)

@@ -44,7 +44,7 @@ def tf_transpose(x, kernel, stride, output, padding="SAME") -> np.ndarray:
 
 
 def agrees_with_tensorflow(axis: arithmetic.AxisGeometry, padding: str) -> bool:
-    """Whether every impulse response of TensorFlow is the matrix' column."""
+    """Whether every impulse response of TensorFlow is a column of the matrix."""
     kernel = taps(axis.kernel)
     impulses = np.eye(axis.input_size)
     got = tf_transpose(impulses, kernel, axis.stride, axis.output_size, padding)
@@ -186,11 +186,11 @@ def test_the_transposed_convolution_is_the_adjoint():
 
 
 def test_adjoint_identity_of_tensorflow_on_random_shapes():
-    draw = random.Random(3)
+    integers = random.Random(3)
     rng = np.random.default_rng(3)
     for _ in range(12):
         (h, w), (kh, kw), (sh, sw) = [
-            (draw.randint(low, high), draw.randint(low, high))
+            (integers.randint(low, high), integers.randint(low, high))
             for low, high in ((4, 12), (1, 5), (1, 3))
         ]
         kernel = rng.normal(size=(kh, kw, 2, 3))
