@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from analysis.geometry import arithmetic, keras_layers, values
-from analysis.geometry.audit import audit_model
+from analysis.geometry.audit import audit_model, audit_summary
 from config.schema import ModelConfig
 from gan.models import build_discriminator, build_generator
 
@@ -266,6 +266,15 @@ def test_a_u_net_with_skips():
     audits = assert_predicted(keras.Model(inputs, layers.Conv2D(1, 1)(x)))
     assert audits["join16"].output_shape == (None, 16, 12, 32)
     assert audits["join8"].chain is None  # branches that differ meet here
+
+
+def test_no_chain_is_followed_through_a_global_pooling():
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same")(inputs)
+    x = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    audits = audit_model(keras.Model(inputs, layers.Conv2D(2, 1)(x)))
+    last = audit_summary("m", audits)["layers"][-1]
+    assert (last["checked"], last["total_shift_px"]) == (True, [])
 
 
 def test_an_autoencoder_in_one_dimension_and_one_in_three():
