@@ -28,7 +28,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from analysis.geometry.keras_layers import predict
+from analysis.geometry.keras_layers import layer_geometry
 from gan import fourier
 from gan.convolution import (
     DIRECT,
@@ -81,7 +81,7 @@ def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Pr
         passes = 1 if network == "G" else 2
         layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
         for layer in layers:
-            prediction = predict(layer, [layer.input.shape])
+            prediction = layer_geometry(layer, [layer.input.shape])
             macs = inside = prediction.macs
             for axis in prediction.axes:
                 inside = inside * axis.macs_exact // axis.macs

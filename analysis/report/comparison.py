@@ -125,8 +125,7 @@ def load_subject(
 def with_network(subject: Subject, checkpoint: str) -> Subject:
     """Adds what only a run knows: predictions, cost, settings."""
     from analysis.checkerboard.predictions import predict_lines
-    from analysis.geometry.audit import audit_model
-    from analysis.geometry.tables import upsamplers
+    from analysis.geometry.audit import audit_model, upsamplers
     from config.loader import to_dict
     from gan.sampling import open_run
 

@@ -12,8 +12,7 @@ import numpy as np
 from analysis.checkerboard.layout import Protocol
 from analysis.checkerboard.measurement import Measurement, measure_samples
 from analysis.checkerboard.probe import measure_lines
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
+from analysis.geometry.audit import audit_model, upsamplers
 from analysis.quality.reference import ReferenceSet
 from analysis.samples import Samples, make_samples
 from analysis.study.plan import RESULTS, Run, StudyError

@@ -57,8 +57,7 @@ def measure_untrained(method: str, num_seeds: int = NUM_SEEDS) -> Untrained:
 def measure_seed(upsample: str, kernel_size: int, seed: int) -> list[float]:
     """The numbers of `Untrained` for one seed."""
     from analysis.checkerboard.probe import measure_lines
-    from analysis.geometry.audit import audit_model
-    from analysis.geometry.tables import upsamplers
+    from analysis.geometry.audit import audit_model, upsamplers
     from gan.models import build_generator
 
     config = ModelConfig(

@@ -9,8 +9,7 @@ from analysis.checkerboard.kernels import imbalance, line_responses, subpixel_ke
 from analysis.checkerboard.layout import Protocol
 from analysis.checkerboard.measurement import measure_samples
 from analysis.checkerboard.probe import learned_kernel, measure_lines
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
+from analysis.geometry.audit import audit_model, upsamplers
 from analysis.samples import load_reference, make_samples
 from config.schema import ConfigError, ModelConfig
 from config.upsamplers import UPSAMPLERS

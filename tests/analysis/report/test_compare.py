@@ -20,8 +20,7 @@ from analysis.checkerboard.usual_meters import (
     smoothed,
     whitened_map_db,
 )
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
+from analysis.geometry.audit import audit_model, upsamplers
 from analysis.report.comparison import unique_labels
 from analysis.study import untrained
 from config.schema import ModelConfig
