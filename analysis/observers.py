@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis.checkerboard.figures import draw_spectra, to_pixels
+from analysis.checkerboard.figures import draw_spectra
 from analysis.checkerboard.kernels import imbalance
 from analysis.checkerboard.meter import (
     NUM_RESAMPLES,
@@ -21,6 +21,7 @@ from analysis.checkerboard.meter import (
     squared_amplitudes,
 )
 from analysis.checkerboard.spectrum import mean_level, measure
+from analysis.figures import to_pixels
 from analysis.statistics import bootstrap_means
 from gan.evaluation import Observation
 

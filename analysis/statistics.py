@@ -25,6 +25,11 @@ class Interval:
         """One element, or some, of an interval of arrays."""
         return Interval(self.value[index], self.low[index], self.high[index])
 
+    def text(self, form: str = "+.2f", to: str = "..") -> str:
+        """Returns "value (low .. high)" for a table or a page; `to` replaces ".."."""
+        low, high = format(self.low, form), format(self.high, form)
+        return f"{self.value:{form}} ({low} {to} {high})"
+
     def as_dict(self) -> dict[str, float]:
         """The three numbers by name, for JSON."""
         return {name: float(number) for name, number in vars(self).items()}

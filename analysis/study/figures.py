@@ -7,10 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.checkerboard.figures import RATIO_LIMIT_DB, mark_lines, show_spectrum
+from analysis.checkerboard.figures import (
+    RATIO_LIMIT_DB,
+    mark_frequencies,
+    show_spectrum,
+)
 from analysis.checkerboard.profiles import full
-from analysis.report.comparison_figures import MARKERS, new_figure
-from analysis.report.figures import show_picture
+from analysis.figures import MARKERS, new_figure, show_image
 from analysis.study.plan import Plan
 from analysis.study.results import Result, by_method, column
 from gan.data.images import tile
@@ -43,7 +46,7 @@ def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
     limits += [max(column(results, k).max() for k in FAMILIES) + 0.3]
     for axes, (label, found, style) in zip(rows.T, methods, strict=True):
         first = found[0].measurement
-        show_picture(axes[0], tile(first.arrays["examples"][: GRID**2], GRID))
+        show_image(axes[0], tile(first.arrays["examples"][: GRID**2], GRID))
         name, _, kernel = label.rpartition(" k")
         axes[0].set_title(f"{name}\n{kernel} taps", fontsize=10)
         image = show_ratio(axes[1], found)
@@ -64,7 +67,7 @@ def show_ratio(axes: Axes, found: Sequence[Result]) -> Any:
     real = found[0].measurement.arrays["real_power"]
     ratio = 10 * np.log10(full(power, layout.shape) / full(real, layout.shape))
     image = show_spectrum(axes, ratio, (-RATIO_LIMIT_DB, RATIO_LIMIT_DB), "RdBu_r", "")
-    mark_lines(axes, layout, "black", size=5)
+    mark_frequencies(axes, layout, "black")
     axes.set(xticks=(-0.5, 0, 0.5), yticks=(-0.5, 0, 0.5))
     return image
 

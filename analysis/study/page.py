@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.report.comparison_figures import render
+from analysis.figures import render
 from analysis.statistics import Interval, t_interval
 from analysis.study import figures
 from analysis.study.plan import Plan
