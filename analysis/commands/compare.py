@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from analysis.commands import options
 from gan.run import backend
 
 if TYPE_CHECKING:
@@ -24,32 +25,16 @@ NOTES = (
 
 @click.command(name="compare")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option(
-    "--n",
-    "num_images",
-    default=10_000,
-    show_default=True,
-    help="Number of images per source.",
-)
-@click.option(
-    "--checkpoint",
-    default="latest",
-    show_default=True,
-    help="Checkpoint of the runs: latest, best or a step.",
-)
-@click.option("--reference", help="Real images: .npz, folder or data set name.")
+@options.num_images
+@options.checkpoint
+@options.reference
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False),
     help="Write all numbers as one figure.",
 )
-@click.option(
-    "--figures",
-    "figure_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write every figure into this folder, as PNG and SVG.",
-)
+@options.figure_folder
 def command(
     sources: tuple[str, ...],
     num_images: int,
@@ -64,18 +49,18 @@ def command(
     A source is a run, an .npz file or a folder of images, or a result of `spectra`.
     Only a run has a generator, and with it predictions and a cost.
     """
-    backend.prepare()
-    from analysis.report.comparison import load_sources
-    from analysis.report.figures import comparison_figures, draw_comparison
-
     try:
+        backend.prepare()
+        from analysis.report.comparison import load_sources
+        from analysis.report.figures import comparison_figures, draw_comparison
+
         measured = load_sources(sources, num_images, checkpoint, reference)
         if figure:
             draw_comparison(measured).savefig(figure, dpi=150)
         if figure_folder:
             figure_folder.mkdir(parents=True, exist_ok=True)
-            for it in comparison_figures(measured):
-                it.save(figure_folder)
+            for one in comparison_figures(measured):
+                one.save(figure_folder)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from analysis.commands import options
 from gan.run import backend
 
 
@@ -16,26 +17,10 @@ from gan.run import backend
     show_default=True,
     help="File of the page.",
 )
-@click.option(
-    "--n",
-    "num_images",
-    default=10_000,
-    show_default=True,
-    help="Number of images per source.",
-)
-@click.option(
-    "--checkpoint",
-    default="latest",
-    show_default=True,
-    help="Checkpoint of the runs: latest, best or a step.",
-)
-@click.option("--reference", help="Real images: .npz, folder or data set name.")
-@click.option(
-    "--figures",
-    "figure_folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Also write every figure into this folder, as PNG and SVG.",
-)
+@options.num_images
+@options.checkpoint
+@options.reference
+@options.figure_folder
 def command(
     sources: tuple[str, ...],
     out: Path,
@@ -49,13 +34,13 @@ def command(
     A source is a run, an .npz file or a folder of images. The controls of the meter run
     first. If one of them fails, the page says so at its top and the exit status is 1.
     """
-    backend.prepare()
-    from analysis.checkerboard.controls import run_controls
-    from analysis.report.comparison import is_measurement, load_sources
-    from analysis.report.page import make_page
-    from analysis.samples import SampleError, load_reference
-
     try:
+        backend.prepare()
+        from analysis.checkerboard.controls import run_controls
+        from analysis.report.comparison import is_measurement, load_sources
+        from analysis.report.page import make_page
+        from analysis.samples import SampleError, load_reference
+
         for path in filter(is_measurement, sources):
             raise SampleError(f"{path}: a saved result; a report needs the images")
         for folder in filter(None, (out.parent, figure_folder)):

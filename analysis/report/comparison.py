@@ -23,8 +23,8 @@ from analysis.statistics import Interval
 
 # How an amplitude is predicted, from the least to the most knowledge of the generator.
 PREDICTORS = ("geometry", "weights", "probe")
-UPSAMPLING_NAMES = {"a_last": "last upsampling", "a_prev": "the one before"}
-PERIODS_PX = {"a_last": 2, "a_prev": 4}
+# Name and period in pixels of the upsampling that causes a pattern.
+UPSAMPLINGS = {"a_last": ("last upsampling", 2), "a_prev": ("the one before", 4)}
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Source:
         return [
             Reading(
                 key=key,
-                upsampling=UPSAMPLING_NAMES[key],
-                period_px=PERIODS_PX[key],
+                upsampling=UPSAMPLINGS[key][0],
+                period_px=UPSAMPLINGS[key][1],
                 amplitude=interval(summary[key]),
                 delta_pnr_db=interval(summary["family_delta_pnr_db"][str(layer)]),
                 detection_limit=summary[key]["detection_limit"],

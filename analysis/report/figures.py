@@ -245,7 +245,8 @@ def plot_predictions(axes: Axes, sources: Sequence[Source]) -> None:
     axes.set(xlabel="predicted A, grey levels", ylabel="measured A, grey levels")
     axes.set_xlim(-0.3, 2 * largest)
     entries = [(name, marker, "full") for name, marker in PREDICTOR_MARKERS.items()]
-    entries += [("last upsampling", "D", "full"), ("the one before", "D", "none")]
+    for number, reading in enumerate(sources[0].readings):
+        entries.append((reading.upsampling, "D", "none" if number else "full"))
     for label, marker, fill in entries:
         axes.plot([], [], marker, color="0.5", fillstyle=fill, label=label)
     for source, style in styles(sources):

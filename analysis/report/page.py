@@ -6,7 +6,6 @@ script.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -117,12 +116,11 @@ def cautions(sources: Sequence[Source]) -> list[str]:
 def number_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
     """Lists all numbers that are not in the first table: a value for each source."""
     rows: dict[str, list[str]] = {}
-    for of_sources in zip(*(source.frequencies for source in sources), strict=True):
-        label = of_sources[0].label
-        deltas = [interval_text(it.delta_pnr_db) for it in of_sources]
-        rows[f"ΔPNR at ({label}), dB"] = deltas
-        rows[f"Coherence at ({label})"] = [f"{it.coherence:.3f}" for it in of_sources]
-    summaries: list[dict[str, Any]] = [s.measurement.summary for s in sources]
+    for found in zip(*(source.frequencies for source in sources), strict=True):
+        label = found[0].label
+        rows[f"ΔPNR at ({label}), dB"] = [interval_text(f.delta_pnr_db) for f in found]
+        rows[f"Coherence at ({label})"] = [f"{f.coherence:.3f}" for f in found]
+    summaries = [source.measurement.summary for source in sources]
     for period in summaries[0]["phase_variance_db"]:
         rows[f"Phase variance, period {period} px, above real, dB"] = [
             f"{s['phase_variance_db'][period]:.2f}" for s in summaries

@@ -1,4 +1,4 @@
-"""Predictions against theory and measurement, and the compare command."""
+"""Predictions agree with theory and measurement; `compare` prints everything."""
 
 import json
 
@@ -37,7 +37,7 @@ def real() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(real, tmp_path_factory):
-    """Real images; and 600 with a checkerboard of 6 grey levels."""
+    """A file of real images, and one of 600 with a checkerboard of 6 grey levels."""
     folder = tmp_path_factory.mktemp("images")
     scaled = np.rint(real * 0.9 + 12.75)
     sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)

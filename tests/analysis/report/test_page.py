@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, honest about its controls."""
+"""The page is complete and self-contained, and says when a control failed."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ VOID = {"meta", "source", "img", "br"}
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Real images; and 500 others with a checkerboard, in a file of an odd name."""
+    """A file of real images, and one of 500 images with a checkerboard."""
     folder = tmp_path_factory.mktemp("report")
     with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
         images = np.rint(arrays["test_images"][:2500] * 0.9 + 12.75).astype(np.uint8)
