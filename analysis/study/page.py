@@ -79,14 +79,13 @@ class MethodDifference:
 
 def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDifference]:
     """Compares all methods with the first one on the end points chosen beforehand."""
-    first = plan.methods[0].label
-    rows = [
-        (label, endpoint, *difference_to_first(plan, results, label, endpoint))
-        for label, _ in results_by_method(plan, results)
-        if label != first
-        for endpoint in PRIMARY_ENDPOINTS
-    ]
-    rows = [row for row in rows if row[-1] > 1]
+    rows = []
+    for method in plan.methods[1:]:
+        for endpoint in PRIMARY_ENDPOINTS:
+            pairs = pair_with_first(plan, results, method.label, endpoint)
+            if len(pairs) > 1:
+                found = paired_difference(*pairs.T)
+                rows.append((method.label, endpoint, *found, len(pairs)))
     adjusted = holm(np.array([p_value for *_, p_value, _ in rows]))
     return [
         MethodDifference(label, endpoint, interval, p_value, float(corrected), pairs)
@@ -96,19 +95,20 @@ def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDiffere
     ]
 
 
-def difference_to_first(
+def pair_with_first(
     plan: Plan, results: Sequence[Result], label: str, key: str
-) -> tuple[Interval, float, int]:
-    """Returns the mean difference to the first method, its p-value, and the pairs."""
+) -> np.ndarray:
+    """Pairs a value of a method with that of the first method by equal seeds.
+
+    Returns:
+        float64 (num_pairs, 2): method, first method.
+    """
     method, first = (
         {r.seed: r.trained[key] for r in results if r.method == name}
         for name in (label, plan.methods[0].label)
     )
     seeds = sorted(set(method) & set(first))
-    if len(seeds) < 2:
-        return Interval(np.nan, np.nan, np.nan), np.nan, len(seeds)
-    pairs = np.array([(method[seed], first[seed]) for seed in seeds])
-    return *paired_difference(*pairs.T), len(seeds)
+    return np.array([(method[seed], first[seed]) for seed in seeds])
 
 
 def write_page(
@@ -309,10 +309,10 @@ def quality_table(plan: Plan, results: Sequence[Result]) -> str:
     def fcd_difference(found: list[Result]) -> str:
         if found[0].method == plan.methods[0].label:
             return "–"
-        interval, _, num_pairs = difference_to_first(
-            plan, results, found[0].method, "fcd"
-        )
-        return interval_text(interval, 1, "+") if num_pairs > 1 else "–"
+        pairs = pair_with_first(plan, results, found[0].method, "fcd")
+        if len(pairs) < 2:
+            return "–"
+        return interval_text(paired_difference(*pairs.T)[0], 1, "+")
 
     columns = {
         "FCD": mean_cell("fcd", 1),
