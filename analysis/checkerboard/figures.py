@@ -57,6 +57,8 @@ def draw_spectra(
     panels[3].set(title="along the diagonal", xlim=(0, 0.5), xticks=(0, 0.25, 0.5))
     panels[3].set(ylim=limits, xlabel="cycles per pixel", ylabel="dB")
     panels[3].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.title.set_fontsize(9)
     return figure
 
 
