@@ -1,6 +1,6 @@
-"""Figures from measured arrays; it measures nothing itself.
+"""Figures of mean spectra; nothing is measured here.
 
-Built on matplotlib's Agg canvas directly, so that no window system is ever asked.
+`spectra`, `report`, `study` and TensorBoard show these figures.
 """
 
 import itertools
@@ -8,51 +8,69 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.checkerboard.layout import Layout
 from analysis.checkerboard.profiles import full
+from analysis.figures import new_figure
 
 RATIO_LIMIT_DB = 20
-TICKS = (-0.5, -0.25, 0, 0.25, 0.5)
+LOWEST_POWER = 1e-2  # in squared grey levels; less is shown as this
+TICKS = (-0.5, 0, 0.5)
 
 
 def draw_spectra(
-    power: np.ndarray, real_power: np.ndarray, layout: Layout, title: str = ""
+    power: np.ndarray,
+    real_power: np.ndarray,
+    layout: Layout,
+    label: str = "generated",
+    limits_db: tuple[float, float] | None = None,
 ) -> Figure:
-    """Mean spectra of real and generated images and their ratio, lines marked.
+    """Draws two mean spectra, their ratio, and a cut along the diagonal.
 
     Args:
-        power: half spectrum of the generated images.
-        real_power: half spectrum of the real ones.
-        layout: of both.
-        title: above all three.
-
-    Returns:
-        A figure of three panels, DC in the middle, real and generated on one scale.
+        power: half spectrum of the generated images, in squared grey levels.
+        real_power: half spectrum of the real images.
+        layout: size of the images, and frequencies of the upsamplings.
+        label: title of the generated spectrum.
+        limits_db: limits of the color scale; None: those of the two spectra.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    real_db, generated_db = (
-        10 * np.log10(full(half, layout.shape)) for half in (real_power, power)
-    )
-    low, high = min(real_db.min(), generated_db.min()), real_db.max()
-    show_spectrum(panels[0], real_db, (low, high), "viridis", "real")
-    image = show_spectrum(panels[1], generated_db, (low, high), "viridis", "generated")
-    figure.colorbar(image, ax=panels[1], label="dB of a grey level²", shrink=0.8)
-    limits = -RATIO_LIMIT_DB, RATIO_LIMIT_DB
-    image = show_spectrum(panels[2], generated_db - real_db, limits, "RdBu_r", "ratio")
-    figure.colorbar(image, ax=panels[2], label="dB", extend="both", shrink=0.8)
-    for axes, color in zip(panels, ("white", "white", "black"), strict=True):
-        mark_lines(axes, layout, color)
-    panels[0].set_ylabel("vertical")
-    figure.supxlabel(
-        "horizontal, cycles per pixel (squares: last upsampling)", fontsize="medium"
-    )
-    figure.suptitle(title)
+    limits = limits_db or power_limits_db(power, real_power)
+    real, generated = (to_db(half, layout) for half in (real_power, power))
+    figure = new_figure(5.6)
+    panels = figure.subplots(2, 2).ravel()
+    show_spectrum(panels[0], real, limits, "viridis", "real")
+    image = show_spectrum(panels[1], generated, limits, "viridis", label)
+    for axes in panels[:2]:
+        mark_frequencies(axes, layout, "white")
+    ratio = show_ratio(panels[2], power, real_power, layout)
+    panels[2].set_title("ratio")
+    below: Any = {"location": "bottom", "aspect": 30}
+    figure.colorbar(image, ax=list(panels[:2]), label="dB of a grey level²", **below)
+    figure.colorbar(ratio, ax=panels[2], label="dB", extend="both", **below)
+    side = min(layout.shape)
+    bins = np.arange(side // 2 + 1)
+    for values, name, style in ((real, "real", "--"), (generated, "generated", "-")):
+        panels[3].plot(bins / side, values[bins, bins], style, label=name)
+    for row in {line.row for line in layout.lines}:
+        panels[3].axvline(row / layout.shape[0], color="0.5", linewidth=0.7, zorder=0)
+    panels[3].set(title="along the diagonal", xlim=(0, 0.5), xticks=(0, 0.25, 0.5))
+    panels[3].set(ylim=limits, xlabel="cycles per pixel", ylabel="dB")
+    panels[3].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.title.set_fontsize(9)
     return figure
+
+
+def power_limits_db(*powers: np.ndarray) -> tuple[float, float]:
+    """Returns the lowest and the highest power of several spectra, in dB."""
+    low, high = min(p.min() for p in powers), max(p.max() for p in powers)
+    return 10 * np.log10(max(low, LOWEST_POWER)), 10 * np.log10(high)
+
+
+def to_db(half: np.ndarray, layout: Layout) -> np.ndarray:
+    """Unfolds a half spectrum and returns it in dB: (height, width), DC at [0, 0]."""
+    return 10 * np.log10(full(half, layout.shape))
 
 
 def show_spectrum(
@@ -60,15 +78,14 @@ def show_spectrum(
     spectrum_db: np.ndarray,
     limits: tuple[float, float],
     colors: str,
-    title: str,
+    title: str = "",
 ) -> Any:
-    """Draws a whole spectrum in dB, DC in the middle; 1/2 appears on both sides."""
+    """Shows a whole spectrum with DC in the middle; 1/2 appears on both sides."""
     sides = spectrum_db.shape
     pads = [(0, 1 - side % 2) for side in sides]
     shown = np.pad(np.fft.fftshift(spectrum_db), pads, mode="wrap")
     bottom, right = ((side // 2 + 0.5) / side for side in sides)
-    axes.set_title(title)
-    axes.set(xticks=TICKS, yticks=TICKS)
+    axes.set(title=title, xticks=TICKS, yticks=TICKS)
     return axes.imshow(
         shown,
         cmap=colors,
@@ -78,12 +95,23 @@ def show_spectrum(
     )
 
 
-def mark_lines(axes: Axes, layout: Layout, color: str, size: float = 8) -> None:
-    """Marks the bins of the strides wherever they are drawn."""
+def show_ratio(
+    axes: Axes, power: np.ndarray, real_power: np.ndarray, layout: Layout
+) -> Any:
+    """Shows a spectrum divided by that of real images; red means stronger."""
+    ratio_db = to_db(power, layout) - to_db(real_power, layout)
+    limits = -RATIO_LIMIT_DB, RATIO_LIMIT_DB
+    image = show_spectrum(axes, ratio_db, limits, "RdBu_r")
+    mark_frequencies(axes, layout, "black")
+    return image
+
+
+def mark_frequencies(axes: Axes, layout: Layout, color: str) -> None:
+    """Marks the frequencies of the last upsampling (squares) and of earlier ones."""
     for line in layout.lines:
         marker = "s" if line.layer == 1 else "o"
         row, column = line.row / layout.shape[0], line.column / layout.shape[1]
         for sign, i, j in itertools.product((1, -1), (-1, 0, 1), (-1, 0, 1)):
             y, x = sign * row + i, sign * column + j
             if max(abs(x), abs(y)) <= 0.5:
-                axes.plot(x, y, marker, ms=size, mfc="none", mec=color, clip_on=False)
+                axes.plot(x, y, marker, ms=6, mfc="none", mec=color, clip_on=False)

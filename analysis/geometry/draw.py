@@ -249,7 +249,7 @@ def _draw_step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.n
     prepared.set_title(f"step {number + 1} of {len(scene.outputs)}", loc="left")
     plural = "" if len(weights) == 1 else "s"
     output.set_title(f"output {n} sums {len(weights)} input{plural}", loc="left")
-    return toto_pixels(figure)
+    return to_pixels(figure)
 
 
 def _draw_output(axes: Axes, scene: Scene, number: int, points: float) -> None:
