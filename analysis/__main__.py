@@ -9,7 +9,7 @@ import importlib
 import click
 
 COMMANDS = {
-    "layers": "every layer's padding and shapes: predicted, built and measured",
+    "layers": "padding and shapes of every layer: predicted, built and computed",
     "draw": "one (transposed) convolution drawn step by step",
     "explain": "the size formulas with numbers put in",
     "spectra": "mean spectrum and checkerboard amplitudes of samples",

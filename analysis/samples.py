@@ -1,7 +1,7 @@
-"""Where images to be measured come from: a run, an .npz, a folder; and the real ones.
+"""Loads the images to measure (from a run, an .npz or a folder) and real images.
 
-The one place that decides this, for spectra, quality and reports alike. Nothing is
-resized or rescaled on the way, since both would change a spectrum.
+All commands load images here. Nothing is resized or rescaled, because both would change
+a spectrum.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from gan.data.dataset import digest, load_dataset
 from gan.data.files import open_path
 from gan.data.images import to_uint8
 from gan.files import read_arrays
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 MIN_IMAGES = 500
 ADVISED_IMAGES = 2000
 
 
 class SampleError(ValueError):
-    """Images that cannot be measured; the message is one line for the user."""
+    """The images cannot be measured; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class Samples:
 
     Attributes:
         images_uint8: uint8 (N, H, W, C), C 1 or 3.
-        name: short, for tables.
+        name: short name for tables.
         source: "run", "file", "folder" or "data set".
         digest: hexadecimal sha256 of shape and bytes.
-        facts: more about the source: path, split, step, upsample, seeds.
-        data: what a run was trained on, else None.
-        notes: what a reader of results should know, one sentence each.
-        labels: int64 (N,), classes of real images, where the set has any.
-        strides: of the upsamplings of a run's generator, first to last.
+        facts: more about the source, as far as it is known: path, split, step,
+            upsample, training_seed, latent_seeds.
+        data: settings of the data that a run was trained on; None for other sources.
+        notes: one sentence for each thing that a reader of the results should know.
+        labels: int64 (N,), classes of real images; None where there are none.
+        strides: strides of the upsamplings of a run's generator, first to last.
     """
 
     images_uint8: np.ndarray
@@ -55,7 +56,7 @@ class Samples:
 
     @property
     def size(self) -> str:
-        """Height, width and channels in words."""
+        """Height, width and channels, for example "28x28 px, grey"."""
         height, width, channels = self.images_uint8.shape[1:]
         return f"{height}x{width} px, {'grey' if channels == 1 else 'RGB'}"
 
@@ -72,11 +73,12 @@ def load_samples(
 
     Args:
         path: a run folder, an .npz with `images`, or a folder of pictures.
-        num_images: made by a run from the seeds 0, 1, ...; else the first ones.
-        checkpoint: of a run: "latest", "best" or a step.
+        num_images: number of images. A run makes them from the seeds 0, 1, 2, ...; of
+            other sources the first ones are taken, all if there are fewer.
+        checkpoint: which checkpoint of a run: "latest", "best" or a step.
 
     Raises:
-        SampleError: if these are no images that can be measured.
+        SampleError: if the images cannot be measured.
         ValueError: from `gan`, if a run or a folder cannot be read.
     """
     path = Path(path).resolve()
@@ -88,7 +90,7 @@ def load_samples(
 
 def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
     """Makes images with a run's averaged generator."""
-    backend.prepare()
+    prepare_tensorflow()
     from gan.sampling import open_run, sample
 
     run = open_run(path, checkpoint)
@@ -109,7 +111,7 @@ def upsampling_strides(model: Any) -> tuple[int, ...]:
     strides = []
     for operation in model.operations:
         before, after = (getattr(operation, side, None) for side in ("input", "output"))
-        shapes = [getattr(tensor, "shape", ()) for tensor in (before, after)]
+        shapes: list[Any] = [getattr(tensor, "shape", ()) for tensor in (before, after)]
         if all(len(shape) == 4 for shape in shapes) and shapes[1][1] > shapes[0][1]:
             strides.append(shapes[1][1] // shapes[0][1])
     return tuple(strides)
@@ -121,10 +123,10 @@ def load_reference(
     """Loads the real images to compare with.
 
     Args:
-        reference: an .npz, a folder or a data set name; None: what the samples' run was
-            trained on, else Fashion-MNIST.
-        samples: what they are compared with; sizes and channels must be equal.
-        split: of a data set.
+        reference: an .npz, a folder or the name of a data set; None: the data set that
+            the samples' run was trained on, or Fashion-MNIST if there is no run.
+        samples: the samples to compare with, of the same size and channels.
+        split: "train" or "test", if the reference is a data set.
 
     Raises:
         SampleError: if they do not fit the samples or cannot be measured.
@@ -150,10 +152,10 @@ def load_reference(
 
 
 def halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits real images into R1 (the reference) and R2 (the null), disjoint.
+    """Splits real images into the even and the odd positions.
 
-    Even and odd positions: whatever order a set has, by class or by date, both halves
-    get the same mixture.
+    The first half is the reference, the second half says what real images measure.
+    Whether a set is sorted by class or by date, both halves get the same mixture.
     """
     return images[0::2], images[1::2]
 
@@ -165,10 +167,10 @@ def make_samples(
     facts: dict[str, Any],
     data: DataConfig | None = None,
 ) -> Samples:
-    """Refuses what cannot be measured, and notes what is doubtful.
+    """Checks images before they are measured, and notes what makes results doubtful.
 
     Raises:
-        SampleError: for fewer than MIN_IMAGES images, or constant ones.
+        SampleError: if there are fewer than MIN_IMAGES images, or all are constant.
     """
     num_images = len(images_uint8)
     if num_images < MIN_IMAGES:
@@ -191,7 +193,7 @@ def make_samples(
 
 
 def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]:
-    """Reads an .npz or a folder of pictures: source, name, uint8 (N, H, W, C)."""
+    """Reads an .npz or a folder; returns source, name and uint8 (N, H, W, C)."""
     if path.suffix == ".npz" and path.is_file():
         return "file", path.stem, read_npz(path)[:num_images]
     if not path.is_dir():
@@ -207,7 +209,11 @@ def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]
 
 
 def read_npz(path: Path) -> np.ndarray:
-    """Reads `images` of an .npz: uint8, or floats in [-1, 1], (N, H, W) or with C."""
+    """Reads the array `images` of an .npz: uint8 or floats in [-1, 1].
+
+    Returns:
+        uint8 (N, H, W, C); the array in the file may be without the last axis.
+    """
     try:
         images = read_arrays(path, ["images"])["images"]
     except KeyError:
@@ -229,10 +235,10 @@ def read_npz(path: Path) -> np.ndarray:
 
 
 def quantise(images: np.ndarray, name: str) -> np.ndarray:
-    """Rounds floats in [-1, 1] to uint8 as the data are.
+    """Maps floats in [-1, 1] to uint8.
 
     Raises:
-        SampleError: for NaN, or a range that is not [-1, 1].
+        SampleError: if there are NaN, or values show that the range is another one.
     """
     if not np.isfinite(images).all():
         raise SampleError(f"{name}: received NaN or infinite values")

@@ -1,1 +1,1 @@
-"""Speed and memory beside other ways to do the same; one command a file."""
+"""Compares speed, memory and readings with other programs; one command per file."""

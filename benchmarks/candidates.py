@@ -1,8 +1,8 @@
-"""This project's step, TensorFlow's rivals and the floor as workers.
+"""Worker processes for `benchmarks.steps`: this project's step, others and the floor.
 
     python -m benchmarks.candidates NAME BATCH_SIZE cpu|gpu
 
-`benchmarks.steps` starts them.
+A worker trains the named candidate, or times the parts of its step.
 """
 
 import sys
@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks.worker import answer, serve
 from config.loader import load_config
 from gan.data.dataset import BUNDLED_FILE
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 Burst = Callable[[int], Any]
-NEVER = 1_000_000  # steps, so that no rate falls
-# The rivals' network, whatever the defaults become.
+NUM_STEPS = 1_000_000  # so many that the learning rates stay constant
+# The network that all candidates train; it does not follow the default settings.
 NETWORK = {
     "model.generator_widths": [256, 128, 64],
     "model.leaky_slope": 0.3,
@@ -31,24 +31,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, XLA": {"train.jit": True},
     "ours, mixed_float16": {"train.precision": "mixed_float16"},
-    "ours, 10 steps a call": {"train.steps_per_call": 10},
+    "ours, 10 steps per call": {"train.steps_per_call": 10},
 }
 
 
 def load_images() -> np.ndarray:
-    """The bundled training images, uint8 (60000, 28, 28, 1)."""
+    """Returns the bundled training images, uint8 (60000, 28, 28, 1)."""
     with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
         return arrays["train_images"][..., np.newaxis]
 
 
 def ours(name: str, batch_size: int) -> Burst:
-    """The step as the loop calls it: order and noise drawn before, metrics read."""
+    """This project's step, with its batch order, its noise and its metrics."""
     import tensorflow as tf
 
     from gan.state import build_state
-    from gan.step import draw, make_train_steps
+    from gan.step import batch_inputs, make_train_steps
 
-    given = {"train.batch_size": batch_size, "train.num_steps": NEVER}
+    given = {"train.batch_size": batch_size, "train.num_steps": NUM_STEPS}
     config = load_config(flags=NETWORK | given | VARIANTS[name])
     images = load_images()
     state = build_state(config, *images.shape[2:])
@@ -61,7 +61,7 @@ def ours(name: str, batch_size: int) -> Burst:
         end = done + num_steps
         while done < end:
             steps = range(done, min(end, done + config.train.steps_per_call))
-            inputs = draw(config, steps, len(images))
+            inputs = batch_inputs(config, steps, len(images))
             metrics = train_steps(images_uint8, *inputs).numpy()
             done += len(metrics)
 
@@ -69,50 +69,50 @@ def ours(name: str, batch_size: int) -> Burst:
 
 
 def tutorial(name: str, batch_size: int) -> Burst:
-    """TensorFlow's tutorial."""
+    """The loop of TensorFlow's DCGAN tutorial."""
     from benchmarks.rivals import tutorial_loop
 
     return tutorial_loop(load_images(), batch_size)
 
 
 def keras_example(name: str, batch_size: int) -> Burst:
-    """Keras' guide."""
+    """The model of Keras' guide to customizing `fit`."""
     from benchmarks.rivals import keras_fit
 
     return keras_fit(load_images(), batch_size)
 
 
 def products(name: str, batch_size: int) -> Burst:
-    """Seconds of each product of a step by itself, in each form."""
-    from benchmarks.floor import compile_forms, seconds_a_call
+    """Returns the seconds of each product of a step, each form timed separately."""
+    from benchmarks.floor import compile_forms, seconds_per_call
 
     functions = compile_forms(network_products(), batch_size)
     return lambda num_calls: {
-        product: {form: seconds_a_call(f, num_calls) for form, f in ways.items()}
+        product: {form: seconds_per_call(f, num_calls) for form, f in ways.items()}
         for product, ways in functions.items()
     }
 
 
 def whole_layers(name: str, batch_size: int) -> Burst:
-    """Seconds of one pass of each layer by itself."""
-    from benchmarks.floor import compile_layers, seconds_a_call
+    """Returns the seconds of one pass of each layer, timed separately."""
+    from benchmarks.floor import compile_layers, seconds_per_call
 
     functions = compile_layers(network_products(), batch_size)
     return lambda num_calls: {
-        layer: seconds_a_call(function, num_calls)
+        layer: seconds_per_call(function, num_calls)
         for layer, function in functions.items()
     }
 
 
 def matrix_product(name: str, batch_size: int) -> Burst:
-    """Multiply-accumulates a second of a large matrix product, whatever the batch."""
+    """Multiply-accumulates per second of a large matrix product."""
     from benchmarks.floor import product_rate
 
     return product_rate(size=1024, num_calls=20)
 
 
 def network_products() -> Any:
-    """The products of the network that all candidates train."""
+    """Returns the products of the network that all candidates train."""
     from benchmarks.floor import step_products
     from gan.models import build_discriminator, build_generator
 
@@ -133,9 +133,9 @@ CANDIDATES: dict[str, Callable[[str, int], Burst]] = {
 
 
 def main() -> None:
-    """Reads the arguments and serves."""
+    """Reads the arguments and answers the parent process."""
     name, batch_size, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    backend.prepare()
+    prepare_tensorflow()
     import tensorflow as tf
 
     from gan.run.environment import peak_memory_bytes

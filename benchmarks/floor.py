@@ -1,21 +1,22 @@
-"""The floor under a training step: its convolutions and matrix products alone.
+"""A lower bound on the time of a training step: its convolutions and matrix products.
 
-Of each layer with a kernel three products are counted, all of as many
-multiply-accumulates: forward, the gradient of the input, the gradient of the kernel. A
-step needs at least
+Each layer with a kernel has three products, with equal numbers of multiply-accumulates:
+forward, the gradient of the input and the gradient of the kernel. For one batch, a step
+needs at least
 
     generator      forward 1, kernels 1, inputs 1 (not of its first layer)
     discriminator  forward 2 and kernels 2 (real, fake), inputs 2 (of its first layer 1)
 
-since the generator's first input is noise and the discriminator's real input is data.
-The inputs' gradients of the generator's loss come almost free: no layer of the
-discriminator mixes images, so they are those of the discriminator's loss times a factor
-an image, but for its first layer.
+because no gradient is needed of the generator's first input, which is noise, and of the
+real images. The generator's loss needs the gradients of the discriminator's inputs as
+well, and gets them almost free: no layer of the discriminator mixes images, so that
+they equal those of the discriminator's loss times one factor per image. Only the first
+layer must compute them once more.
 
-Every product is timed in each form that is known here; its floor is the fastest one.
-Multiply-accumulates are those of the direct form: at its frequencies (`gan.fourier`) a
-product needs fewer. What the three products of a layer share there is shared only when
-the layer is timed as a whole.
+Every product is timed in each form that is known here, and the fastest one counts.
+Multiply-accumulates are those of the direct form; a product at its frequencies
+(`gan.fourier`) needs fewer. The three products of a layer share some of that work, but
+only if the layer is timed as a whole.
 """
 
 import math
@@ -27,7 +28,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from analysis.geometry.keras_layers import predict
+from analysis.geometry.keras_layers import layer_geometry
 from gan import fourier
 from gan.convolution import (
     DIRECT,
@@ -35,7 +36,7 @@ from gan.convolution import (
     PHASES,
     fastest_form,
     kernel_gradient,
-    spread_by_phases,
+    transpose_by_phases,
 )
 
 Form = tuple[Callable[..., tf.Tensor], tuple[tf.Tensor, ...]]  # function, arguments
@@ -50,9 +51,9 @@ class Product:
         network: "G" or "D".
         layer: the Keras layer.
         kind: FORWARD, INPUT or KERNEL.
-        count: how often a step needs it for one batch.
-        macs: multiply-accumulates for one image, every tap on every pixel.
-        macs_inside: without those that meet the zero padding.
+        count: number of times that a step needs it for one batch.
+        macs: multiply-accumulates per image, every tap on every pixel.
+        macs_inside: the same without the taps on the zero padding.
     """
 
     network: str
@@ -74,13 +75,13 @@ class Product:
 
 
 def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Product]:
-    """The products of one step, as few as it needs."""
+    """Returns the products that one step needs."""
     products = []
     for network, model in (("G", generator), ("D", discriminator)):
         passes = 1 if network == "G" else 2
         layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
         for layer in layers:
-            prediction = predict(layer, [layer.input.shape])
+            prediction = layer_geometry(layer, [layer.input.shape])
             macs = inside = prediction.macs
             for axis in prediction.axes:
                 inside = inside * axis.macs_exact // axis.macs
@@ -96,14 +97,14 @@ def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Pr
 
 
 def step_macs(products: list[Product], inside: bool = False) -> int:
-    """Multiply-accumulates of a step for one image."""
+    """Returns the multiply-accumulates of a step for one image."""
     return sum(p.count * (p.macs_inside if inside else p.macs) for p in products)
 
 
 def forms(product: Product, batch_size: int) -> dict[str, Form]:
-    """The ways to compute a product; the first is the one that our step takes.
+    """Returns the ways to compute a product, with random arguments.
 
-    Arguments are random; all ways give the same result.
+    The first one is the way that this project's step takes. All give the same result.
     """
     layer, kind = product.layer, product.kind
     x = tf.random.normal((batch_size, *layer.input.shape[1:]))
@@ -122,7 +123,7 @@ def forms(product: Product, batch_size: int) -> dict[str, Form]:
     else:
         ways = spreading_forms(small, kernel, large, stride)
     ours = fastest_form(tuple(small.shape[:3]), kernel, stride)
-    ours = ours if ours in ways else DIRECT  # phases serve one kind alone
+    ours = ours if ours in ways else DIRECT  # phases exist for one kind only
     return {ours: ways[ours]} | ways
 
 
@@ -170,7 +171,7 @@ def spreading_forms(
         return fourier.convolve_transposed(small, kernel, stride)
 
     ways = {DIRECT: spread, FOURIER: by_frequency}
-    ways |= {"flipped": flipped} if stride == 1 else {PHASES: spread_by_phases}
+    ways |= {"flipped": flipped} if stride == 1 else {PHASES: transpose_by_phases}
     return {name: (way, (small, kernel)) for name, way in ways.items()}
 
 
@@ -199,7 +200,7 @@ def kernel_gradient_forms(
 
 
 def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:
-    """The pixels under a kernel at each of its places, as channels."""
+    """Returns the pixels under a kernel at each of its positions, as channels."""
     sizes, strides = [1, size, size, 1], [1, stride, stride, 1]
     return tf.image.extract_patches(large, sizes, strides, [1, 1, 1, 1], "SAME")
 
@@ -207,7 +208,7 @@ def extract(large: tf.Tensor, size: int, stride: int) -> tf.Tensor:
 def compile_forms(
     products: list[Product], batch_size: int
 ) -> dict[str, dict[str, Callable[[], tf.Tensor]]]:
-    """Every form of every product as a compiled function without arguments."""
+    """Compiles every form of every product to a function without arguments."""
     return {
         product.name: {
             form: compiled(function, arguments)
@@ -220,10 +221,10 @@ def compile_forms(
 def compile_layers(
     products: list[Product], batch_size: int
 ) -> dict[str, Callable[[], list[tf.Tensor]]]:
-    """Each layer of our step: all products of one pass together, by `layer_name`."""
+    """Compiles one pass of each layer, all its products together, by `layer_name`."""
     return {
         p.layer_name: compiled(
-            whole_pass(p.layer, with_input=is_passed_through(p, products)),
+            whole_pass(p.layer, with_input=needs_input_gradient(p, products)),
             (
                 tf.random.normal((batch_size, *p.layer.input.shape[1:])),
                 tf.random.normal((batch_size, *p.layer.output.shape[1:])),
@@ -234,14 +235,14 @@ def compile_layers(
     }
 
 
-def is_passed_through(forward: Product, products: list[Product]) -> bool:
-    """Whether gradients go through a layer in each of its passes."""
+def needs_input_gradient(forward: Product, products: list[Product]) -> bool:
+    """Whether each pass of a layer needs the gradient of its input."""
     passed = [p.count for p in products if (p.layer, p.kind) == (forward.layer, INPUT)]
     return passed == [forward.count]
 
 
 def whole_pass(layer: Any, with_input: bool) -> Callable[..., list[tf.Tensor]]:
-    """Forward, the gradient of the kernel and, if asked for, that of the input."""
+    """Computes outputs, the kernel's gradient and, if asked for, the input's."""
 
     def run(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
         sources = [layer.kernel.value, x] if with_input else [layer.kernel.value]
@@ -256,15 +257,15 @@ def whole_pass(layer: Any, with_input: bool) -> Callable[..., list[tf.Tensor]]:
 def compiled(
     function: Callable[..., Any], arguments: tuple[tf.Tensor, ...]
 ) -> Callable[[], Any]:
-    """Compiles; the arguments stay outside of the graph, which would fold constants."""
+    """Compiles a function; its arguments are no constants, which would be folded."""
     concrete = tf.function(lambda *args: function(*args)).get_concrete_function(
         *arguments
     )
     return lambda: concrete(*arguments)
 
 
-def seconds_a_call(function: Callable[[], Any], num_calls: int) -> float:
-    """Mean wall time; one scalar is read at the end, when a GPU has finished."""
+def seconds_per_call(function: Callable[[], Any], num_calls: int) -> float:
+    """Returns the mean wall time; reads one scalar at the end to wait for a GPU."""
     start = time.perf_counter()
     for _ in range(num_calls):
         result = function()
@@ -276,27 +277,27 @@ def product_rate(size: int, num_calls: int) -> Callable[[int], float]:
     """Returns a function that measures multiply-accumulates a second at a product."""
     a, b = tf.random.normal((size, size)), tf.random.normal((size, size))
     function = compiled(tf.matmul, (a, b))
-    return lambda _: size**3 / seconds_a_call(function, num_calls)
+    return lambda _: size**3 / seconds_per_call(function, num_calls)
 
 
 def seconds_of_products(
     products: list[Product], seconds: dict[str, dict[str, float]]
 ) -> float:
-    """What a step takes if it is nothing but its products, each in its fastest form.
+    """Returns the time of all products of a step, each in its fastest form.
 
     Args:
-        products: of `step_products`.
-        seconds: of one call by product and form.
+        products: the result of `step_products`.
+        seconds: seconds of one call, by product and form.
     """
     return math.fsum(p.count * min(seconds[p.name].values()) for p in products)
 
 
 def seconds_of_layers(products: list[Product], seconds: dict[str, float]) -> float:
-    """What a step takes if it is nothing but its layers with kernels.
+    """Returns the time of all layers with kernels in a step.
 
     Args:
-        products: of `step_products`.
-        seconds: of one pass by layer, see `compile_layers`.
+        products: the result of `step_products`.
+        seconds: seconds of one pass by layer, see `compile_layers`.
     """
     passes = [p for p in products if p.kind == FORWARD]
     return math.fsum(p.count * seconds[p.layer_name] for p in passes)

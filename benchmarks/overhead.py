@@ -1,15 +1,13 @@
-"""Which share of a run's time is not spent in training steps.
+"""Measures which share of a run's time is not spent in training steps.
 
     python -m benchmarks.overhead [--steps 2000] [--out FILE.json]
 
 Runs `train.py` with its default flags in a temporary folder and follows its log.jsonl.
-The shares are those of the wall time between the first line of losses, when everything
-has been compiled, and the last one, `--steps` steps later: as many evaluations and
-checkpoints lie between them as belong to so many steps.
+The wall time is that between the first line of losses, when everything is compiled, and
+the last one, `--steps` steps later.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,12 +17,13 @@ from typing import Any
 
 import click
 
+from benchmarks.results import save
+from benchmarks.worker import ROOT
 from config.schema import Config
 
-ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.01
-TARGET = 0.04  # of the wall time, for everything but steps
-Line = tuple[float, dict[str, Any]]  # when it was seen, in seconds; what it says
+TARGET = 0.04  # largest share of the wall time for everything but steps
+Line = tuple[float, dict[str, Any]]  # seconds at which it appeared, and its content
 
 
 def follow(command: list[str], log: Path) -> tuple[list[Line], float]:
@@ -61,7 +60,7 @@ def follow(command: list[str], log: Path) -> tuple[list[Line], float]:
 
 
 def between(first: Line, last: Line) -> dict[str, float]:
-    """Seconds by kind of work from one line to another, and those of no kind."""
+    """Returns the seconds between two lines, by kind of work and unaccounted."""
     seconds = {}
     for name, total in last[1].items():
         if name.startswith("time/"):
@@ -75,7 +74,7 @@ def between(first: Line, last: Line) -> dict[str, float]:
 @click.option("--steps", "num_steps", default=2000, show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(num_steps: int, out: Path | None) -> None:
-    """Shows where the time of a default run goes."""
+    """Shows how a default run spends its time."""
     config = Config()
     total = num_steps + config.run.log_every_steps
     with tempfile.TemporaryDirectory() as folder:
@@ -88,20 +87,17 @@ def main(num_steps: int, out: Path | None) -> None:
     for kind, taken in sorted(seconds.items(), key=lambda item: -item[1]):
         click.echo(f"{kind:>16}: {taken:>8.2f} s, {taken / window:>6.2%}")
     share = 1 - seconds["step"] / window
-    verdict = "met" if share <= TARGET else "missed"
-    click.echo(f"all but steps: {share:.2%} (target: at most {TARGET:.0%}, {verdict})")
+    met = "met" if share <= TARGET else "missed"
+    click.echo(f"all but steps: {share:.2%} (target: at most {TARGET:.0%}, {met})")
     ends = wall - window
     click.echo(f"start, first steps and end of the process: {ends:.1f} s more")
-    if out:
-        result = {
-            "num_steps": num_steps,
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "seconds": seconds,
-            "process_seconds": wall,
-            "share_besides_steps": share,
-        }
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "num_steps": num_steps,
+        "seconds": seconds,
+        "process_seconds": wall,
+        "share_besides_steps": share,
+    }
+    save(out, result)
 
 
 if __name__ == "__main__":

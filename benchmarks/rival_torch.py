@@ -1,10 +1,10 @@
-"""PyTorch's DCGAN example as a worker, restated for 28x28 images.
+"""PyTorch's DCGAN example as a worker, written anew for 28x28 images.
 
     python -m benchmarks.rival_torch IMAGES.npz BATCH_SIZE [cpu|gpu]
 
-The loop is the example's: the discriminator learns from real and from generated images,
-then the generator from a third pass; the network is that of this project. Needs PyTorch
-and NumPy and nothing else, so that any environment's Python can run it.
+The loop is that of the example: the discriminator learns from real and from generated
+images, then the generator from a third pass. The network is that of this project. The
+file needs only PyTorch and NumPy, so that the Python of another environment can run it.
 """
 
 import sys
@@ -58,7 +58,7 @@ def build_discriminator() -> nn.Sequential:
 
 
 def initialize(layer: nn.Module) -> None:
-    """The example's weights: spread 0.02, and 1 for gains of batch normalisation."""
+    """Sets the example's initial weights, of standard deviation 0.02."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -66,7 +66,7 @@ def initialize(layer: nn.Module) -> None:
 
 
 def batches(images_uint8: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
-    """Shuffled batches of images in [-1, 1], one pass after another."""
+    """Yields shuffled batches of images in [-1, 1] without end."""
     images = torch.from_numpy(images_uint8[:, None]).float() / 127.5 - 1
     loader = torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(images),
@@ -82,7 +82,7 @@ def batches(images_uint8: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]
 def example_loop(
     images_uint8: np.ndarray, batch_size: int, device: str = "cpu"
 ) -> Callable[[int], None]:
-    """Returns a function that does so many steps on uint8 images (N, 28, 28)."""
+    """Returns a function that does a number of steps on uint8 images (N, 28, 28)."""
     generator = build_generator().apply(initialize).to(device)
     discriminator = build_discriminator().apply(initialize).to(device)
     rates = {"lr": 2e-4, "betas": (0.5, 0.999)}
@@ -110,13 +110,13 @@ def example_loop(
     def burst(num_steps: int) -> None:
         for _ in range(num_steps):
             loss = step()
-        loss.item()  # a GPU has finished only now
+        loss.item()  # waits for a GPU
 
     return burst
 
 
 def main() -> None:
-    """Reads the arguments and serves."""
+    """Reads the arguments and answers the parent process."""
     file, batch_size, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     with np.load(file, allow_pickle=False) as arrays:
         images_uint8 = arrays["train_images"]

@@ -1,9 +1,9 @@
-"""Training loops that TensorFlow's and Keras' own documentation teaches, restated.
+"""The training loops of TensorFlow's and Keras' own documentation, written anew.
 
-Each takes uint8 images (N, 28, 28, 1) and a batch size and returns a function that does
-so many steps. What is compared is how they are built, so both train the network of
-TensorFlow's DCGAN tutorial, which is that of this project. A batch that is not full
-would be compiled anew, so it is dropped.
+Each takes uint8 images (N, 28, 28, 1) and a batch size, and returns a function that
+does a number of steps. Only the loops are compared, so that both train the network of
+TensorFlow's DCGAN tutorial. The last, smaller batch of an epoch is dropped, because it
+would be compiled anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def pipeline(images_uint8: np.ndarray, batch_size: int, buffer: int) -> tf.data.
 
 
 def endless(dataset: tf.data.Dataset) -> Iterator[tf.Tensor]:
-    """One pass after another."""
+    """Repeats a data set without end."""
     while True:
         yield from dataset
 
@@ -101,16 +101,16 @@ def tutorial_loop(images_uint8: np.ndarray, batch_size: int) -> Burst:
     def burst(num_steps: int) -> None:
         for _ in range(num_steps):
             loss = train_step(next(batches))
-        float(loss)  # a GPU has finished only now
+        float(loss)  # waits for a GPU
 
     return burst
 
 
 class FittedGAN(keras.Model):
-    """A GAN with a `train_step` of its own, as in Keras' guide to customizing `fit`.
+    """A GAN with its own `train_step`, as in Keras' guide to customizing `fit`.
 
-    Unlike there, both networks are called in training mode: these have dropout and
-    batch normalisation.
+    Unlike in the guide, both networks are called in training mode, because they have
+    dropout and batch normalisation.
     """
 
     def __init__(self) -> None:
@@ -122,14 +122,14 @@ class FittedGAN(keras.Model):
         self.g_mean = keras.metrics.Mean(name="g_loss")
 
     def compile(self, **options: Any) -> None:
-        """Makes the optimizers; the losses are those of `train_step`."""
+        """Makes the optimizers; `train_step` has the losses."""
         super().compile(**options)
         self.d_optimizer = keras.optimizers.Adam(3e-4)
         self.g_optimizer = keras.optimizers.Adam(3e-4)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """What `fit` resets at each epoch."""
+        """The metrics that `fit` resets at each epoch."""
         return [self.d_mean, self.g_mean]
 
     def train_step(self, real_images: tf.Tensor) -> dict[str, Any]:

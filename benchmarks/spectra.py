@@ -1,16 +1,13 @@
-"""Speed and memory of the mean spectrum against two usual ways to take one.
+"""Compares speed and memory of the mean spectrum with two common ways to compute it.
 
     python -m benchmarks.spectra [--n 60000] [--out FILE.json]
 
-In turn, in one process and on the same images:
+Three methods take turns in one process on the same images:
 `analysis.checkerboard.spectrum.measure`; a NumPy loop that transforms image by image
-and adds up power; and the radial profile of each image as published spectrum papers
-compute it, restated here. `measure` also keeps what resampling, phases and borders
-need.
+and adds up power; and the radial profile of each image, as papers about spectra compute
+it. `measure` also keeps what resampling, phases and borders need.
 """
 
-import json
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ import numpy as np
 
 from analysis.checkerboard.layout import Protocol, make_layout
 from analysis.checkerboard.spectrum import mean_level, measure
+from benchmarks.results import save
 from gan.data.dataset import BUNDLED_FILE
 
 
@@ -30,7 +28,7 @@ def chunked(images_uint8: np.ndarray) -> np.ndarray:
 
 
 def numpy_loop(images_uint8: np.ndarray) -> np.ndarray:
-    """The same mean, one image at a time."""
+    """The same mean spectrum, one image at a time."""
     window = make_layout(28, 28, Protocol()).window
     level, total = images_uint8.mean(), np.zeros((28, 28))
     for image in images_uint8[..., 0]:
@@ -39,10 +37,10 @@ def numpy_loop(images_uint8: np.ndarray) -> np.ndarray:
 
 
 def radial_profiles(images_uint8: np.ndarray) -> np.ndarray:
-    """Mean over images of each one's logarithmic, rescaled radial profile.
+    """Mean over images of their logarithmic radial profiles, each scaled to [0, 1].
 
-    Sorts the pixels by distance from the centre and takes differences of a cumulative
-    sum where the integer part of the distance grows.
+    As published, the pixels are sorted by distance from the centre, and a ring's sum is
+    the difference of a cumulative sum.
     """
     total = np.zeros(18)
     for image in images_uint8[..., 0]:
@@ -69,7 +67,7 @@ METHODS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def time_in_turn(
     images_uint8: np.ndarray, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Wall and CPU seconds of each method, several times, alternating."""
+    """Returns wall and CPU seconds of each method in each round."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in METHODS}
     for _ in range(rounds):
         for name, method in METHODS.items():
@@ -81,7 +79,7 @@ def time_in_turn(
 
 
 def peak_megabytes(num_images: int) -> float:
-    """Memory allocated at most while a stream of images is measured."""
+    """Returns the peak of allocated memory while a stream of images is measured."""
 
     def stream() -> Iterator[np.ndarray]:
         random = np.random.default_rng(0)
@@ -121,15 +119,12 @@ def main(num_images: int, rounds: int, out: Path | None) -> None:
         )
     for count, megabytes in memory.items():
         click.echo(f"{count:>16} images in a stream: at most {megabytes:.1f} MB")
-    if out:
-        result = {
-            "num_images": num_images,
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "wall_and_cpu_seconds": seconds,
-            "peak_megabytes": memory,
-        }
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {
+        "num_images": num_images,
+        "wall_and_cpu_seconds": seconds,
+        "peak_megabytes": memory,
+    }
+    save(out, result)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""How long a user waits for help, for the plan, for the first step and picture.
+"""Measures how long a user waits for help, a dry run, the first step and samples.
 
     python -m benchmarks.startup [--rounds 5] [--out FILE.json]
 
-The reference for the first step is a program that imports TensorFlow, builds the
-tutorial's networks and does one compiled step, and nothing else. Programs take turns,
-with files in the page cache ("warm") and, where this process may drop it, without
-("cold"). A run is stopped as soon as everything that is waited for has been seen.
+The reference for the first step is a program that only imports TensorFlow, builds the
+tutorial's networks and does one compiled step. The programs take turns, first with
+files in the page cache ("warm") and then, if this process may drop the cache, without
+("cold"). A run is stopped as soon as all events have happened.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -20,61 +19,63 @@ from pathlib import Path
 import click
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.results import save, spread
+from benchmarks.worker import ROOT
+
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 POLL_SECONDS = 0.005
 ANSWER_SECONDS, FIRST_STEP_RATIO = 0.4, 1.2  # targets
-HELP, PLAN, REFERENCE = "--help", "--dry-run", "TensorFlow and one step"
-PICTURE, STEP = "first picture", "first step"
+HELP, DRY_RUN, REFERENCE = "--help", "--dry-run", "TensorFlow and one step"
+SAMPLES, STEP = "first samples", "first step"
 ONE_STEP = """
 import pathlib, sys
-from gan.run import backend
-backend.prepare()
+from gan.run.environment import prepare_tensorflow
+prepare_tensorflow()
 import numpy as np
 from benchmarks.rivals import tutorial_loop
 tutorial_loop(np.zeros((32, 28, 28, 1), np.uint8), 32)(1)
 pathlib.Path(sys.argv[1], "done").touch()
 """
-Seen = Callable[[Path], bool]
+Event = Callable[[Path], bool]  # whether it has happened in a folder
 
 
 def logged_losses(folder: Path) -> bool:
-    """Whether a step has been finished and logged."""
+    """Whether a step is finished and logged."""
     log = folder / "run" / "log.jsonl"
     return log.exists() and '"loss/d"' in log.read_text(encoding="utf-8")
 
 
-def programs(folder: Path) -> dict[str, tuple[list[str], dict[str, Seen]]]:
-    """Command lines, and what is waited for by name; nothing: for the end."""
+def programs(folder: Path) -> dict[str, tuple[list[str], dict[str, Event]]]:
+    """Returns command lines and events by name; no events: the end of the command."""
     train = [sys.executable, "train.py"]
     log_at_once = ["--set", "run.log_every_steps=1"]
     run = [*train, "--runs-dir", str(folder), "--run", "run", *log_at_once]
-    picture = Path("run", "samples", "step-00000000.png")
+    samples = Path("run", "samples", "step-00000000.png")
     return {
         HELP: ([*train, "--help"], {}),
-        PLAN: ([*train, "--dry-run"], {}),
+        DRY_RUN: ([*train, "--dry-run"], {}),
         REFERENCE: (
             [sys.executable, "-c", ONE_STEP, str(folder)],
             {REFERENCE: lambda folder: (folder / "done").exists()},
         ),
         "train.py": (
             run,
-            {STEP: logged_losses, PICTURE: lambda folder: (folder / picture).exists()},
+            {STEP: logged_losses, SAMPLES: lambda folder: (folder / samples).exists()},
         ),
     }
 
 
 def wait_for_end(command: list[str]) -> float:
-    """Seconds from a command to its end."""
+    """Returns the seconds from the start of a command to its end."""
     start = time.perf_counter()
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
 
 
 def wait_for(
-    command: list[str], folder: Path, events: dict[str, Seen]
+    command: list[str], folder: Path, events: dict[str, Event]
 ) -> dict[str, float]:
-    """Seconds from a command to each event; then it is killed.
+    """Returns the seconds from the start of a command to each event; then kills it.
 
     Raises:
         click.ClickException: if it ends before.
@@ -96,7 +97,7 @@ def wait_for(
 
 
 def drop_page_cache() -> bool:
-    """Makes the next program read its files from the disk; False: not allowed."""
+    """Makes the next program read its files from the disk, if that is allowed."""
     os.sync()
     try:
         DROP_CACHES.write_text("3")
@@ -106,7 +107,7 @@ def drop_page_cache() -> bool:
 
 
 def one_round(cold: bool) -> dict[str, float]:
-    """Seconds by what was waited for."""
+    """Returns the seconds of each event."""
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -121,23 +122,18 @@ def one_round(cold: bool) -> dict[str, float]:
 
 
 def show(rounds: list[dict[str, float]]) -> None:
-    """Prints medians, ranges and what was asked for."""
+    """Prints medians, ranges and targets."""
     for name in rounds[0]:
         times = np.array([seconds[name] for seconds in rounds])
         line = f"{name:>24}: {spread(times)} s"
-        if name in (HELP, PLAN):
+        if name in (HELP, DRY_RUN):
             line += f" (target: {ANSWER_SECONDS} s)"
-        if name in (STEP, PICTURE):
+        if name in (STEP, SAMPLES):
             ratios = times / np.array([seconds[REFERENCE] for seconds in rounds])
             line += f", {spread(ratios)} times the reference"
         if name == STEP:
             line += f" (target: {FIRST_STEP_RATIO})"
         click.echo(line)
-
-
-def spread(values: np.ndarray) -> str:
-    """Median and, in brackets, the range."""
-    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 @click.command()
@@ -150,18 +146,12 @@ def main(num_rounds: int, cold: bool, out: Path | None) -> None:
         click.echo(f"cold starts not measured: cannot write {DROP_CACHES}")
         cold = False
     results: dict[str, list[dict[str, float]]] = {}
-    one_round(cold=False)  # files into the page cache, Python's own caches written
+    one_round(cold=False)  # fills the page cache and writes Python's own caches
     for kind in ("warm", "cold") if cold else ("warm",):
         results[kind] = [one_round(kind == "cold") for _ in range(num_rounds)]
         click.echo(f"{kind}, {num_rounds} rounds")
         show(results[kind])
-    if out:
-        result = {
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "seconds": results,
-        }
-        out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    save(out, {"seconds": results})
 
 
 if __name__ == "__main__":

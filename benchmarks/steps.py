@@ -1,14 +1,12 @@
-"""Speed and memory of the training step against other loops and against a floor.
+"""Compares speed and memory of the training step with other loops and a lower bound.
 
     python -m benchmarks.steps [--batch-size 64 --batch-size 256] [--profile]
 
-Every candidate trains the same network on the bundled images in a process of its own,
-which is started and warmed up once and then, round by round, takes its turn. The floors
-are `benchmarks.floor`'s, measured in the same rounds.
+Every candidate trains the same network on the bundled images in a process of its own.
+The processes are started and warmed up once, and then take turns, round by round. The
+lower bounds are those of `benchmarks.floor`, measured in the same rounds.
 """
 
-import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,20 +15,21 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.results import save, spread
 from benchmarks.worker import Unavailable, Worker
 from gan.data.dataset import BUNDLED_FILE
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 OURS = "ours"
 PRODUCTS, LAYERS, RATE = FLOORS = "products", "layers", "matrix product"
 RIVALS = ("tutorial loop", "Keras train_step", "PyTorch")
-GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps a call")
-CALLS_A_ROUND = 3  # of each product or layer by itself
+GPU_VARIANTS = ("ours, XLA", "ours, mixed_float16", "ours, 10 steps per call")
+CALLS_PER_ROUND = 3  # of each product or layer
 Answers = dict[str, list[dict[str, Any]]]
 
 
 def command(name: str, batch_size: int, device: str, torch_python: str) -> list[str]:
-    """The command line of a worker."""
+    """Returns the command line of a worker."""
     rest = [str(batch_size), device]
     if name == "PyTorch":
         module = "benchmarks.rival_torch"
@@ -41,7 +40,7 @@ def command(name: str, batch_size: int, device: str, torch_python: str) -> list[
 def run_in_turn(
     commands: dict[str, list[str]], num_steps: int, rounds: int, device: str
 ) -> Answers:
-    """All answers of each worker that can work, by name.
+    """Returns all answers of each worker that can work, by name.
 
     Raises:
         Unavailable: if this project's own step cannot be run.
@@ -61,13 +60,13 @@ def run_in_turn(
             answers[name] = []
         for _ in range(rounds):
             for name, worker in workers.items():
-                count = CALLS_A_ROUND if name in FLOORS else num_steps
+                count = CALLS_PER_ROUND if name in FLOORS else num_steps
                 answers[name].append(worker.run(count))
     return answers
 
 
 def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
-    """Seconds of one step by candidate, (rounds,)."""
+    """Returns the seconds of one step by candidate, each float64 (rounds,)."""
     return {
         name: np.array([answer["seconds"] for answer in given]) / num_steps
         for name, given in answers.items()
@@ -76,7 +75,7 @@ def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
 
 
 def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
-    """Seconds that a step needs at least by each floor, (rounds,)."""
+    """Returns the seconds of each lower bound, each float64 (rounds,)."""
     from benchmarks.candidates import network_products
     from benchmarks.floor import seconds_of_layers, seconds_of_products, step_macs
 
@@ -94,13 +93,8 @@ def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def spread(values: np.ndarray) -> str:
-    """Median and, in brackets, the range."""
-    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
-
-
 def show(answers: Answers, batch_size: int, num_steps: int) -> None:
-    """Prints candidates, then floors."""
+    """Prints the candidates, then the lower bounds."""
     seconds = step_seconds(answers, num_steps)
     for name, times in seconds.items():
         speed = batch_size / np.median(times)
@@ -116,7 +110,7 @@ def show(answers: Answers, batch_size: int, num_steps: int) -> None:
 
 
 def show_profile(answers: Answers, num_steps: int) -> None:
-    """Prints where the time of our step goes, by the median of each product."""
+    """Prints the median time of each product in this project's step."""
     from benchmarks.candidates import network_products
 
     ours = float(np.median(step_seconds(answers, num_steps)[OURS]))
@@ -140,11 +134,15 @@ def show_profile(answers: Answers, num_steps: int) -> None:
 
 @click.command()
 @click.option("--batch-size", "sizes", type=int, multiple=True, default=(64, 256))
-@click.option("--images", default=4096, show_default=True, help="a candidate and round")
+@click.option(
+    "--images", default=4096, show_default=True, help="images per candidate and round"
+)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), default="cpu")
-@click.option("--torch-python", default=sys.executable, help="one that has PyTorch")
-@click.option("--profile", is_flag=True, help="where the time of our step goes")
+@click.option(
+    "--torch-python", default=sys.executable, help="a Python that has PyTorch"
+)
+@click.option("--profile", is_flag=True, help="show the time of each product")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     sizes: tuple[int, ...],
@@ -167,22 +165,15 @@ def main(
         except Unavailable as reason:
             raise click.ClickException(str(reason)) from None
         results[size] = {"num_steps": num_steps, "answers": answers}
-    # Only now: TensorFlow in this process would count as peak memory of its children.
-    backend.prepare()
+    # Only now, because a child starts with the peak memory of its parent.
+    prepare_tensorflow()
     for size, result in results.items():
         num_steps, answers = result["num_steps"], result["answers"]
         click.echo(f"batch {size}, {rounds} rounds of {num_steps} steps, {device}")
         show(answers, size, num_steps)
         if profile and PRODUCTS in answers:
             show_profile(answers, num_steps)
-    if out:
-        content = {
-            "device": device,
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "batch_sizes": results,
-        }
-        out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save(out, {"device": device, "batch_sizes": results})
 
 
 if __name__ == "__main__":

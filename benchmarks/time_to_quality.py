@@ -1,12 +1,12 @@
-"""Quality against training time: the default recipe beside the `tutorial` preset.
+"""Compares the default settings with the preset `tutorial` at equal training time.
 
     python -m benchmarks.time_to_quality [--seeds 3] [--out FILE.json]
 
-Time is that of a machine that does nothing else, and no such machine is free for hours.
-So the time of a step is measured first, in short runs that take turns; the `tutorial`
-preset gets as many steps as take as long as the default run, and the runs may then
-share the machine, one to a core. Run folders are kept, and the same command continues
-an interrupted comparison. Scores are those of `python -m analysis quality`.
+The seconds per step are measured first, in short runs that take turns. The preset
+`tutorial` then gets as many steps as take as long as a run with the default settings,
+and several runs may share the machine, one per core, without an effect on the result.
+Run folders are kept, and the same command continues an interrupted comparison. Scores
+are those of `python -m analysis quality`.
 """
 
 import json
@@ -27,32 +27,32 @@ import click
 from config.loader import load_config, with_budget
 from config.schema import Config
 from gan.data.dataset import BUNDLED_TRAIN_IMAGES
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
-LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)  # FCD
+FCD_LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)
 PARTS = 20  # checkpoints of a run, at equal distances
-SCORED = (1, 2, 4, 10)  # of them, and the end
+SCORED = (1, 2, 4, 10)  # checkpoints that get a score, as does the last one
 WARM_UP = 0.25  # share of a short run that is not timed
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is compared.
+    """Settings and training time of one side of the comparison.
 
     Attributes:
-        flags: of `train.py`.
-        images: of a short run, enough for a steady time.
-        share: of the time of the default run.
+        flags: flags of `train.py`.
+        timed_images: number of images of the short run that is timed.
+        time: training time, as a fraction of the time of the default run.
     """
 
     flags: tuple[str, ...]
-    images: int = 6_400
-    share: float = 1.0
+    timed_images: int = 6_400
+    time: float = 1.0
 
 
 RECIPES = {
     "default": Recipe(()),
-    "default, 1/20": Recipe((), share=1 / PARTS),
+    "default, 1/20": Recipe((), time=1 / PARTS),
     "tutorial": Recipe(("--config", "tutorial")),
 }
 
@@ -60,10 +60,10 @@ RECIPES = {
 def train(
     folder: Path, name: str, flags: Sequence[str], core: int | None = None
 ) -> Path:
-    """Runs `train.py` to its end, or what is left of it; returns the run folder.
+    """Runs or continues `train.py` to its end; returns the run folder.
 
     Raises:
-        click.ClickException: with its last line, when it fails.
+        click.ClickException: with the last line of `train.py`, if it fails.
     """
     command = [sys.executable, "train.py", "--upsample", "transpose", *flags]
     command += ["--runs-dir", str(folder), "--run", name]
@@ -75,7 +75,7 @@ def train(
 
 
 def seconds_per_step(directory: Path) -> float:
-    """All time of a run, but for its start, by its steps."""
+    """Returns the time of a run after its start, divided by its steps."""
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     points = [
         (line["step"], sum(v for k, v in line.items() if k.startswith("time/")))
@@ -87,13 +87,13 @@ def seconds_per_step(directory: Path) -> float:
 
 
 def measure_rates(rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each recipe, in turn."""
+    """Returns the seconds per step of each recipe in each round."""
     rates: dict[str, list[float]] = {name: [] for name in RECIPES}
     with TemporaryDirectory() as scratch:
         for number, (name, recipe) in product(range(rounds), RECIPES.items()):
-            if recipe.share < 1:
+            if recipe.time < 1:
                 continue
-            steps = str(recipe.images // settings(recipe).train.batch_size)
+            steps = str(recipe.timed_images // settings(recipe).train.batch_size)
             flags = [*recipe.flags, "--no-observe", "--steps", steps]
             flags += ["--set", f"run.log_every_steps={max(1, int(steps) // 20)}"]
             run = train(Path(scratch), f"{name}-{number}", flags)
@@ -103,7 +103,7 @@ def measure_rates(rounds: int) -> dict[str, list[float]]:
 
 
 def settings(recipe: Recipe) -> Config:
-    """What its flags mean."""
+    """Returns the settings that its flags select."""
     preset = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
     return with_budget(
         load_config(preset.get("--config", "")), num_images=BUNDLED_TRAIN_IMAGES
@@ -111,15 +111,15 @@ def settings(recipe: Recipe) -> Config:
 
 
 def equal_steps(rates: dict[str, float]) -> dict[str, int]:
-    """Steps of each recipe in its share of the time of the default run."""
+    """Returns how many steps each recipe does in its training time."""
     seconds = settings(RECIPES["default"]).train.num_steps * rates["default"]
-    return {name: round(r.share * seconds / rates[name]) for name, r in RECIPES.items()}
+    return {name: round(r.time * seconds / rates[name]) for name, r in RECIPES.items()}
 
 
 def run_all(
     folder: Path, steps: dict[str, int], seeds: int, jobs: int
 ) -> dict[str, list[Path]]:
-    """Trains every recipe with every seed, `jobs` at a time on cores of their own."""
+    """Trains every recipe with every seed, `jobs` runs at a time, one per core."""
     cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else [None] * jobs
     free = list(cores[:jobs])
 
@@ -144,12 +144,12 @@ def run_all(
 
 def score(run: Path, num_images: int) -> list[dict[str, Any]]:
     """Step and scores of the checkpoints in SCORED and of the end."""
-    from analysis.quality.reference import Yardstick
+    from analysis.quality.reference import ReferenceSet
     from analysis.samples import load_samples
     from config.schema import DataConfig
     from gan.run.checkpoint import available
 
-    ruler = Yardstick.of(DataConfig(), num_images)
+    reference = ReferenceSet.load(DataConfig(), num_images)
     course = []
     kept_steps = [step for step, _ in reversed(available(run / "state"))]
     every = kept_steps[-1] // PARTS
@@ -157,20 +157,20 @@ def score(run: Path, num_images: int) -> list[dict[str, Any]]:
         if step != kept_steps[-1] and step not in {every * part for part in SCORED}:
             continue
         images = load_samples(str(run), num_images, str(step)).images_uint8
-        scores = ruler.score(images[: ruler.num_images])
+        scores = reference.score(images[: reference.num_images])
         kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}
         course.append({"step": step} | kept)
     return course
 
 
 def time_to(level: float, course: Sequence[dict[str, Any]], seconds: float) -> float:
-    """Seconds until the first checkpoint at or below an FCD, infinite if none is."""
+    """Returns the seconds to the first checkpoint at or below an FCD, else infinity."""
     reached = [point["step"] for point in course if point["fcd"] <= level]
     return reached[0] * seconds if reached else float("inf")
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints final scores, then the time to each level, all seeds in brackets."""
+    """Prints final scores, then the time to each level, with all seeds in brackets."""
     for name, recipe in result["recipes"].items():
         ends = [course[-1] for course in recipe["courses"]]
         seconds = recipe["steps"] * recipe["seconds_per_step"]
@@ -191,21 +191,21 @@ def show(result: dict[str, Any]) -> None:
 
 
 def listed(values: Sequence[float], form: str) -> str:
-    """The median, and all values in brackets."""
+    """Returns the median, with all values in brackets."""
     return f"{median(values):{form}} ({', '.join(format(v, form) for v in values)})"
 
 
 @click.command()
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--jobs", default=2, show_default=True, help="runs at a time")
-@click.option("--rounds", default=5, show_default=True, help="of timing steps")
+@click.option("--rounds", default=5, show_default=True, help="rounds of timing")
 @click.option("--n", "num_images", default=10_000, show_default=True)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
     default=Path("checkpoints/time_to_quality"),
     show_default=True,
-    help="run folders and rates, from which an interrupted call goes on",
+    help="folder of the runs, with which an interrupted call is continued",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(
@@ -224,7 +224,7 @@ def main(
     rates = {n: median(times) for n, times in json.loads(kept.read_text()).items()}
     steps = equal_steps(rates)
     runs = run_all(folder, steps, seeds, jobs)
-    backend.prepare()
+    prepare_tensorflow()
     recipes = {
         name: {
             "steps": steps[name],
@@ -233,7 +233,7 @@ def main(
         }
         for name in RECIPES
     }
-    result = {"levels": LEVELS, "recipes": recipes}
+    result = {"levels": FCD_LEVELS, "recipes": recipes}
     show(result)
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,10 @@
-"""Programs that wait in processes of their own to be timed in turn.
+"""Worker processes that are timed in turn.
 
-The frameworks' thread pools must not fight, and peak memory belongs to a process. A
-worker warms up, then does as many steps as a line on its standard input says, and
-answers in one line of JSON. Standard library alone: every rival can import it.
+Each candidate has a process of its own, because the thread pools of the frameworks
+would slow one another down, and because peak memory is counted per process. A worker
+warms up, then does as many steps as a line on its standard input says, and answers in
+one line of JSON. This file needs only the standard library, so that every candidate can
+import it.
 """
 
 import json
@@ -20,7 +22,7 @@ WARM_UP_STEPS = 3
 
 
 def rss_peak_bytes() -> int:
-    """Most memory that this process has had."""
+    """Returns the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -30,9 +32,9 @@ def serve(
     """Answers until standard input ends; the first answer says that it is warm.
 
     Args:
-        burst: does so many steps and has finished them when it returns; what it returns
+        burst: does a number of steps and has finished them when it returns; its result
             is part of the answer.
-        peak_bytes: peak memory so far.
+        peak_bytes: returns the peak memory so far.
     """
     answer({"result": burst(WARM_UP_STEPS)})
     for line in sys.stdin:
@@ -43,16 +45,16 @@ def serve(
 
 
 def answer(values: dict[str, Any]) -> None:
-    """Sends one line to the parent; `{"error": reason}` instead of the first one."""
+    """Sends one line to the parent; `{"error": reason}` if the worker cannot work."""
     print(json.dumps(values), flush=True)
 
 
 class Unavailable(RuntimeError):
-    """A worker cannot work here; the message says why."""
+    """The worker cannot work on this machine; the message says why."""
 
 
 class Worker:
-    """A worker seen from its parent; used as a context manager."""
+    """The parent's side of a worker; used as a context manager."""
 
     def __init__(self, command: Sequence[str], hide_gpu: bool = True) -> None:
         """Starts the process and waits until it is warm.
@@ -78,7 +80,7 @@ class Worker:
             raise
 
     def run(self, num_steps: int) -> dict[str, Any]:
-        """Has it do `num_steps` steps.
+        """Makes the worker do `num_steps` steps.
 
         Returns:
             `seconds` of wall time for all of them, `peak_bytes`, and `result`.
@@ -94,7 +96,7 @@ class Worker:
         self.stdout.close()
 
     def __enter__(self) -> Self:
-        """Is warm already."""
+        """Returns the worker, which has been started by the constructor."""
         return self
 
     def __exit__(self, *_: object) -> None:

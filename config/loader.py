@@ -1,8 +1,8 @@
 """From presets, flags and `--set` to one checked Config, and back to plain data.
 
 Precedence: defaults < preset < flags < `--set section.key=value`; the last one wins.
-Unknown keys and wrong types are errors, because a setting that is silently ignored
-costs a training run.
+Unknown keys and wrong types are errors, because a setting that is ignored without a
+message can waste a whole training run.
 """
 
 import dataclasses
@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from config.schema import UPSAMPLER_ALIASES, Config, ConfigError
+from config.schema import Config, ConfigError
 
 PRESETS = Path(__file__).parent
-MAX_PRESET_BYTES = 1 << 20  # a real one has a thousandth of it
 Settings = dict[str, dict[str, Any]]
 
 
@@ -27,8 +26,8 @@ def load_config(
 
     Args:
         preset: the name of a preset in `config/`, or the path of a TOML file.
-        flags: `section.key` to value; None as value means "not given".
-        sets: strings `section.key=value`, the value written as in TOML.
+        flags: the value of each `section.key`; None: it was not given.
+        sets: texts `section.key=value`, in which the value is written as in TOML.
 
     Raises:
         ConfigError: naming the key, what was received and what is allowed.
@@ -51,8 +50,6 @@ def read_preset(preset: str) -> Settings:
     if not path.suffix:
         path = PRESETS / f"{preset}.toml"
     try:
-        if path.stat().st_size > MAX_PRESET_BYTES:
-            raise ValueError(f"more than {MAX_PRESET_BYTES} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
@@ -74,7 +71,7 @@ def put(settings: Settings, key: str, value: Any) -> None:
 
 
 def literal(text: str) -> Any:
-    """Reads one TOML value; what is no TOML value is a plain string."""
+    """Reads one TOML value; any other text is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
@@ -96,14 +93,23 @@ def from_dict(settings: Mapping[str, Any]) -> Config:
             raise ConfigError(unknown("section", section, types))
         if not isinstance(table, Mapping):
             raise ConfigError(f"{section}: received {table!r}, expected a table")
-        hints = get_type_hints(types[section])
-        for name in table:
-            if name not in hints:
-                raise ConfigError(unknown("key", name, hints, prefix=f"{section}."))
-        sections[section] = types[section](
-            **{n: coerce(f"{section}.{n}", v, hints[n]) for n, v in table.items()}
-        )
+        sections[section] = types[section](**section_values(section, table))
     return Config(**sections)
+
+
+def section_values(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one section in the types of its settings."""
+    section_type = get_type_hints(Config)[section]
+    hints = get_type_hints(section_type)
+    aliases = {f.name: f.metadata["aliases"] for f in dataclasses.fields(section_type)}
+    values = {}
+    for name, value in table.items():
+        if name not in hints:
+            raise ConfigError(unknown("key", name, hints, prefix=f"{section}."))
+        if isinstance(value, str):
+            value = aliases[name].get(value, value)
+        values[name] = coerce(f"{section}.{name}", value, hints[name])
+    return values
 
 
 def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") -> str:
@@ -114,10 +120,8 @@ def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") ->
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:
-    """Returns `value` as the setting's type, where that loses nothing."""
-    if key in ("model.upsample", "model.upsample_last") and isinstance(value, str):
-        value = UPSAMPLER_ALIASES.get(value, value)
-    integer = type(value) is int and abs(value) < 2**63  # a bool is no number here
+    """Returns `value` in the type `hint`, if the conversion loses nothing."""
+    integer = type(value) is int and abs(value) < 2**63  # excludes bool
     if hint is float and (integer or isinstance(value, float)):
         if math.isfinite(value):
             return float(value)
@@ -135,12 +139,12 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
 
 
 def to_dict(config: Config) -> Settings:
-    """Plain tables of every setting; `from_dict` is the inverse."""
+    """All settings as plain tables; `from_dict` is the inverse."""
     return dataclasses.asdict(config)
 
 
 def with_budget(config: Config, num_images: int) -> Config:
-    """Resolves `train.num_steps` from `train.epochs` where it is not given."""
+    """Computes `train.num_steps` from `train.epochs` if it is 0."""
     train = config.train
     passes = round(train.epochs * num_images / train.batch_size)
     train = dataclasses.replace(train, num_steps=train.num_steps or max(1, passes))

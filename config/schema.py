@@ -1,69 +1,91 @@
-"""Every setting of a run: its type, default, unit and range.
+"""Every setting of a run: its type, default, unit, range, help text and flag.
 
-Used by the command line, by training and by whoever rebuilds a model from a run
-folder. It reads no file and imports nothing heavy.
+The command line, the training and everything that rebuilds a model from a run folder
+use this file. It reads no file and imports nothing heavy.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-UPSAMPLERS = (
-    "transpose",
-    "transpose-blur",
-    "transpose-balanced",
-    "transpose-penalized",
-    "resize-nearest",
-    "resize-bilinear",
-    "resize-bicubic",
-    "subpixel",
-    "subpixel-icnr",
-)
-UPSAMPLER_ALIASES = {"resize": "resize-nearest"}
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
+
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-STRATEGIES = ("one", "mirrored", "multiworker")  # of a call, not of a run
 FITS = ("crop", "pad", "stretch")
 MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling memory
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """A problem that the user can solve; the message is one line that says how.
+
+    Attributes:
+        exit_code: of the command that ends with it.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
     """A setting is unknown, of the wrong type, or out of its range."""
 
 
-def setting(
+def setting(  # noqa: PLR0913
     default: Any,
     help: str,
-    *,
     minimum: float | None = None,
     maximum: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    aliases: dict[str, str] | None = None,
+    flag: str = "",
+    group: str = "",
 ) -> Any:
-    """Declares one setting with its default, its meaning and what it allows."""
-    rules = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return field(default=default, metadata=rules)
+    """Declares one setting.
+
+    Args:
+        default: its value when nothing else is given.
+        help: its meaning, with the unit.
+        minimum: the smallest value allowed.
+        maximum: the largest value allowed.
+        choices: all values allowed; empty: any.
+        aliases: other names of choices, for the command line and presets.
+        flag: of train.py, such as `--seed` or `--dataset NAME|PATH`; without a flag,
+            a setting is reached with --set.
+        group: heading in the help of train.py.
+    """
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "aliases": aliases or {},
+        "flag": flag,
+        "group": group,
+    }
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, and how they reach the size that is trained on."""
+    """The training images, and how they are brought to one size."""
 
     dataset: str = setting(
         "fashion_mnist",
-        "the bundled fashion_mnist, a tensorflow-datasets name, or a path",
+        "Training images: fashion_mnist (bundled), the name of a tensorflow-datasets "
+        "data set, or the path of a folder, an .npz or an .npy file.",
+        flag="--dataset NAME|PATH",
+        group="Experiment",
     )
     image_size: int = setting(
-        0,
-        "height and width in pixels, a multiple of 4; 0: the images' own",
-        minimum=0,
-        maximum=1024,
+        0, "Height and width in pixels, a multiple of 4; 0: as the images.", 0, 1024
     )
-    channels: int = setting(
-        0, "1 (grey) or 3 (RGB); 0: the images' own", minimum=0, maximum=3
+    channels: int = setting(0, "1 (grey) or 3 (RGB); 0: as the images.", 0, 3)
+    fit: str = setting(
+        "crop", "How images of another size are brought to image_size.", choices=FITS
     )
-    fit: str = setting("crop", "how other sizes reach image_size", choices=FITS)
-    invert: bool = setting(False, "swap dark and light")
-    limit: int = setting(0, "use only the first images; 0: all", minimum=0)
+    invert: bool = setting(False, "Swap dark and light.")
+    limit: int = setting(0, "Number of images to use, from the first on; 0: all.", 0)
 
 
 @dataclass(frozen=True)
@@ -71,47 +93,61 @@ class ModelConfig:
     """Generator and discriminator."""
 
     upsample: str = setting(
-        "transpose", "how the generator doubles", choices=UPSAMPLERS
+        "transpose",
+        "Method with which the generator doubles height and width.",
+        choices=tuple(UPSAMPLERS),
+        aliases=UPSAMPLER_ALIASES,
+        flag="--upsample",
+        group="Experiment",
     )
     upsample_last: str = setting(
         "",
-        "how the last stage doubles; empty: like the one before",
+        "Method of the last doubling; if it is not given, that of --upsample.",
         choices=("", *UPSAMPLERS),
+        aliases=UPSAMPLER_ALIASES,
+        flag="--upsample-last",
+        group="Experiment",
     )
-    kernel_size: int = setting(
-        5, "kernel of the two doublings, in taps", minimum=2, maximum=9
-    )
+    kernel_size: int = setting(5, "Kernel size of both doublings, in taps.", 2, 9)
     checker_grey_levels: float = setting(
         0.0,
-        "known checkerboard added to samples, not to training: a control of the meter",
-        minimum=0,
-        maximum=64,
+        "Amplitude, in grey levels, of a known checkerboard that is added to samples "
+        "and not to the training: a control of the meter.",
+        0,
+        64,
     )
-    latent_dim: int = setting(100, "length of a latent vector", minimum=1, maximum=4096)
+    latent_dim: int = setting(100, "Number of values in a latent vector.", 1, 4096)
     generator_widths: tuple[int, ...] = setting(
-        (128, 64, 64), "channels of the base grid, before and after the first doubling"
+        (128, 64, 64),
+        "Channels of the generator: of the base grid, before the first doubling, and "
+        "after it.",
     )
     discriminator_widths: tuple[int, ...] = setting(
-        (64, 128), "channels of the two strided convolutions"
+        (64, 128), "Channels of the two strided convolutions of the discriminator."
     )
     discriminator_norm: str = setting(
-        "none", "of the second convolution", choices=("none", "batch")
+        "none",
+        "Normalisation after the second convolution of the discriminator.",
+        choices=("none", "batch"),
     )
     minibatch_stddev: int = setting(
         8,
-        "images in a group whose spread the discriminator sees; 0: it does not",
-        minimum=0,
-        maximum=1024,
+        "Number of images in a group whose standard deviation is an input of the "
+        "discriminator; 0: there is none.",
+        0,
+        1024,
     )
     dropout: float = setting(
-        0.0, "share of discriminator activations dropped", minimum=0, maximum=0.95
+        0.0, "Fraction of the discriminator's activations that are dropped.", 0, 0.95
     )
-    leaky_slope: float = setting(0.0, "slope of LeakyReLU below 0; 0: ReLU", minimum=0)
+    leaky_slope: float = setting(
+        0.0, "Slope of LeakyReLU for negative values; 0: ReLU.", 0
+    )
     initializer_stddev: float = setting(
-        0.02, "spread of the initial weights; 0: Keras' Glorot uniform", minimum=0
+        0.02, "Standard deviation of the initial weights; 0: Keras' Glorot uniform.", 0
     )
     batch_norm_momentum: float = setting(
-        0.9, "decay of the moving statistics", minimum=0, maximum=0.9999
+        0.9, "Decay per step of the moving statistics of batch norm.", 0, 0.9999
     )
 
 
@@ -119,51 +155,98 @@ class ModelConfig:
 class TrainConfig:
     """Loss, optimizers, budget and numerics."""
 
-    batch_size: int = setting(16, "images a step", minimum=1, maximum=65_536)
-    loss: str = setting("bce", "adversarial loss on logits", choices=LOSSES)
-    r1_gamma: float = setting(
-        0.1, "weight of the penalty on the discriminator's slope; 0: none", minimum=0
+    batch_size: int = setting(
+        16,
+        "Number of images per step.",
+        1,
+        65_536,
+        flag="--batch-size",
+        group="Numerics and devices",
     )
-    g_learning_rate: float = setting(8e-4, "Adam, generator", minimum=0)
-    d_learning_rate: float = setting(8e-4, "Adam, discriminator", minimum=0)
-    beta_1: float = setting(0.5, "Adam, both networks", minimum=0, maximum=0.9999)
-    beta_2: float = setting(0.999, "Adam, both networks", minimum=0, maximum=0.999999)
+    loss: str = setting("bce", "Adversarial loss on logits.", choices=LOSSES)
+    r1_gamma: float = setting(
+        0.1, "Weight of the R1 penalty on the discriminator's gradient; 0: none.", 0
+    )
+    g_learning_rate: float = setting(8e-4, "Learning rate of the generator (Adam).", 0)
+    d_learning_rate: float = setting(
+        8e-4, "Learning rate of the discriminator (Adam).", 0
+    )
+    beta_1: float = setting(0.5, "Adam's beta 1, for both networks.", 0, 0.9999)
+    beta_2: float = setting(0.999, "Adam's beta 2, for both networks.", 0, 0.999999)
     decay_start: float = setting(
         0.5,
-        "share of the step budget after which the rates fall linearly to 0; 1: never",
-        minimum=0,
-        maximum=1,
+        "Fraction of the step budget after which the learning rates fall linearly to "
+        "0; 1: they stay constant.",
+        0,
+        1,
     )
     ema_decay: float = setting(
-        0.999, "decay of the averaged generator, ramped up", minimum=0, maximum=0.999999
+        0.999,
+        "Decay per step of the averaged generator; it is smaller in the first steps.",
+        0,
+        0.999999,
     )
     epochs: float = setting(
-        9.0, "step budget in passes over the data", minimum=0, maximum=1e6
+        9.0,
+        "Budget in passes over the training images.",
+        0,
+        1e6,
+        flag="--epochs",
+        group="Budget",
     )
-    num_steps: int = setting(0, "step budget; 0: from epochs", minimum=0, maximum=10**9)
-    precision: str = setting("float32", "numerics of the layers", choices=PRECISIONS)
-    jit: bool = setting(False, "compile the step with XLA")
+    num_steps: int = setting(
+        0,
+        "Budget in steps; if it is not given, it follows from --epochs.",
+        0,
+        10**9,
+        flag="--steps",
+        group="Budget",
+    )
+    precision: str = setting(
+        "float32",
+        "Number format of the layers.",
+        choices=PRECISIONS,
+        flag="--precision",
+        group="Numerics and devices",
+    )
+    jit: bool = setting(
+        False,
+        "Compile the step with XLA.",
+        flag="--jit/--no-jit",
+        group="Numerics and devices",
+    )
     steps_per_call: int = setting(
-        1, "steps in one call of the compiled function", minimum=1, maximum=1000
+        1, "Number of steps per call of the compiled function.", 1, 1000
     )
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Identity, cadence and retention of a run."""
+    """Seed, cadence and retention of a run."""
 
-    seed: int = setting(0, "of weights, order and noise", minimum=0, maximum=2**31 - 1)
-    log_every_steps: int = setting(100, "scalars are written", minimum=1)
-    evaluate_every_steps: int = setting(2000, "grid and observers", minimum=1)
-    checkpoint_every_steps: int = setting(2000, "state is saved", minimum=1)
-    keep_checkpoints: int = setting(3, "newest checkpoints kept", minimum=1)
-    grid_images: int = setting(64, "images in a sample grid", minimum=1, maximum=1024)
-    histograms: bool = setting(False, "weight histograms at evaluations")
+    seed: int = setting(
+        0,
+        "Seed of the weights, the batch order and the noise.",
+        0,
+        2**31 - 1,
+        flag="--seed",
+        group="Experiment",
+    )
+    log_every_steps: int = setting(100, "Steps from one log of scalars to the next.", 1)
+    evaluate_every_steps: int = setting(
+        2000, "Steps from one evaluation to the next.", 1
+    )
+    checkpoint_every_steps: int = setting(
+        2000, "Steps from one checkpoint to the next.", 1
+    )
+    keep_checkpoints: int = setting(3, "Number of newest checkpoints to keep.", 1)
+    grid_images: int = setting(64, "Number of images in a sample grid.", 1, 1024)
+    histograms: bool = setting(False, "Log histograms of the weights at evaluations.")
 
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run; `config.json` in the run folder is exactly this."""
+    """All settings of a run, as `config.json` in its run folder holds them."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -171,7 +254,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Refuses what single settings cannot know.
+        """Checks every setting, and combinations of settings.
 
         Raises:
             ConfigError: for a combination that cannot work.
@@ -206,13 +289,13 @@ def check_ranges(section: str, values: Any) -> None:
     for item in dataclasses.fields(values):
         value, rules = getattr(values, item.name), item.metadata
         key = f"{section}.{item.name}"
-        if rules["choices"] is not None and value not in rules["choices"]:
+        if rules["choices"] and value not in rules["choices"]:
             raise ConfigError(
                 f"{key}: received {value!r}, expected one of "
-                f"{', '.join(rules['choices'])}"
+                f"{', '.join(filter(None, rules['choices']))}"
             )
         low, high = rules["minimum"], rules["maximum"]
-        # Written so that NaN fails too.
+        # These comparisons also refuse NaN.
         if low is not None and not value >= low:
             raise ConfigError(f"{key}: received {value}, expected at least {low}")
         if high is not None and not value <= high:

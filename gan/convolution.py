@@ -1,8 +1,9 @@
 """Convolutions with padding "same" in the fastest form known for their shapes.
 
-Maps of few channels: by phases, see `spread_by_phases`. Small maps of many channels: by
-frequencies, see `gan.fourier`; not on a GPU, where this is not measured and cuDNN has
-such forms of its own. All others: TensorFlow's. Nothing but rounding depends on it.
+Large maps of few channels are convolved by phases, see `transpose_by_phases`. Small
+maps of many channels are convolved at their frequencies, see `gan.fourier`, but not on
+a GPU, where this was not measured and cuDNN has such forms of its own. All others take
+TensorFlow's form. The forms differ in rounding only.
 """
 
 from typing import Any
@@ -16,7 +17,10 @@ FEW_CHANNELS = 3
 
 
 def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -> str:
-    """The form for a small map (batch, height, width) and a kernel as in `convolve`."""
+    """Chooses the form for a small map (batch, height, width) and a kernel.
+
+    Kernel and stride are as in `convolve`.
+    """
     batch, height, width = small_shape
     if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
         return PHASES
@@ -28,15 +32,15 @@ def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A convolution.
+    """Convolves a large map to a small one.
 
     Args:
-        large: (batch, stride * height, stride * width, channels).
-        kernel: (taps, taps, channels of the large map, of the small one).
-        stride: from one pixel of the small map to the next.
+        large: (batch, stride * height, stride * width, large channels).
+        kernel: (taps, taps, large channels, small channels).
+        stride: pixels of the large map from one pixel of the small map to the next.
 
     Returns:
-        (batch, height, width, channels of the small map).
+        (batch, height, width, small channels).
     """
     batch, height, width, _ = large.shape
     small_shape = batch, height // stride, width // stride
@@ -49,7 +53,7 @@ def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """The transposed convolution: arguments and result of `convolve` change places."""
+    """The transposed convolution, from the small map of `convolve` to the large one."""
     form = fastest_form(tuple(small.shape[:3]), kernel, stride)
     if form == FOURIER:
         return fourier.convolve_transposed(small, kernel, stride)
@@ -62,10 +66,10 @@ def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.
 
 @tf.custom_gradient
 def convolve_few_channels(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """A convolution of stride 2; its input gradient is taken by phases."""
+    """Convolution of stride 2 whose input gradient is computed by phases."""
 
     def gradients(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        gradient = spread_by_phases(small, kernel)
+        gradient = transpose_by_phases(small, kernel)
         return gradient, kernel_gradient(large, kernel, small)
 
     return tf.nn.conv2d(large, kernel, 2, "SAME"), gradients
@@ -75,25 +79,26 @@ def convolve_few_channels(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tenso
 def transpose_few_channels(
     small: tf.Tensor, kernel: tf.Tensor
 ) -> tuple[tf.Tensor, Any]:
-    """A transposed convolution of stride 2; its input gradient is a convolution."""
+    """Transposed convolution of stride 2, computed by phases."""
 
     def gradients(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         gradient = tf.nn.conv2d(large, kernel, 2, "SAME")
         return gradient, kernel_gradient(large, kernel, small)
 
-    return spread_by_phases(small, kernel), gradients
+    return transpose_by_phases(small, kernel), gradients
 
 
-def spread_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """A transposed convolution of stride 2 as a sub-pixel convolution, its equal.
+def transpose_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Transposed convolution of stride 2 in the form of a sub-pixel convolution.
 
-    In less than half of the time where output channels are few (Shi et al. 2016,
-    arXiv:1609.07009).
+    Both are equal (Shi et al. 2016, arXiv:1609.07009). With few output channels this
+    form takes less than half of the time.
     """
     by_shift = fourier.by_shift(kernel, 2)
     reach = len(fourier.shifts(kernel.shape[0], 2))
     cells = tf.reshape(by_shift, (reach, reach, *by_shift.shape[1:]))
-    # What a pixel sends one way reaches the other from the other side.
+    # A transposed convolution spreads pixels by the shifts, a convolution collects them
+    # by the opposite ones.
     taps = tf.transpose(cells[::-1, ::-1], (0, 1, 3, 2))
     return tf.nn.depth_to_space(tf.nn.conv2d(small, taps, 1, "SAME"), 2)
 
@@ -101,7 +106,7 @@ def spread_by_phases(small: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def kernel_gradient(
     large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
 ) -> tf.Tensor:
-    """The gradient of the kernel that links both maps."""
+    """Gradient by the kernel, where `small` is the gradient by the small map."""
     return tf.raw_ops.Conv2DBackpropFilter(
         input=large,
         filter_sizes=kernel.shape,

@@ -1,9 +1,9 @@
-"""One device or several: the strategy of a run, and what its processes must agree on.
+"""One device or several: the strategy of a run, and the processes that share it.
 
-Every replica computes the gradients of its part of one global batch; their sum updates
-every copy of the weights, so that N replicas train as one device does. Checkpoints,
-logs and pictures belong to the chief alone. Facts about `tf.distribute`, its
-failures and its waiting: TensorFlow 2.21, tried out on CPUs.
+Every replica computes the gradients of its part of one global batch, and their sum
+updates every copy of the weights, so that N replicas train as one device does. Only the
+chief process writes checkpoints, logs and pictures. The failures and timeouts of
+`tf.distribute` described here were observed with TensorFlow 2.21 on CPUs.
 """
 
 import json
@@ -13,16 +13,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from config.schema import Config, ConfigError
-from gan.launch import START_TIMEOUT
+from gan.launch import START_TIMEOUT, WorkerLostError
+from gan.run.folder import RunFolder
 
 DEFAULT_START_TIMEOUT = 300.0  # seconds
-WATCH = """
+# A process that ends its parent after some seconds, unless it is ended before.
+END_PARENT = """
 import os, signal, sys, time
 parent, seconds, text = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 time.sleep(seconds)
@@ -30,23 +34,16 @@ if os.getppid() == parent:
     os.write(2, text.encode())
     os.kill(parent, signal.SIGKILL)
 """
-# What TensorFlow raises in a worker whose peer died, was frozen or restarted.
-PEER_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-)
 
 
 def make_strategy(name: str, replicas: int = 0) -> tf.distribute.Strategy:
-    """Chooses devices; called before TensorFlow has used any.
+    """Chooses devices; it must be called before TensorFlow has used any device.
 
     Args:
         name: "one" device; "mirrored", the GPUs of this machine; or "multiworker", the
             processes that TF_CONFIG lists.
-        replicas: of "mirrored": the first so many GPUs, or, on a machine without, so
-            many equal parts of the CPU; 0: all GPUs.
+        replicas: number of replicas of "mirrored": that many GPUs, or that many equal
+            parts of the CPU on a machine without GPU; 0: all GPUs.
 
     Raises:
         ConfigError: when there are too few devices, or TF_CONFIG is missing or wrong.
@@ -56,12 +53,12 @@ def make_strategy(name: str, replicas: int = 0) -> tf.distribute.Strategy:
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(local_devices(replicas))
     workers = read_tf_config()
-    with patience(len(workers)):
+    with limited_start(len(workers)):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def local_devices(replicas: int) -> list[str]:
-    """Names of the devices of "mirrored"."""
+    """Names of the devices for the strategy "mirrored"."""
     if gpus := tf.config.list_physical_devices("GPU"):
         if replicas > len(gpus):
             raise ConfigError(
@@ -80,10 +77,10 @@ def local_devices(replicas: int) -> list[str]:
 
 
 def read_tf_config() -> list[str]:
-    """Addresses of all workers from TF_CONFIG.
+    """Reads the addresses of all workers from the environment variable TF_CONFIG.
 
     Raises:
-        ConfigError: when it is not there or not as TensorFlow documents it.
+        ConfigError: when it is missing, or differs from TensorFlow's documentation.
     """
     text = os.environ.get("TF_CONFIG", "")
     try:
@@ -103,11 +100,11 @@ def read_tf_config() -> list[str]:
 
 
 @contextmanager
-def patience(num_workers: int) -> Iterator[None]:
-    """Ends the process when the other workers do not come in time.
+def limited_start(num_workers: int) -> Iterator[None]:
+    """Ends this process when the other workers do not start in time.
 
-    TensorFlow would wait for more than ten minutes, holding the interpreter's lock, so
-    that no thread or handler of this process can end it.
+    TensorFlow would wait for more than ten minutes. It holds the interpreter's lock
+    meanwhile, so that only another process can end this one.
     """
     given = os.environ.get(START_TIMEOUT, DEFAULT_START_TIMEOUT)
     try:
@@ -117,23 +114,23 @@ def patience(num_workers: int) -> Iterator[None]:
             f"{START_TIMEOUT}: received {given!r}, expected seconds"
         ) from None
     text = (
-        f"error: not all of {num_workers} workers were there after {seconds:g} s; "
+        f"Error: not all of {num_workers} workers were there after {seconds:g} s; "
         "start them all again: the same command continues the run\n"
     )
     arguments = [str(os.getpid()), str(seconds), text]
-    watch = subprocess.Popen([sys.executable, "-S", "-c", WATCH, *arguments])
+    timer = subprocess.Popen([sys.executable, "-S", "-c", END_PARENT, *arguments])
     try:
         yield
     finally:
-        watch.kill()
-        watch.wait()
+        timer.kill()
+        timer.wait()
 
 
 def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses what one device can do and several cannot.
+    """Refuses settings that work on one device and not on several.
 
     Raises:
-        ConfigError: for a batch that has no equal parts, or for XLA.
+        ConfigError: for a batch size that cannot be divided equally, or for XLA.
     """
     replicas, size = strategy.num_replicas_in_sync, config.train.batch_size
     if size % replicas:
@@ -156,7 +153,7 @@ def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def part_of_replica(global_batch: tf.Tensor) -> tf.Tensor:
-    """The images or latents of the calling replica: equal, consecutive parts."""
+    """The images or latents of the calling replica; all parts have equal size."""
     context = tf.distribute.get_replica_context()
     replicas = context.num_replicas_in_sync
     if replicas == 1:
@@ -171,26 +168,55 @@ def sum_of_replicas(
     values: Sequence[Any],
     variables: Sequence[keras.Variable],
 ) -> list[Any]:
-    """Sums what each replica computed; the sums are where `variables` are."""
+    """Sums the values of all replicas, on the devices of the variables."""
     pairs = [(v, variable.value) for v, variable in zip(values, variables, strict=True)]
     return list(strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs))
 
 
 def one_copy(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[Any]:
-    """Of values that all devices hold, those of the first device here."""
+    """Values that are equal on all devices, as they are on the first device."""
     return [strategy.experimental_local_results(value)[0] for value in values]
 
 
+@contextmanager
+def process_folder(
+    directory: Path, strategy: tf.distribute.Strategy
+) -> Iterator[RunFolder]:
+    """Enters the run folder on the chief, and a temporary folder in other processes.
+
+    Raises:
+        RunError: when the run folder cannot be used.
+        WorkerLostError: when another process has ended, was frozen or was restarted.
+    """
+    processes = Processes(strategy)
+    try:
+        if processes.is_chief:
+            with RunFolder(directory) as folder:
+                yield folder
+        else:
+            with TemporaryDirectory() as scratch, RunFolder(Path(scratch)) as folder:
+                yield folder
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+    ) as error:
+        if processes.count == 1:
+            raise
+        raise WorkerLostError from error
+
+
 class Processes:
-    """The processes that train together, one unless the strategy is "multiworker".
+    """The processes that train together: one, unless the strategy is "multiworker".
 
     Attributes:
-        count: how many.
-        is_chief: whether this one owns the run folder.
+        count: number of processes.
+        is_chief: whether this process owns the run folder.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        """Looks up who there is."""
+        """Reads number and rank from the strategy."""
         resolver = strategy.cluster_resolver
         self.count = resolver.cluster_spec().num_tasks("worker") if resolver else 1
         self.rank = resolver.task_id if resolver else 0
@@ -198,11 +224,11 @@ class Processes:
         self._strategy = strategy
         self._max = tf.function(lambda codes: tf.reduce_max(self._sum(codes)))
 
-    def share(self, variables: Sequence[tf.Variable]) -> None:
-        """Gives every process the chief's values, bit for bit.
+    def broadcast(self, variables: Sequence[tf.Variable]) -> None:
+        """Copies the chief's values to every process, bit for bit.
 
-        Only the chief reads checkpoints: no file system has to be shared. Sums of
-        integers, all but the chief's being 0, keep the bits of any number.
+        Only the chief reads checkpoints, so that no file system has to be shared. The
+        bits are added as integers, and those of all other processes are 0.
         """
         if self.count == 1:
             return
@@ -216,10 +242,10 @@ class Processes:
 
         copy()
 
-    def agree(self, stop: tuple[str, int] | None) -> tuple[str, int] | None:
-        """Makes the wish of one process, in words and exit code, the wish of all.
+    def agree_to_stop(self, stop: tuple[str, int] | None) -> tuple[str, int] | None:
+        """Returns a reason and an exit code in all processes if one has given them.
 
-        Also a barrier: it returns when all processes have come.
+        It returns when all processes have called it.
         """
         if self.count == 1:
             return stop
@@ -229,12 +255,17 @@ class Processes:
             return stop or ("stopped by another worker", most - 1)
         return None
 
+    def wait(self) -> None:
+        """Returns when all processes have called it."""
+        self.agree_to_stop(None)
+
     def _sum(self, value: tf.Tensor) -> tf.Tensor:
-        """Sums one int32 tensor a process over all processes."""
+        """The sum of one int32 tensor of each process."""
         each = self._strategy.num_replicas_in_sync // self.count
 
-        def bring() -> tf.Tensor:
+        def from_first_replica() -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return value * tf.cast(replica % each == 0, tf.int32)  # once a process
+            return value * tf.cast(replica % each == 0, tf.int32)
 
-        return self._strategy.reduce("SUM", self._strategy.run(bring), axis=None)
+        summed = self._strategy.run(from_first_replica)
+        return self._strategy.reduce("SUM", summed, axis=None)

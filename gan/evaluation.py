@@ -1,7 +1,7 @@
-"""What is looked at while a run trains: grids, gaps, and whatever observers see.
+"""Evaluation while a run trains: sample grids, differences between samples, observers.
 
-Observers plug in here: they see a step number, pictures and the state, and return named
-scalars and pictures. They never feed the training.
+An observer receives a step number, images and the state, and returns named scalars and
+pictures. No observer influences the training.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ from config.schema import Config
 from gan.data.dataset import latents_from_seeds
 from gan.data.images import tile, to_uint8
 from gan.models import build_generator
-from gan.run.saver import Saver
+from gan.run.checkpoint import RunCheckpoints
+from gan.run.health import Alarms
+from gan.run.log import RunLog
 from gan.sampling import renderer
 from gan.state import TrainState
 
@@ -24,11 +26,11 @@ class Observation:
     """What an observer returns.
 
     Attributes:
-        scalars: name to value, logged as they are.
-        pictures: name to uint8 (height, width, channels).
-        alarm: why samples look collapsed; empty: they do not.
-        score: which of the scalars chooses the best checkpoint, the lowest being best;
-            empty: none.
+        scalars: value of each name; all are logged.
+        pictures: uint8 (height, width, channels) of each name.
+        alarm: why the samples look collapsed; empty if they do not.
+        score: name of the scalar that chooses the best checkpoint, which is the one
+            with the lowest value; empty: none.
     """
 
     scalars: dict[str, float] = field(default_factory=dict)
@@ -38,10 +40,10 @@ class Observation:
 
 
 class Observer(Protocol):
-    """Looks at samples while training goes on.
+    """Measures samples while training goes on.
 
     Attributes:
-        num_images: how many samples of the averaged generator it wants.
+        num_images: number of samples of the averaged generator that it needs.
     """
 
     num_images: int
@@ -49,38 +51,55 @@ class Observer(Protocol):
     def observe(
         self, step: int, images_uint8: np.ndarray, state: TrainState
     ) -> Observation:
-        """Called at every evaluation, and right after the first step for the start.
+        """Called at every evaluation, and after the first step for step 0.
 
         Args:
-            step: number of finished steps that the images are of.
-            images_uint8: (num_images, height, width, channels), of the same latents at
-                every call.
-            state: to be looked at, not changed.
+            step: number of finished steps of the generator that made the images.
+            images_uint8: (num_images, height, width, channels), from the same latents
+                at every call.
+            state: of the run; it may be read and not changed.
         """
         ...
 
 
-Weights = tuple[list[np.ndarray], list[np.ndarray]]  # averaged generator, generator
-
-
-def generator_weights(state: TrainState) -> Weights:
-    """Copies of what an evaluation needs of a state."""
-    return state.ema_generator.get_weights(), state.generator.get_weights()
-
-
 class Evaluation:
-    """Grids of fixed latents, the batch-norm gap, and the observers.
+    """Evaluates the generators of a run.
 
-    It works on generators of its own, so that a state can be evaluated after the next
-    step has been taken, and training mode moves no statistics of the run.
+    It renders with generators of its own. The first evaluation of a new run, that of
+    step 0, takes place after the first step; and training mode, which is used for a
+    comparison, must not change the moving statistics of the run.
+
+    Attributes:
+        is_ready: whether `prepare` has been called.
     """
 
     def __init__(
-        self, saver: Saver, observers: Sequence[Observer], config: Config
+        self,
+        config: Config,
+        state: TrainState,
+        log: RunLog,
+        alarms: Alarms,
+        checkpoints: RunCheckpoints,
     ) -> None:
-        """Builds the generators; the latents are those of the seeds 0, 1, 2, ..."""
-        self.saver, self.observers, self.run = saver, observers, config.run
-        self.log, self.state = saver.log, saver.state
+        """Copies the weights of a new run; `prepare` does what takes time.
+
+        Args:
+            config: of the run.
+            state: that is evaluated.
+            log: receives scalars and pictures.
+            alarms: receives what observers report.
+            checkpoints: keep the averaged generator with the best score.
+        """
+        self.config, self.state, self.log = config, state, log
+        self.alarms, self.checkpoints = alarms, checkpoints
+        self.is_ready = False
+        self._untrained = self._weights() if int(state.step.numpy()) == 0 else None
+
+    def prepare(self, observers: Sequence[Observer]) -> None:
+        """Builds the generators, and evaluates the untrained weights of a new run."""
+        self.is_ready = True
+        self.observers = observers
+        config = self.config
         self.num_raw = max(config.run.grid_images, min(config.train.batch_size, 256))
         num_images = max([self.num_raw, *(o.num_images for o in observers)])
         self.latents = latents_from_seeds(range(num_images), config.model.latent_dim)
@@ -91,41 +110,57 @@ class Evaluation:
             )
             for _ in range(2)
         )
-        self.render_average, self.render_raw = (
-            renderer(self.average),
-            renderer(self.raw),
-        )
+        self.render_average = renderer(self.average)
+        self.render_raw = renderer(self.raw)
+        if self._untrained:
+            self._evaluate(0, *self._untrained)
+            self._untrained = None
 
-    def __call__(self, step: int, weights: Weights | None = None) -> None:
-        """Evaluates the state after `step` steps; `weights` if it has moved on."""
-        average_weights, raw_weights = weights or generator_weights(self.state)
+    def __call__(self, step: int) -> None:
+        """Evaluates the state, which is that after `step` steps."""
+        self._evaluate(step, *self._weights())
+
+    def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Copies of the weights of the averaged and of the current generator."""
+        state = self.state
+        return state.ema_generator.get_weights(), state.generator.get_weights()
+
+    def _evaluate(
+        self,
+        step: int,
+        average_weights: list[np.ndarray],
+        raw_weights: list[np.ndarray],
+    ) -> None:
+        """Renders samples, calls the observers, and logs the results."""
         self.average.set_weights(average_weights)
         self.raw.set_weights(raw_weights)
-        num_grid = self.run.grid_images
         average = self.render_average(self.latents)
         raw = self.render_raw(self.latents[: self.num_raw])
+        num_grid = self.config.run.grid_images
         self.log.grid(step, tile(average[:num_grid]))
         self.log.picture(step, "samples/raw", tile(raw[:num_grid]))
-        self.log.scalars(step, self.gaps(average, raw))
-        if self.run.histograms:
+        self.log.scalars(step, self._differences(average, raw))
+        if self.config.run.histograms:
             self.log.histograms(step, self.state.variables())
-        alarms = []
+        reasons = []
         for observer in self.observers:
-            seen = observer.observe(step, average[: observer.num_images], self.state)
-            if seen.scalars:
-                self.log.scalars(step, seen.scalars)
-            for name, picture in seen.pictures.items():
+            found = observer.observe(step, average[: observer.num_images], self.state)
+            if found.scalars:
+                self.log.scalars(step, found.scalars)
+            for name, picture in found.pictures.items():
                 self.log.picture(step, name, picture)
-            alarms.append(seen.alarm)
-            if seen.score and step:
-                self.saver.keep_best(step, seen.score, seen.scalars[seen.score])
-        self.saver.watch.see_observation(step, "; ".join(filter(None, alarms)))
+            if found.alarm:
+                reasons.append(found.alarm)
+            if found.score and step:
+                value = found.scalars[found.score]
+                self.checkpoints.keep_best(step, found.score, value)
+        self.alarms.add_observation("; ".join(reasons))
 
-    def gaps(self, average: np.ndarray, raw: np.ndarray) -> dict[str, float]:
-        """Mean absolute differences in grey levels between pictures of equal latents.
+    def _differences(self, average: np.ndarray, raw: np.ndarray) -> dict[str, float]:
+        """Mean absolute differences, in grey levels, between images of equal latents.
 
-        Normalised by the statistics of the batch or by the moving ones; by the current
-        or by the averaged generator.
+        One is between the statistics of the batch and the moving ones, the other
+        between the current and the averaged generator.
         """
         batch = to_uint8(self.raw(self.latents[: self.num_raw], training=True))
         pairs = {

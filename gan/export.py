@@ -1,4 +1,4 @@
-"""The averaged generator as a file for other programs, compared after a reload."""
+"""Writes the averaged generator for other programs, and reads it back to compare."""
 
 import contextlib
 import io
@@ -14,37 +14,38 @@ from gan.data.dataset import latents_from_seeds
 from gan.data.images import to_uint8
 from gan.files import write_atomically
 from gan.models import build_generator
-from gan.run.backend import silent_stderr
+from gan.run.environment import silent_stderr
 from gan.run.folder import RunError
-from gan.sampling import BATCH_SIZE, Run, load_exported
+from gan.sampling import RENDER_BATCH_SIZE, LoadedRun, load_exported
 
 Infer = Callable[[np.ndarray], Any]
 
 
-def export_generator(run: Run, kind: str, out: Path) -> int:
-    """Writes the generator and reads it back.
+def export_generator(run: LoadedRun, kind: str, out: Path) -> int:
+    """Writes the generator, reads it back and compares the images of 64 latents.
 
     Args:
-        run: an opened run.
+        run: the run whose generator is written.
         kind: "keras", "savedmodel" (a folder) or "tflite".
         out: file or folder to write.
 
     Returns:
-        The largest difference of a pixel between before and after, in grey levels.
+        The largest difference of a pixel between both generators, in grey levels.
 
     Raises:
-        RunError: when `out` does not fit, or what was read back is another generator.
+        RunError: if the name `out` does not fit `kind`, or the pixels differ by more
+            than one grey level.
     """
     if kind == "keras" and out.suffix != ".keras":
         raise RunError(f"--out: received {out}, expected a name ending in .keras")
-    latents = latents_from_seeds(range(BATCH_SIZE), run.config.model.latent_dim)
+    latents = latents_from_seeds(range(RENDER_BATCH_SIZE), run.config.model.latent_dim)
     expected = to_uint8(run.generator(latents, training=False).numpy())
-    reload = {"keras": to_keras, "savedmodel": to_savedmodel, "tflite": to_tflite}
+    write = {"keras": to_keras, "savedmodel": to_savedmodel, "tflite": to_tflite}
     with silent_stderr(), contextlib.redirect_stdout(io.StringIO()):
-        infer = reload[kind](run, out)
+        infer = write[kind](run, out)
     actual = to_uint8(np.asarray(infer(latents)))
     difference = int(np.abs(actual.astype(int) - expected).max())
-    # Other kernels sum in another order, which can tip a rounding to uint8.
+    # Other programs add up in another order, which may change a rounding to uint8.
     if difference > 1:
         raise RunError(
             f"{out} gives other pixels than the run (by {difference} grey levels)"
@@ -52,30 +53,31 @@ def export_generator(run: Run, kind: str, out: Path) -> int:
     return difference
 
 
-def to_keras(run: Run, out: Path) -> Infer:
-    """Writes a `.keras` file; reads its weights into a model that we built."""
+def to_keras(run: LoadedRun, out: Path) -> Infer:
+    """Writes a `.keras` file; reads its weights into a newly built model."""
     write_atomically(out, run.generator.save)
     config = run.config
-    again = build_generator(
+    generator = build_generator(
         config.model, run.image_size, run.channels, precision=config.train.precision
     )
-    load_exported(out, again)
-    return lambda latents: again(latents, training=False)
+    load_exported(out, generator)
+    return lambda latents: generator(latents, training=False)
 
 
-def to_savedmodel(run: Run, out: Path) -> Infer:
+def to_savedmodel(run: LoadedRun, out: Path) -> Infer:
     """Writes a SavedModel folder with the endpoint `serve`."""
     run.generator.export(out, format="tf_saved_model", verbose=False)
     loaded = tf.saved_model.load(str(out))
     return lambda latents: loaded.serve(latents)
 
 
-def to_tflite(run: Run, out: Path) -> Infer:
-    """Writes a float32 TFLite file for batches of one."""
+def to_tflite(run: LoadedRun, out: Path) -> Infer:
+    """Writes a float32 TFLite file for batches of one image."""
     content = tf.lite.TFLiteConverter.from_keras_model(run.generator).convert()
     write_atomically(out, lambda path: path.write_bytes(content))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its successor would be one more dependency
+        # It is deprecated, but its successor would be one more dependency.
+        warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(model_content=content)
     interpreter.allocate_tensors()
     inputs = interpreter.get_input_details()[0]["index"]

@@ -1,29 +1,27 @@
-"""Files that are there whole or not at all."""
+"""Writing files whole or not at all, and reading files that are not trusted."""
 
 import hashlib
 import os
 import re
 import stat
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-MAX_BYTES = 4 << 30  # of arrays from one file; everything is held in memory
-TEMPORARY = ".tmp-"  # prefix of a name under which nobody looks for a file
+MAX_BYTES = 4 << 30  # limit for the arrays of one file, which are held in memory
+TEMPORARY = ".tmp-"  # prefix of unfinished files, which no reader opens
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`.
 
-    The temporary name keeps the suffix, on which Keras insists.
+    The temporary name keeps the suffix, because Keras checks it.
 
     Raises:
-        OSError: when the disk refuses; an earlier `path` stays as it was.
+        OSError: if the file cannot be written; an earlier `path` stays as it was.
     """
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
@@ -35,20 +33,19 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(directory: Path) -> list[Path]:
-    """Removes what a killed `write_atomically` left in a folder, and says what."""
-    found = [p for p in directory.glob(f"{TEMPORARY}*") if not p.is_dir()]
-    for path in found:
-        path.unlink()
-    return found
+def remove_temporaries(directory: Path) -> None:
+    """Removes the files that a killed `write_atomically` left in a folder."""
+    for path in directory.glob(f"{TEMPORARY}*"):
+        if not path.is_dir():
+            path.unlink()
 
 
 def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
-    """Text of a file that may be a stranger's.
+    """Reads the text of a file that is not trusted.
 
     Raises:
-        OSError: when it cannot be read.
-        ValueError: when it is no regular file (a pipe never ends), larger than
+        OSError: if it cannot be read.
+        ValueError: if it is no regular file (a pipe would never end), larger than
             `max_bytes`, or not UTF-8.
     """
     status = path.stat()
@@ -60,15 +57,16 @@ def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
 def read_arrays(
     path: Path, names: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays of an .npz that may be a stranger's.
+    """Reads the arrays of an .npz file that is not trusted.
 
     Args:
-        path: of the file.
-        names: of the arrays wanted, as far as they are there; None: all.
+        path: the file.
+        names: names of the arrays to read; those that are missing are left out.
+            None: all arrays.
 
     Raises:
-        OSError: when it cannot be read.
-        ValueError: for whatever is wrong with its content, or more than MAX_BYTES.
+        OSError: if it cannot be read.
+        ValueError: if its content is damaged or has more than MAX_BYTES.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -78,21 +76,21 @@ def read_arrays(
             if num_bytes > MAX_BYTES:
                 raise ValueError(f"{num_bytes} bytes, expected at most {MAX_BYTES}")
             arrays = {name: archive[name] for name in found}
-    except (EOFError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"not an .npz archive: {error}") from None
-    except (MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"damaged: {error}") from None
-    for name, array in arrays.items():  # NumPy hands out other members as bytes
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # NumPy raises many types for a damaged file
+        raise ValueError(f"not an .npz archive: {first_line(error)}") from None
+    for name, array in arrays.items():  # NumPy returns members of other types as bytes
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} is no array")
     return arrays
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Size in bytes and SHA-256 of a file.
+    """Returns size in bytes and SHA-256 of a file.
 
     Raises:
-        OSError: when it is missing, or no regular file.
+        OSError: if it is missing, or no regular file.
     """
     if not path.is_file():
         raise OSError(f"{path} is no file")
@@ -111,9 +109,10 @@ def flush(path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, which TensorFlow's continue for pages.
+    """Returns the first line of an error's text, at most 300 characters.
 
-    Nor does it repeat TensorFlow's name of the function, which hides the reason.
+    Errors of TensorFlow have many lines, and begin with the name of a function in
+    double braces, which is left out.
     """
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"\{\{.*?\}\} ?", "", line)[:300]

@@ -1,15 +1,15 @@
-"""Convolutions of small maps as products over channels, one a frequency.
+"""Convolutions of small maps, computed at their frequencies.
 
-A 5x5 convolution of a 7x7 map is cyclic on 9x9 pixels, but for outputs that nobody
-reads. Its Fourier transform is one matrix product over channels at each frequency,
-shared by all pixels: at stride 1 a tenth of the multiply-accumulates. Source: Mathieu,
-Henaff and LeCun 2014, arXiv:1312.5851. Maps of a few pixels need no fast transform, so
-each of the three here is one matrix, in the form of Lavin and Gray 2016
-(arXiv:1509.09308): the first two take map and kernel to points where they are
-multiplied, the third takes the products back. All gradients use the same points.
+Where its outputs are used, a 5x5 convolution of a 7x7 map equals a cyclic one of 9x9
+pixels. The Fourier transform turns that into one matrix product over channels per
+frequency: at stride 1 a tenth of the multiply-accumulates (Mathieu, Henaff and LeCun
+2014, arXiv:1312.5851). So small a transform is one matrix, in the form of Lavin and
+Gray 2016 (arXiv:1509.09308): one matrix takes the map and one the kernel to points,
+where they are multiplied, and a third takes the products back. The gradients use the
+same points.
 
-A convolution of stride s is one of stride 1 on the s x s phases of the large map; a
-transposed one leads from the small map to the large one.
+A convolution of stride s is one of stride 1 on the s x s phases of the large map. The
+transposed convolution goes from the small map to the large one.
 """
 
 import functools
@@ -17,21 +17,21 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-# Of the direct form's multiply-accumulates by those of this one: below it the traffic
-# of the points through memory takes what they spare, see docs/performance.md.
+# Smallest useful ratio of the direct form's multiply-accumulates to those of this form:
+# below it, moving the points through memory takes longer, see docs/performance.md.
 LEAST_SAVING = 1.5
 
 
 def saves_time(
     batch: int, size: int, kernel_shape: tuple[int, ...], stride: int
 ) -> bool:
-    """Whether this form is the faster one.
+    """Whether this form is faster than the direct one.
 
     Args:
         batch: number of images.
         size: height and width of the small map.
-        kernel_shape: taps, taps, channels of the large map, of the small one.
-        stride: from the large map to the small one.
+        kernel_shape: (taps, taps, large channels, small channels).
+        stride: ratio of the sizes of the large and the small map.
     """
     taps, _, large, small = kernel_shape
     if taps < stride:
@@ -46,15 +46,15 @@ def saves_time(
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """A convolution with TensorFlow's padding "same".
+    """Convolution with TensorFlow's padding "same".
 
     Args:
-        large: (batch, stride * size, stride * size, channels), batch known.
-        kernel: (taps, taps, channels of the large map, of the small one).
-        stride: at most as many as taps.
+        large: (batch, stride * size, stride * size, large channels), batch known.
+        kernel: (taps, taps, large channels, small channels).
+        stride: at most the number of taps.
 
     Returns:
-        (batch, size, size, channels of the small map).
+        (batch, size, size, small channels).
     """
     size = large.shape[1] // stride
     of_large, of_kernel, of_small = matrices(size, kernel.shape[0], stride)
@@ -64,7 +64,7 @@ def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """The transposed convolution: arguments and result of `convolve` change places."""
+    """The transposed convolution, from the small map of `convolve` to the large one."""
     of_large, of_kernel, of_small = matrices(small.shape[1], kernel.shape[0], stride)
     points = transform(of_small, by_position(small, 1))
     kernel_points = transform(of_kernel, by_shift(kernel, stride))
@@ -73,17 +73,17 @@ def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.
 
 
 def shifts(taps: int, stride: int) -> range:
-    """Pixels of the small map by which the taps reach from one of its pixels.
+    """Offsets, in pixels of the small map, that the taps reach from one of its pixels.
 
-    Tap t meets pixel stride * m + t - before of the large map, which lies
-    (t - before) // stride pixels from pixel m of the small one.
+    For pixel m of the small map, tap t meets pixel stride * m + t - before of the large
+    map. In the small map that is an offset of (t - before) // stride.
     """
     before = (taps - stride) // 2
     return range(-before // stride, (taps - 1 - before) // stride + 1)
 
 
 def period(size: int, reach: range) -> int:
-    """Pixels after which a cyclic map may begin anew without spoiling what is read."""
+    """Size of the cyclic map, just large enough that no output used wraps around."""
     return size + max(-reach[0], reach[-1])
 
 
@@ -91,15 +91,15 @@ def period(size: int, reach: range) -> int:
 def matrices(
     size: int, taps: int, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The linear maps to the points and, transposed, back.
+    """The matrices that take maps and kernel to the points and, transposed, back.
 
-    A frequency that is its own conjugate has one real point. Any other has three, by
-    which Gauss multiplies complex numbers: with x = a + ib and k = c + id, (a + b) c,
-    a (d - c) and b (c + d) give both parts of x k.
+    A frequency that is its own conjugate has one real point. Any other has three, for
+    Gauss's product of complex numbers: with x = a + ib and k = c + id, the products
+    (a + b) c, a (d - c) and b (c + d) give both parts of x k.
 
     Returns:
-        float32 (points, size^2) for the large map, (points, shifts^2) for the kernel,
-        (points, size^2) for the small map, which the transpose of the last leads to.
+        float32 (points, size^2) for the large map, (points, shifts^2) for the kernel
+        and (points, size^2) for the small map, whose transpose leads back to the map.
     """
     reach = shifts(taps, stride)
     cycle = period(size, reach)
@@ -117,7 +117,7 @@ def matrices(
         if frequency == conjugate:
             of_points = [x.real], [k.real], [y.real]
         else:
-            y *= 2  # for the conjugate too
+            y *= 2  # it stands for its conjugate too
             of_points = (
                 [x.real + x.imag, x.real, x.imag],
                 [k.real, k.imag - k.real, k.real + k.imag],
@@ -145,7 +145,7 @@ def by_position(maps: tf.Tensor, stride: int) -> tf.Tensor:
 
 
 def from_position(values: tf.Tensor, stride: int) -> tf.Tensor:
-    """The way back from `by_position`."""
+    """The inverse of `by_position`."""
     positions, batch, channels = values.shape
     size = round(positions**0.5)
     cells = tf.reshape(values, (size, size, batch, stride, stride, -1))

@@ -1,8 +1,8 @@
-"""Several workers of one command on this machine, started again together.
+"""Several workers of one command on this machine, restarted together.
 
 `tf.distribute` cannot replace a lost worker: the others fail or wait, and the whole
-cluster has to be started again. That is safe here since a run continues exactly from
-its last checkpoint.
+cluster has to be restarted. That is safe here, because a run continues exactly from its
+last checkpoint.
 """
 
 import json
@@ -15,20 +15,31 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-PEER_LOST = 75  # exit code of a worker whose peer has gone: EX_TEMPFAIL
-START_TIMEOUT = "GAN_START_TIMEOUT_SECONDS"  # in the environment of a worker
+from config.schema import UserError
+
+START_TIMEOUT = "GAN_START_TIMEOUT_SECONDS"  # variable of a worker's environment
 POLL_SECONDS = 0.05
+
+
+class WorkerLostError(UserError):
+    """Another worker has ended or stands still; the exit code is EX_TEMPFAIL."""
+
+    exit_code = 75
+
+    def __init__(self) -> None:
+        """Makes the message."""
+        super().__init__("another worker has gone; start all again to continue the run")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long is waited, and how often tried.
+    """Limits of time and of the number of attempts.
 
     Attributes:
-        restarts: how many times all workers are started again.
-        start_seconds: until all workers must have met.
-        grace_seconds: between the end of the first worker and SIGTERM for the others,
-            and again until SIGKILL.
+        restarts: how many times all workers are restarted.
+        start_seconds: time in which all workers must have started.
+        grace_seconds: time from the end of the first worker to SIGTERM for the others,
+            and from SIGTERM to SIGKILL.
     """
 
     restarts: int
@@ -41,23 +52,23 @@ def launch(
 ) -> int:
     """Runs workers until they succeed, fail by themselves, or die too often.
 
-    SIGINT and SIGTERM are handed on, so that the workers save and stop.
+    SIGINT and SIGTERM are passed on, so that the workers save and stop.
 
     Args:
         command: program and arguments of every worker.
-        num_workers: how many, at addresses of the loopback interface.
-        limits: see there.
-        say: takes messages to the user.
+        num_workers: number of workers, at addresses of the loopback interface.
+        limits: of time and restarts.
+        say: shows a message to the user.
 
     Returns:
-        The exit code: that of the first worker that failed, 128 + n for signal n.
+        The exit code of the first worker that failed; 128 + n for signal n.
     """
     for restart in range(limits.restarts + 1):
         code, stopping = run_together(command, num_workers, limits)
-        died = code < 0 or code == PEER_LOST
+        died = code < 0 or code == WorkerLostError.exit_code
         if stopping or not died:
             break
-        cause = signal.Signals(-code).name if code < 0 else "its peer has gone"
+        cause = signal.Signals(-code).name if code < 0 else "another worker has gone"
         if restart < limits.restarts:
             say(f"a worker ended ({cause}); starting all again")
         else:
@@ -71,17 +82,17 @@ def run_together(
     """Starts all workers and waits for all of them.
 
     Returns:
-        Exit code of the first that failed, negative for a signal, 0 if none did; and
+        The exit code of the first worker that failed, negative for a signal, or 0; and
         whether this process was asked to stop.
     """
     workers: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
 
-    def hand_on(number: int, _: object) -> None:
+    def pass_on(number: int, _: object) -> None:
         received.append(number)
         send(workers, number)
 
-    before = {n: signal.signal(n, hand_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         for environment in environments(num_workers, limits.start_seconds):
             # A session of its own: Ctrl-C reaches a worker once, through this process.
@@ -97,7 +108,7 @@ def run_together(
 
 
 def wait(workers: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> int:
-    """Waits until all have ended, at most twice `grace_seconds` after the first."""
+    """Waits until all workers have ended, and ends those that take too long."""
     escalation = [signal.SIGTERM, signal.SIGKILL]
     deadline, first_failure = float("inf"), 0
     while any(worker.poll() is None for worker in workers):
@@ -114,7 +125,7 @@ def wait(workers: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> in
 
 
 def send(workers: Sequence[subprocess.Popen[bytes]], number: int) -> None:
-    """Sends a signal to those that still run; a frozen one obeys SIGKILL alone."""
+    """Sends a signal to the workers that still run; a frozen one needs SIGKILL."""
     for worker in workers:
         if worker.poll() is None:
             worker.send_signal(number)

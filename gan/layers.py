@@ -1,6 +1,6 @@
-"""Layers of networks in training: Keras' own in faster forms, and the batch's spread.
+"""Layers of networks that train: Keras' own in faster forms, and MinibatchStddev.
 
-None of them is in an exported generator, which plain Keras can therefore load.
+None of them is in an exported generator, so plain Keras can load it.
 """
 
 import math
@@ -14,15 +14,15 @@ from gan.devices import part_of_replica
 
 
 class SharedDropout(layers.Dropout):
-    """Dropout from 16 random bits an activation, of which replicas share one mask.
+    """Dropout by 16 random bits per activation, with one mask for all replicas.
 
-    Keras draws a float32 for each, which took longer than all else in the layer. The
-    rate is kept to 1 / 65536. Each of several replicas takes its part of the mask that
-    one device would have drawn.
+    Keras generates a float32 per activation, which took longer than the rest of the
+    layer. The rate is rounded to a multiple of 1 / 65536. Each replica takes its part
+    of the mask that one device would generate for the whole batch.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Drops, in training, what one device would have dropped of the batch."""
+        """Sets activations to 0 in training and scales the others to keep the mean."""
         if not training:
             return inputs
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -40,13 +40,12 @@ class SharedDropout(layers.Dropout):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras' batch normalisation, in training by one kernel instead of a dozen.
 
-    The same but for rounding, in half of the time. It serves networks while they are
-    trained; what is saved for others to load is made of Keras' own layers. Statistics
-    of several replicas stay Keras'.
+    It takes half of the time and differs in rounding only. Several replicas use the
+    form of Keras, which shares the statistics among them.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Normalises the last axis by the batch, or by what was gathered before."""
+        """Normalises the last axis, in training by the statistics of the batch."""
         if not training or self.synchronized:
             return super().call(inputs, training=training)
         channels = inputs.shape[-1]
@@ -61,11 +60,11 @@ class FusedBatchNormalization(layers.BatchNormalization):
             exponential_avg_factor=1.0,
             is_training=True,
         )
-        # The kernel's variance is that of a sample, Keras gathers that of the batch.
+        # The kernel divides the sum of squares by count - 1, Keras divides it by count.
         count = tf.cast(tf.shape(rows)[2], tf.float32)
-        gathered = (self.moving_mean, self.moving_variance)
-        batch = (mean, variance * (count - 1) / count)
-        for moving, value in zip(gathered, batch, strict=True):
+        variance = variance * (count - 1) / count
+        averages = ((self.moving_mean, mean), (self.moving_variance, variance))
+        for moving, value in averages:
             moving.assign(moving * self.momentum + value * (1 - self.momentum))
         return tf.cast(tf.reshape(normal, tf.shape(inputs)), inputs.dtype)
 
@@ -91,17 +90,17 @@ class FastConv2DTranspose(layers.Conv2DTranspose):
 
 
 class MinibatchStddev(layers.Layer):
-    """Maps that tell the discriminator how much the images of a group differ.
+    """Standard deviation of each feature at each position over a group of images.
 
-    The standard deviation of each feature at each position over a group of consecutive
-    images. A generator whose samples resemble one another gives itself away. Source:
-    Karras et al. 2018, arXiv:1710.10196, section 3, who average all of them to one
-    number; here each map is kept, which costs nothing and tells what lacks variety
-    where (docs/results.md has both).
+    A group is consecutive images of a batch. The maps let the discriminator recognise a
+    generator whose samples resemble one another. Source: Karras et al. 2018
+    (arXiv:1710.10196, section 3), who average all values to one number. Here each map
+    is kept: it costs no more and says which features vary where (docs/results.md
+    compares both).
     """
 
     def __init__(self, group_size: int, **options: Any) -> None:
-        """Names the size; a batch is cut by the greatest divisor that both have."""
+        """Takes the group size; groups have gcd(batch size, group size) images."""
         super().__init__(**options)
         self.group_size = group_size
 
@@ -109,8 +108,8 @@ class MinibatchStddev(layers.Layer):
         """From (batch, height, width, channels) to the same shape."""
         size, *shape = features.shape
         group = math.gcd(size or self.group_size, self.group_size)
-        # float32: 1e-8, without which the gradient at equal images is infinite, is 0 in
-        # half precision.
+        # Without 1e-8 the gradient at equal images is infinite. In half precision 1e-8
+        # is 0, hence float32.
         groups = tf.reshape(tf.cast(features, tf.float32), (-1, group, *shape))
         deviation = tf.sqrt(tf.math.reduce_variance(groups, axis=1) + 1e-8)
         return tf.cast(tf.repeat(deviation, group, axis=0), features.dtype)

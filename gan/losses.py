@@ -1,8 +1,8 @@
 """Adversarial losses: pure functions of float32 logits (batch, 1).
 
-Each returns (d_loss_real, d_loss_fake, g_loss), scalars averaged over the batch; the
-discriminator minimises the sum of the first two. At logits 0, where real and generated
-cannot be told apart, `bce` gives ln 2, ln 2 and ln 2.
+Each returns (d_loss_real, d_loss_fake, g_loss), scalars averaged over the batch. The
+discriminator minimises the sum of the first two. At logits 0, where it cannot tell real
+from generated images, `bce` gives ln 2 for each of them.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ Losses = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
 def bce(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> Losses:
-    """Cross-entropy; the generator maximises log D(G(z)), so it does not saturate.
+    """Cross-entropy (Goodfellow et al. 2014, arXiv:1406.2661, section 3).
 
-    Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3. softplus(-x) is
-    -log sigmoid(x) without overflow.
+    The generator maximises log D(G(z)), whose gradient does not vanish where D is sure.
+    softplus(-x) is -log sigmoid(x) without overflow.
     """
     return (
         tf.reduce_mean(tf.nn.softplus(-real_logits)),
@@ -26,7 +26,7 @@ def bce(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> Losses:
 
 
 def hinge(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> Losses:
-    """Hinge loss (Lim and Ye 2017, arXiv:1705.02894): margins of 1 on both sides."""
+    """Hinge loss with margins of 1 (Lim and Ye 2017, arXiv:1705.02894)."""
     return (
         tf.reduce_mean(tf.nn.relu(1.0 - real_logits)),
         tf.reduce_mean(tf.nn.relu(1.0 + fake_logits)),

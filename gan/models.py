@@ -1,11 +1,11 @@
 """Generator and discriminator builders.
 
-The generator of the seed article and of TensorFlow's DCGAN tutorial, after Radford,
-Metz and Chintala 2015 (arXiv:1511.06434): a dense layer paints a base grid of a quarter
-of the image size, one stride-1 stage and two doublings follow. Only the doublings
-depend on the upsampling method, and a layer's initial weights depend on the seed and on
-its own name alone, so that runs with different methods start from equal weights
-wherever they share a layer.
+The generator is that of the seed article and of TensorFlow's DCGAN tutorial, after
+Radford, Metz and Chintala 2015 (arXiv:1511.06434): a dense layer makes a base grid of a
+quarter of the image size, then come one stage of stride 1 and two doublings. Only the
+doublings depend on the upsampling method. The initial weights of a layer depend on the
+seed and on its own name alone, so that runs with different methods start from equal
+weights wherever they share a layer.
 """
 
 import zlib
@@ -23,25 +23,31 @@ from gan.layers import (
     MinibatchStddev,
     SharedDropout,
 )
-from gan.upsampling import CATALOGUE, Checker
+from gan.upsampling import KERAS, Checker, LayerKinds, upsample
 
-STAGE1_KERNEL = 5  # the stride-1 stage doubles nothing, so no experiment varies it
+STAGE1_KERNEL = 5  # this stage does not double, so no experiment varies it
 
 
 class Build:
-    """What the layers of one network share: initial weights and numerics."""
+    """What the layers of one network share: settings, initial weights, layer classes.
+
+    Args:
+        config: settings of the network.
+        seed: seed of the initial weights.
+        precision: Keras dtype policy of the layers.
+        fused: whether the layers are the faster ones of `gan.layers` for training, or
+            Keras' own.
+    """
 
     def __init__(
         self, config: ModelConfig, seed: int, precision: str, fused: bool
     ) -> None:
-        """Keeps the settings; `precision` is a Keras dtype policy."""
         self.config, self.seed, self.precision = config, seed, precision
+        self.kinds = LayerKinds(FastConv2D, FastConv2DTranspose) if fused else KERAS
         self.norm = FusedBatchNormalization if fused else layers.BatchNormalization
-        self.convolution = FastConv2D if fused else layers.Conv2D
-        self.transposed = FastConv2DTranspose if fused else layers.Conv2DTranspose
 
     def weights(self, name: str, bias: bool = False) -> dict[str, Any]:
-        """Keyword arguments of the layer `name` that owns a kernel."""
+        """Keyword arguments for the layer `name`, which has a kernel."""
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
         stddev = self.config.initializer_stddev
         initializer = (
@@ -56,12 +62,9 @@ class Build:
         }
 
     def upsample(self, x: Any, filters: int, method: str, name: str) -> Any:
-        """Twice the size."""
-        options = self.weights(name)
-        if method == "transpose":
-            options["layer"] = self.transposed
-        build = CATALOGUE[method].build
-        return build(x, filters, self.config.kernel_size, name, **options)
+        """Doubles height and width by a method of `config.upsamplers`."""
+        size, options = self.config.kernel_size, self.weights(name)
+        return upsample(method, x, filters, size, name, self.kinds, **options)
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""
@@ -70,10 +73,10 @@ class Build:
         )(x)
 
     def normalize(self, x: Any, name: str) -> Any:
-        """Batch normalisation and LeakyReLU."""
+        """Batch normalisation, then LeakyReLU."""
         x = self.norm(
             momentum=self.config.batch_norm_momentum,
-            # Statistics of the global batch, as one device takes them.
+            # Several replicas take the statistics of the whole batch, as one does.
             synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
             name=f"{name}_norm",
             dtype=self.precision,
@@ -93,15 +96,16 @@ def build_generator(
 
     Args:
         config: widths, upsampling method and kernel size.
-        image_size: height and width of the output in pixels, a multiple of 4.
-        channels: of the output, 1 or 3.
-        seed: of the initial weights.
-        precision: Keras dtype policy of the layers; the output stays float32.
-        fused: in the form that trains faster and that plain Keras cannot load.
+        image_size: height and width of the images in pixels, a multiple of 4.
+        channels: number of colour channels, 1 or 3.
+        seed: seed of the initial weights.
+        precision: Keras dtype policy of the layers. The images stay float32.
+        fused: whether to build it of layers that train faster. Plain Keras cannot load
+            these from a file.
 
     Returns:
-        A model from latents float32 (batch, latent_dim) to images float32 in [-1, 1],
-        (batch, image_size, image_size, channels).
+        A model from latents float32 (batch, latent_dim) to images float32 (batch,
+        image_size, image_size, channels) in [-1, 1].
     """
     build = Build(config, seed, precision, fused)
     base = image_size // 4
@@ -113,7 +117,7 @@ def build_generator(
     )(latents)
     x = build.normalize(x, "base")
     x = layers.Reshape((base, base, width0), name="base_reshape")(x)
-    x = build.transposed(
+    x = build.kinds.transposed(
         width1,
         STAGE1_KERNEL,
         padding="same",
@@ -125,7 +129,7 @@ def build_generator(
     x = build.normalize(x, "stage2")
     last = config.upsample_last or config.upsample
     x = build.upsample(x, channels, last, "stage3_upsample")
-    # float32: half precision would round the pixels before anybody measures them.
+    # float32, because half precision would round the pixels before they are measured.
     images = layers.Activation("tanh", name="stage3_tanh", dtype="float32")(x)
     if config.checker_grey_levels:
         images = Checker(config.checker_grey_levels, name="checker")(images)
@@ -142,26 +146,23 @@ def build_discriminator(
 ) -> keras.Model:
     """Builds the discriminator.
 
-    Two 5x5 convolutions of stride 2, the second with batch normalisation if asked for,
-    dropout after each, and maps of how much the images of the batch differ.
+    It has two 5x5 convolutions of stride 2. By the settings, batch normalisation
+    follows the second, dropout follows each, and the last layer also gets the standard
+    deviations of `MinibatchStddev`.
 
-    Args:
-        config: widths, slope, dropout, normalisation and group size.
-        image_size: height and width of the input in pixels.
-        channels: of the input.
-        seed: of the initial weights and of dropout.
-        precision: Keras dtype policy of the layers; the logits stay float32.
-        fused: in the form that trains faster.
+    The arguments are those of `build_generator`. `seed` decides the dropout too, and
+    with every `precision` the logits stay float32.
 
     Returns:
-        A model from images float32 in [-1, 1] to logits float32 (batch, 1).
+        A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]
+        to logits float32 (batch, 1).
     """
     build = Build(config, seed, precision, fused)
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         name = f"stage{stage}_conv"
-        x = build.convolution(
+        x = build.kinds.plain(
             width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
         )(x)
         if stage > 1 and config.discriminator_norm == "batch":
@@ -182,6 +183,5 @@ def build_discriminator(
         x = layers.Concatenate(name="features", dtype=precision)([x, stddev(x)])
     x = layers.Flatten(name="flatten")(x)
     options = build.weights("logits", bias=True) | {"dtype": "float32"}
-    return keras.Model(
-        images, layers.Dense(1, name="logits", **options)(x), name="discriminator"
-    )
+    logits = layers.Dense(1, name="logits", **options)(x)
+    return keras.Model(images, logits, name="discriminator")

@@ -1,8 +1,7 @@
 """From a finished or running run to a generator, and from seeds to images.
 
-The one door through which commands and the analysis reach a run. The model is rebuilt
-from our own config.json and only weights are loaded, so that a stranger's file is never
-executed.
+The commands and the analysis read a run only with `open_run`. It builds the model from
+config.json and loads nothing but weights, so that no file of a run is ever executed.
 """
 
 import io
@@ -27,38 +26,35 @@ from gan.run.checkpoint import available, verify
 from gan.run.folder import RunError, read_run
 
 Renderer = Callable[[np.ndarray], np.ndarray]
-BATCH_SIZE = 64
+RENDER_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run opened for reading.
+class LoadedRun:
+    """A run and its averaged generator, loaded for reading.
 
     Attributes:
-        directory: the run folder.
         config: resolved settings.
-        step: finished steps of the weights that were loaded.
+        step: number of training steps behind the weights; -1: not recorded.
         image_size: height and width in pixels.
-        channels: of the images.
-        dataset_name: what the run was trained on.
-        generator: the averaged generator (EMA weights and statistics).
+        channels: 1 or 3.
+        generator: the generator with exponential moving averages of weights and
+            statistics.
     """
 
-    directory: Path
     config: Config
     step: int
     image_size: int
     channels: int
-    dataset_name: str
     generator: keras.Model
 
 
-def open_run(directory: str | Path, checkpoint: str = "latest") -> Run:
-    """Opens a run, also while it is training; nothing in the folder is changed.
+def open_run(directory: str | Path, checkpoint: str = "latest") -> LoadedRun:
+    """Loads a run, also while it is training; changes nothing in its folder.
 
     Args:
         directory: the run folder.
-        checkpoint: "latest", "best" where one was kept, or a step number.
+        checkpoint: "latest", "best" (if the run kept one), or a step number.
 
     Raises:
         RunError: when the folder is no run or has no usable checkpoint.
@@ -71,14 +67,13 @@ def open_run(directory: str | Path, checkpoint: str = "latest") -> Run:
         config.model, size, channels, config.run.seed, config.train.precision
     )
     step = load_generator(directory, generator, config, checkpoint)
-    name = str(facts.dataset.get("name", config.data.dataset))
-    return Run(directory, config, step, size, channels, name, generator)
+    return LoadedRun(config, step, size, channels, generator)
 
 
 def load_generator(
     directory: Path, generator: keras.Model, config: Config, checkpoint: str
 ) -> int:
-    """Loads the weights that `checkpoint` names; returns their step."""
+    """Loads the weights of a checkpoint into `generator`; returns their step."""
     folder = directory / ("best" if checkpoint == "best" else "state")
     found = available(folder)
     if checkpoint not in ("latest", "best"):
@@ -104,19 +99,23 @@ def load_generator(
 
 
 def check_model(facts: dict[str, Any], config: Config) -> None:
-    """Refuses weights of a model that config.json no longer describes.
+    """Refuses weights of a model that config.json does not describe any more.
 
-    A setting such as the slope of a ReLU changes pictures and no shape.
+    Their shapes do not suffice: the slope of a ReLU, for example, changes the images
+    and no shape.
 
     Raises:
         RunError: if the checkpoint's own copy of the settings differs.
     """
-    if "config" in facts:  # the first versions wrote none
-        own = from_dict(facts["config"])
-        if (own.model, own.train.precision) != (config.model, config.train.precision):
+    if "config" in facts:  # checkpoints of the first versions have none
+        saved = from_dict(facts["config"])
+        if (saved.model, saved.train.precision) != (
+            config.model,
+            config.train.precision,
+        ):
             raise RunError(
-                "config.json describes another model than the checkpoint; mend it with "
-                "python -m gan check RUN"
+                "config.json describes another model than the checkpoint; repair it "
+                "with python -m gan check RUN"
             )
 
 
@@ -126,13 +125,14 @@ def load_exported(path: Path, generator: keras.Model) -> int:
     Keras reads weights from such a file without looking at the architecture in it.
     """
     try:
-        # HDF5 adds some hundred bytes a layer.
-        most = 2 * 4 * generator.count_params() + (1 << 20)
-        stored = stored_shapes(path, most)
+        # HDF5 adds some hundred bytes per layer to the 4 bytes per weight.
+        max_bytes = 2 * 4 * generator.count_params() + (1 << 20)
+        stored = stored_shapes(path, max_bytes)
+        # Keras alone would accept a file with additional layers.
         if stored != sorted(tuple(weight.shape) for weight in generator.weights):
-            raise ValueError("it has other layers")  # more of them would pass Keras
+            raise ValueError("it has other layers")
         generator.load_weights(path)
-    except Exception as error:  # a damaged archive raises whatever it likes
+    except Exception as error:  # a damaged archive may raise any type
         raise RunError(
             f"{path} does not hold this generator: {first_line(error)}"
         ) from None
@@ -140,14 +140,14 @@ def load_exported(path: Path, generator: keras.Model) -> int:
 
 
 def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
-    """Shapes of all arrays in a `.keras` file, sorted.
+    """Returns the shapes of all arrays in a `.keras` file, sorted.
 
     Raises:
-        ValueError: when they would unfold to more than `max_bytes`.
+        ValueError: if the arrays are larger than `max_bytes` when decompressed.
     """
     shapes = []
 
-    def note(_: str, item: Any) -> None:
+    def collect(_: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             shapes.append(item.shape)
 
@@ -157,19 +157,20 @@ def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
             raise ValueError(f"{num_bytes} bytes of weights, at most {max_bytes} fit")
         weights = archive.read("model.weights.h5")  # checks its CRC
     with h5py.File(io.BytesIO(weights), "r") as file:
-        file.visititems(note)  # which follows no link out of the file
+        file.visititems(collect)  # this follows no link to another file
     return sorted(shapes)
 
 
-def renderer(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Renderer:
+def renderer(generator: keras.Model, batch_size: int = RENDER_BATCH_SIZE) -> Renderer:
     """Makes the function from latents to images, compiled once.
 
-    Every call runs batches of one fixed size, padded by repetition: the picture of a
-    latent is then the same alone, in a grid, or among ten thousand.
+    All batches have one fixed size; the last one is filled up with repeated latents.
+    The image of a latent is therefore the same to the bit, however many others are
+    made with it.
 
     Args:
         generator: a model from latents to images in [-1, 1].
-        batch_size: images a call of the network.
+        batch_size: images per call of the network.
 
     Returns:
         A function from latents float32 (N, latent_dim) to uint8 images (N, height,
@@ -194,9 +195,9 @@ def renderer(generator: keras.Model, batch_size: int = BATCH_SIZE) -> Renderer:
 
 
 def sample(generator: keras.Model, seeds: Sequence[int]) -> np.ndarray:
-    """Images of `seeds`, uint8 (len(seeds), height, width, channels).
+    """Returns the images of `seeds`, uint8 (len(seeds), height, width, channels).
 
-    The picture of a seed depends on the generator and that seed alone.
+    The image of a seed depends on nothing but the generator and that seed.
     """
     latent_dim = int(generator.input_shape[1])
     return renderer(generator)(latents_from_seeds(seeds, latent_dim))

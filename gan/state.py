@@ -1,4 +1,4 @@
-"""Everything a run must remember, and the proof that nothing is forgotten."""
+"""Everything that a run must remember, and the proof that nothing is forgotten."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -12,17 +12,20 @@ from gan.models import build_discriminator, build_generator
 
 
 class StateError(RuntimeError):
-    """A variable would be lost at resume."""
+    """A checkpoint would not hold a variable, so a resume would lose it."""
 
 
 @dataclass
 class TrainState:
     """Networks, averaged generator, optimizers and the step counter of one run.
 
-    `step` counts finished steps. It is our own because an optimizer's `iterations`
-    stands still when loss scaling skips a step. `rate_scale` multiplies both learning
-    rates and is halved whenever an alarm has taken the run back. `strategy` says which
-    devices hold a copy of the variables.
+    The names of the fields are keys of its checkpoints.
+
+    Attributes:
+        strategy: which devices hold a copy of the variables.
+        step: number of finished steps. It is our own counter because an optimizer's
+            `iterations` stands still when loss scaling skips a step.
+        checkpoint: holds all variables.
     """
 
     generator: keras.Model
@@ -34,9 +37,6 @@ class TrainState:
     step: tf.Variable = field(
         default_factory=lambda: tf.Variable(0, dtype=tf.int64, trainable=False)
     )
-    rate_scale: tf.Variable = field(
-        default_factory=lambda: tf.Variable(1.0, trainable=False)
-    )
 
     def __post_init__(self) -> None:
         """Collects all variables in `self.checkpoint`.
@@ -46,7 +46,6 @@ class TrainState:
         """
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
-            rate_scale=self.rate_scale,
             generator=self.generator,
             ema_generator=self.ema_generator,
             discriminator=self.discriminator,
@@ -60,8 +59,8 @@ class TrainState:
     def random_state(self) -> list[tf.Variable]:
         """Seed states of layers such as dropout.
 
-        Keras lists them in `variables` but not in `weights`, tf.train.Checkpoint does
-        not see them, and a restore without them passes every assertion of TensorFlow.
+        Keras lists them in `variables` but not in `weights`. tf.train.Checkpoint does
+        not find them, and a restore without them passes every assertion of TensorFlow.
         """
         return [
             variable.value
@@ -70,12 +69,8 @@ class TrainState:
             if not any(variable is weight for weight in model.weights)
         ]
 
-    def variables(self) -> list[keras.Variable]:
-        """Every Keras variable of the networks and optimizers."""
-        return [variable for _, variable in self.named_variables()]
-
     def named_variables(self) -> list[tuple[str, keras.Variable]]:
-        """The same with names such as `generator base_dense/kernel`."""
+        """All Keras variables with names such as `generator base_dense/kernel`."""
         owners = {
             "generator": self.generator,
             "averaged generator": self.ema_generator,
@@ -89,27 +84,24 @@ class TrainState:
             for variable in owner.variables
         ]
 
+    def variables(self) -> list[keras.Variable]:
+        """All Keras variables of the networks and optimizers."""
+        return [variable for _, variable in self.named_variables()]
+
     def raw_variables(self) -> list[tf.Variable]:
-        """TensorFlow's own variables, our counters among them."""
-        return [self.step, self.rate_scale, *(v.value for v in self.variables())]
+        """All variables as TensorFlow's own, the step counter among them."""
+        return [self.step, *(variable.value for variable in self.variables())]
 
     def non_finite(self) -> list[str]:
-        """Names of variables that hold NaN or infinity."""
+        """Names of the variables that hold NaN or infinity."""
         return [
             name
             for name, variable in self.named_variables()
             if not np.isfinite(variable.value.numpy()).all()
         ]
 
-    def reset(self, other: "TrainState") -> None:
-        """Takes over every value of another state of the same configuration."""
-        for mine, theirs in zip(self.variables(), other.variables(), strict=True):
-            mine.value.assign(theirs.value)
-        self.step.assign(other.step)
-        self.rate_scale.assign(other.rate_scale)
-
     def untracked(self) -> list[str]:
-        """Paths of variables that `self.checkpoint` would not save."""
+        """Paths of the variables that `self.checkpoint` would not save."""
         tracked = set()
         for item in tf.train.TrackableView(self.checkpoint).descendants():
             item = item.value if isinstance(item, keras.Variable) else item
@@ -118,13 +110,11 @@ class TrainState:
         return [v.path for v in self.variables() if id(v.value) not in tracked]
 
     def digest(self) -> str:
-        """SHA-256 over step, rate scale and the bytes of every variable, in order.
+        """SHA-256 of the step and of the bytes of every variable, in order.
 
-        Not over names: Keras numbers the optimizers of a process.
+        Names do not count, because Keras numbers the optimizers of a process.
         """
-        digest = hashlib.sha256(
-            f"{self.step.numpy()} {self.rate_scale.numpy()}".encode()
-        )
+        digest = hashlib.sha256(str(self.step.numpy()).encode())
         for variable in self.variables():
             digest.update(repr(tuple(variable.shape)).encode())
             digest.update(variable.value.numpy().tobytes())
@@ -137,13 +127,13 @@ def build_state(
     channels: int,
     strategy: tf.distribute.Strategy | None = None,
 ) -> TrainState:
-    """Builds networks and optimizers, all variables created and none restored.
+    """Builds networks and optimizers with all of their variables.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         image_size: height and width in pixels.
-        channels: of the images.
-        strategy: whose devices hold the variables; none: one device.
+        channels: number of colour channels of the images.
+        strategy: which devices hold the variables; None: one device.
     """
     strategy = strategy or tf.distribute.get_strategy()
     shape = (image_size, channels, config.run.seed, config.train.precision)
@@ -163,12 +153,29 @@ def build_state(
         )
 
 
-class FusedAdam(keras.optimizers.Adam):
-    """Keras' Adam with each variable updated by one kernel in one pass over memory.
+def build_optimizer(
+    config: Config, model: keras.Model, learning_rate: float
+) -> keras.optimizers.Optimizer:
+    """Builds Adam for one network, with loss scaling where float16 needs it.
 
-    With small batches Keras' dozen of kernels a variable is a tenth of a step. The
-    arithmetic is the same but for rounding (Kingma and Ba 2015, arXiv:1412.6980, the
-    form before section 2.1). Without amsgrad.
+    The variables are created here: an optimizer that creates them at its first step
+    cannot be restored before it.
+    """
+    optimizer = FusedAdam(
+        learning_rate, beta_1=config.train.beta_1, beta_2=config.train.beta_2
+    )
+    if config.train.precision == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Keras' Adam, each variable updated by one kernel in one pass over memory.
+
+    With small batches the dozen of kernels that Keras runs for each variable take a
+    tenth of a step. The formulas are those of Kingma and Ba 2015 (arXiv:1412.6980) in
+    the form at the end of their section 2, so only rounding differs. Without amsgrad.
     """
 
     def update_step(
@@ -189,19 +196,3 @@ class FusedAdam(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
-
-
-def build_optimizer(
-    config: Config, model: keras.Model, learning_rate: float
-) -> keras.optimizers.Optimizer:
-    """Adam for one network, with loss scaling where float16 needs it.
-
-    Built at once: an optimizer whose slots appear at its first step cannot be restored.
-    """
-    optimizer = FusedAdam(
-        learning_rate, beta_1=config.train.beta_1, beta_2=config.train.beta_2
-    )
-    if config.train.precision == "mixed_float16":
-        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-    optimizer.build(model.trainable_variables)
-    return optimizer

@@ -1,15 +1,21 @@
-"""The training step: one compiled function over the state of a run."""
+"""The training step: forward, losses, gradients, update.
+
+`make_step` is one step, `replica_gradients` its arithmetic. Where several devices train
+together, each is a replica that computes its part of the batch; the sums of all parts
+update every copy of the state, as one device would.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from config.schema import Config, TrainConfig
 from gan.data.dataset import batch_indices, latents
-from gan.devices import one_copy, sum_of_replicas
-from gan.gradients import make_gradients
+from gan.devices import one_copy, part_of_replica, sum_of_replicas
+from gan.losses import LOSSES
 from gan.state import TrainState
 
 METRICS = (
@@ -24,12 +30,14 @@ METRICS = (
     "lr/g",
     "lr/d",
 )
+R1_EVERY_STEPS = 8
+SMALLEST_GRADIENT = 1e-25  # negligible next to any gradient; float32 ends at 1e-38
 
 
-def draw(
+def batch_inputs(
     config: Config, steps: Sequence[int], num_images: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices int64 (K, B) and noise float32 (K, B, latent_dim) of `steps`."""
+    """Image indices int64 (K, B) and latents float32 (K, B, latent_dim) of K steps."""
     seed, size = config.run.seed, config.train.batch_size
     indices = [batch_indices(seed, step, size, num_images) for step in steps]
     noise = [latents(seed, step, size, config.model.latent_dim) for step in steps]
@@ -37,16 +45,16 @@ def draw(
 
 
 def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Compiles the training step.
+    """Compiles a call of several training steps.
 
     Args:
-        config: of the run, its `num_steps` resolved.
-        state: what the step changes.
+        config: settings of the run, with `num_steps` resolved.
+        state: what the steps change.
 
     Returns:
-        A function (images_uint8 (N, h, w, c), indices int64 (K, B), latents float32
-        (K, B, latent_dim)) -> metrics float32 (K, len(METRICS)), which does K steps in
-        one call. It is traced once, whatever K.
+        A function (images_uint8 (N, height, width, channels), indices int64 (K, B),
+        latents float32 (K, B, latent_dim)) -> metrics float32 (K, len(METRICS)), which
+        does K steps. It is traced once, for every K.
     """
     step = make_step(config, state)
     size, latent_dim = config.train.batch_size, config.model.latent_dim
@@ -56,42 +64,44 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
         tf.TensorSpec((None, size, latent_dim), tf.float32),
     ]
 
-    # Autograph would rewrite every function on the way: half of the tracing's time.
+    # Without autograph, which would take half of the time of tracing.
     @tf.function(input_signature=signature, autograph=False)
     def train_steps(
         images_uint8: tf.Tensor, indices: tf.Tensor, latents: tf.Tensor
     ) -> tf.Tensor:
-        def one_of_them(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        def one_step(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             batch = tf.gather(images_uint8, inputs[0])
             return step(tf.cast(batch, tf.float32) / 127.5 - 1.0, inputs[1])
 
-        row = tf.TensorSpec((len(METRICS),), tf.float32)
         return tf.map_fn(
-            one_of_them,
+            one_step,
             (indices, latents),
             parallel_iterations=1,
-            fn_output_signature=row,
+            fn_output_signature=tf.TensorSpec((len(METRICS),), tf.float32),
         )
 
     return train_steps
 
 
 def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Makes one step: (real images, latents) -> metrics float32 (len(METRICS),).
+    """Makes the function that does one step.
 
-    Each replica computes losses and gradients of its part of the batch as shares of the
-    whole; all copies of the state are changed by the sums.
+    Returns:
+        A function (real images float32 (B, height, width, channels) in [-1, 1], latents
+        float32 (B, latent_dim)) -> metrics float32 (len(METRICS),).
     """
-    settings = config.train
-    compute, strategy = make_gradients(config, state), state.strategy
+    strategy = state.strategy
     g_variables = state.generator.trainable_variables
     d_variables = state.discriminator.trainable_variables
 
-    @tf.function(jit_compile=settings.jit, autograph=False)
+    def gradients(*inputs: tf.Tensor) -> Any:
+        return replica_gradients(config, state, *inputs)
+
+    @tf.function(jit_compile=config.train.jit, autograph=False)
     def step(real_images: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
         g_scale, d_scale = loss_scale(state.g_optimizer), loss_scale(state.d_optimizer)
-        args = (real_images, latents, g_scale, d_scale)
-        metrics, g_gradients, d_gradients = strategy.run(compute, args=args)
+        inputs = (real_images, latents, g_scale, d_scale)
+        metrics, g_gradients, d_gradients = strategy.run(gradients, args=inputs)
         metrics = strategy.reduce("SUM", metrics, axis=None)
         g_gradients = sum_of_replicas(strategy, g_gradients, g_variables)
         d_gradients = sum_of_replicas(strategy, d_gradients, d_variables)
@@ -99,10 +109,135 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
             tf.linalg.global_norm(one_copy(strategy, g_gradients)) / g_scale,
             tf.linalg.global_norm(one_copy(strategy, d_gradients)) / d_scale,
         ]
-        rates = update(settings, state, g_gradients, d_gradients)
+        rates = update(config.train, state, g_gradients, d_gradients)
         return tf.concat([metrics, tf.stack([*norms, *rates])], 0)
 
     return step
+
+
+def replica_gradients(
+    config: Config,
+    state: TrainState,
+    real_images: tf.Tensor,
+    latents: tf.Tensor,
+    g_scale: tf.Tensor,
+    d_scale: tf.Tensor,
+) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    """Losses and gradients of the calling replica's part of a batch.
+
+    `real_images` and `latents` are the whole batch, as in `make_step`; `g_scale` and
+    `d_scale` are factors on the losses, see `loss_scale`.
+
+    Returns:
+        The first six of METRICS (6,), the gradients of the generator and those of the
+        discriminator. Their sums over all replicas are means over the whole batch.
+    """
+    generator, discriminator = state.generator, state.discriminator
+    num_replicas = state.strategy.num_replicas_in_sync
+    real_images, latents = part_of_replica(real_images), part_of_replica(latents)
+
+    # Forward and losses.
+    with tf.GradientTape(persistent=True) as tape:
+        fake_images = generator(latents, training=True)
+        real_logits = discriminator(real_images, training=True)
+        fake_logits = discriminator(fake_images, training=True)
+        losses = LOSSES[config.train.loss](real_logits, fake_logits)
+        d_loss_real, d_loss_fake, g_loss = losses
+        d_loss = d_loss_real + d_loss_fake
+        # Keras computes the penalties when they are read, hence inside the tape.
+        penalties = generator.losses
+        g_scaled = g_loss * g_scale / num_replicas
+        d_scaled = d_loss * d_scale / num_replicas
+    probabilities = [tf.reduce_mean(tf.sigmoid(x)) for x in (real_logits, fake_logits)]
+    metrics = tf.stack([g_loss, d_loss, d_loss_real, d_loss_fake, *probabilities])
+
+    # Gradients of both networks, from this one forward pass and before either update.
+    d_gradients, image_gradients = back_through_discriminator(
+        tape,
+        d_scaled,
+        g_scaled,
+        [real_logits, fake_logits],
+        [v.value for v in discriminator.trainable_variables],
+        fake_images,
+        one_pass_is_enough(config),
+    )
+    g_gradients = tape.gradient(
+        [fake_images, *penalties],
+        generator.trainable_variables,
+        [image_gradients, *[g_scale / num_replicas for _ in penalties]],
+    )
+    if gamma := config.train.r1_gamma:
+        without_penalty = d_gradients
+
+        def with_penalty() -> list[tf.Tensor]:
+            r1 = r1_gradients(discriminator, real_images, gamma, d_scale / num_replicas)
+            return [a + b for a, b in zip(without_penalty, r1, strict=True)]
+
+        is_due = tf.equal(state.step % R1_EVERY_STEPS, 0)
+        d_gradients = tf.cond(is_due, with_penalty, lambda: without_penalty)
+    return metrics / num_replicas, g_gradients, d_gradients
+
+
+def one_pass_is_enough(config: Config) -> bool:
+    """Whether `back_through_discriminator` can serve both losses with one pass.
+
+    It cannot where a layer mixes the images of a batch, nor in half precision, where
+    `SMALLEST_GRADIENT` is 0.
+    """
+    model = config.model
+    mixes_images = model.minibatch_stddev or model.discriminator_norm == "batch"
+    return not mixes_images and config.train.precision != "mixed_float16"
+
+
+def back_through_discriminator(
+    tape: tf.GradientTape,
+    d_loss: tf.Tensor,
+    g_loss: tf.Tensor,
+    logits: list[tf.Tensor],
+    d_variables: list[tf.Tensor],
+    fake_images: tf.Tensor,
+    one_pass: bool,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Gradients of d_loss by the variables and of g_loss by the generated images.
+
+    One pass is enough where an image x reaches a loss through its own logit l alone: by
+    the chain rule dg/dx = dd/dx * (dg/dl) / (dd/dl), with one factor for each image.
+    """
+    if not one_pass:
+        return tape.gradient(d_loss, d_variables), tape.gradient(g_loss, fake_images)
+    real_gradient, fake_gradient = tape.gradient(d_loss, logits)
+    # It is 0 where a hinge loss is satisfied, and the factor divides by it.
+    is_small = tf.abs(fake_gradient) < SMALLEST_GRADIENT
+    fake_gradient = tf.where(is_small, SMALLEST_GRADIENT, fake_gradient)
+    *d_gradients, image_gradients = tape.gradient(
+        logits, [*d_variables, fake_images], [real_gradient, fake_gradient]
+    )
+    factor = tape.gradient(g_loss, logits[1]) / fake_gradient
+    return d_gradients, image_gradients * tf.reshape(factor, (-1, 1, 1, 1))
+
+
+def r1_gradients(
+    discriminator: keras.Model, real_images: tf.Tensor, gamma: float, scale: tf.Tensor
+) -> list[tf.Tensor]:
+    """Gradients of the R1 penalty by the discriminator's trainable variables.
+
+    The penalty is gamma / 2 times the mean over images of |d logit / d image|^2
+    (Mescheder et al. 2018, arXiv:1801.04406, section 4.1). It is taken at one of
+    `R1_EVERY_STEPS` steps and weighs as many times as much (Karras et al. 2020,
+    arXiv:1912.04958, section 3.1). `scale` is a factor on the loss.
+    """
+    variables = [v.value for v in discriminator.trainable_variables]
+    with tf.GradientTape() as tape:
+        with tf.GradientTape() as image_tape:
+            image_tape.watch(real_images)
+            # training=False: no dropout, and no statistics of the other images.
+            logits = tf.reduce_sum(discriminator(real_images, training=False))
+        squares = tf.square(image_tape.gradient(logits, real_images))
+        mean = tf.reduce_mean(tf.reduce_sum(squares, axis=(1, 2, 3)))
+        penalty = gamma / 2 * R1_EVERY_STEPS * mean * scale
+    # The penalty does not depend on the bias of the logits.
+    zero = tf.UnconnectedGradients.ZERO
+    return tape.gradient(penalty, variables, unconnected_gradients=zero)
 
 
 def update(
@@ -111,13 +246,13 @@ def update(
     g_gradients: list[tf.Tensor],
     d_gradients: list[tf.Tensor],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Changes the state by one step's gradients; returns both learning rates."""
+    """Changes the state by the gradients of one step; returns both learning rates."""
     factor = rate_factor(state.step, settings.num_steps, settings.decay_start)
-    factor *= state.rate_scale
     g_rate = settings.g_learning_rate * factor
     d_rate = settings.d_learning_rate * factor
-    set_rate(state.g_optimizer, g_rate)
-    set_rate(state.d_optimizer, d_rate)
+    for optimizer, rate in ((state.g_optimizer, g_rate), (state.d_optimizer, d_rate)):
+        # A loss-scaling optimizer holds the one that has a learning rate.
+        getattr(optimizer, "inner_optimizer", optimizer).learning_rate.assign(rate)
     state.g_optimizer.apply(g_gradients, state.generator.trainable_variables)
     state.d_optimizer.apply(d_gradients, state.discriminator.trainable_variables)
     update_average(state, ema_decay(state.step, settings.ema_decay))
@@ -125,10 +260,26 @@ def update(
     return g_rate, d_rate
 
 
-def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
-    """Share of the learning rate at `step`: 1, then linear to 0 at `num_steps`.
+def update_average(state: TrainState, decay: tf.Tensor) -> None:
+    """Moves the averaged generator: average += (1 - decay) (current - average).
 
-    At decay_start 0.5 and 100 steps: 1 up to step 50, 0.5 at step 75.
+    It covers the batch-norm statistics too, which belong to the weights. An optimizer's
+    own average would cover the trainable variables alone.
+    """
+
+    def move(average: tf.Variable, variable: tf.Tensor) -> None:
+        average.assign(average + (1.0 - decay) * (variable - average))
+
+    for average, variable in zip(
+        state.ema_generator.variables, state.generator.variables, strict=True
+    ):
+        state.strategy.extended.update(average.value, move, args=(variable.value,))
+
+
+def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
+    """Factor on the learning rates at `step`: 1, then linear to 0 at `num_steps`.
+
+    At decay_start 0.5 and 100 steps it is 1 up to step 50 and 0.5 at step 75.
     """
     if decay_start >= 1:
         return tf.constant(1.0)
@@ -142,28 +293,7 @@ def ema_decay(step: Any, decay: float) -> tf.Tensor:
     return tf.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
-def update_average(state: TrainState, decay: tf.Tensor) -> None:
-    """Moves all of the averaged generator, batch-norm statistics too, to the current.
-
-    An optimizer's own average covers trainable variables only, and weights averaged
-    without their statistics give another network.
-    """
-
-    def move(average: tf.Variable, variable: tf.Tensor) -> None:
-        average.assign(average + (1.0 - decay) * (variable - average))
-
-    for average, variable in zip(
-        state.ema_generator.variables, state.generator.variables, strict=True
-    ):
-        state.strategy.extended.update(average.value, move, args=(variable.value,))
-
-
 def loss_scale(optimizer: Any) -> tf.Tensor:
-    """Factor on the loss that keeps float16 gradients above underflow; else 1."""
+    """Factor on the loss that keeps float16 gradients above underflow, else 1."""
     scale = getattr(optimizer, "dynamic_scale", None)
     return tf.constant(1.0) if scale is None else tf.convert_to_tensor(scale)
-
-
-def set_rate(optimizer: Any, rate: tf.Tensor) -> None:
-    """Sets the learning rate, also inside a loss-scaling optimizer."""
-    getattr(optimizer, "inner_optimizer", optimizer).learning_rate.assign(rate)

@@ -1,35 +1,43 @@
-"""The training loop, read from top to bottom.
+"""The training loop, read from top to bottom, and what it needs besides the step."""
 
-Observers (`gan.evaluation`) are shown pictures at evaluations; none feeds the training.
-"""
-
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from config.loader import to_dict
-from config.schema import Config
+from config.schema import Config, UserError
 from gan.data.dataset import Dataset
 from gan.devices import Processes
-from gan.evaluation import Evaluation, Observer, generator_weights
-from gan.replay import Incident, record
-from gan.run import checkpoint
-from gan.run.environment import changes, describe, peak_memory_bytes
-from gan.run.folder import RunFacts, RunFolder
-from gan.run.health import RollBack, Watch
+from gan.evaluation import Evaluation, Observer
+from gan.run.checkpoint import (
+    CheckpointError,
+    Restored,
+    RunCheckpoints,
+    available,
+    restore_newest,
+)
+from gan.run.environment import (
+    describe_environment,
+    environment_changes,
+    peak_memory_bytes,
+)
+from gan.run.folder import RunFolder, RunRecord
+from gan.run.health import Alarms
 from gan.run.log import RunLog
-from gan.run.saver import Saver
 from gan.state import TrainState, build_state
-from gan.step import METRICS, draw, make_train_steps
-from gan.wallclock import Clock, StopSignals, stop_reason
+from gan.step import METRICS, batch_inputs, make_train_steps
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training cannot go on; the message says why and what was kept."""
 
 
@@ -38,9 +46,9 @@ class Outcome:
     """How a call of `train` ended.
 
     Attributes:
-        step: finished steps.
-        stop: why before the end of the budget, in words; empty at its end.
-        exit_code: for the shell.
+        step: number of finished steps.
+        stop: why it stopped before the end of the budget, in words; else empty.
+        exit_code: of the command.
     """
 
     step: int
@@ -59,135 +67,116 @@ def train(  # noqa: PLR0913
     on_alarm: str = "warn",
     strategy: tf.distribute.Strategy | None = None,
 ) -> Outcome:
-    """Trains a run, or continues it exactly where its newest checkpoint stands.
+    """Trains a run, or continues it exactly from its newest checkpoint.
 
     Args:
-        config: with `train.num_steps` resolved.
+        config: the settings, with `train.num_steps` resolved.
         dataset: the training images.
         folder: the run folder, entered (locked) by the caller.
-        make_observers: makes what evaluations call, once the first step is done.
-        max_seconds: wall time after which this call saves and returns.
-        console: where messages and progress go; none: nowhere.
-        on_alarm: "warn"; "stop", saving the state; or "rollback", to the newest
-            checkpoint before the alarm with half the learning rates.
-        strategy: devices, see `gan.devices`; none: one. Of several processes each
-            calls this, all but the chief with a run folder of no account.
+        make_observers: makes the observers of evaluations, after the first step.
+        max_seconds: wall time after which this call saves the state and returns.
+        console: shows messages and progress; None: nothing is shown.
+        on_alarm: "warn", or "stop" after saving the state.
+        strategy: the devices, see `gan.devices`; None: one device. If there are several
+            processes, each calls this function.
 
     Returns:
-        The outcome; its state is on disk.
+        The outcome; the state is on disk.
 
     Raises:
         RunError: when the folder belongs to another configuration.
-        CheckpointError: when no valid checkpoint is left, or the last cannot be saved.
-        TrainingError: on a loss or gradient that is not finite.
-        gan.devices.PEER_LOST: when another worker is no longer there.
+        CheckpointError: when no valid checkpoint is left, or the last one cannot be
+            saved.
+        TrainingError: when a loss, a gradient or a variable is not finite.
     """
+    stop_signals = StopSignals(max_seconds)
     strategy = strategy or tf.distribute.get_strategy()
     processes = Processes(strategy)
-    deadline = time.monotonic() + max_seconds if max_seconds else None
-    facts = run_facts(config, dataset, strategy.num_replicas_in_sync)
-    folder.claim(facts)
+    if not processes.is_chief:  # workers only compute; the chief reports and decides
+        make_observers, console, on_alarm = tuple, None, "warn"
+
+    # State: new, or that of the newest checkpoint.
+    record = make_record(config, dataset, strategy.num_replicas_in_sync)
+    folder.claim(record)
     _, size, _, channels = dataset.images_uint8.shape
     state = build_state(config, size, channels, strategy)
-    restored = checkpoint.restore_newest(folder.state, state.checkpoint)
-    processes.share(state.raw_variables())
-    watch = Watch(config.train.loss, on_alarm)
-    environment = recall(restored, watch) if restored else {}
-    console = console or Console(quiet=True)
-    with RunLog(folder.directory, config.train.num_steps, console) as log:
-        log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        announce(log, restored, config, changes(environment, facts.environment))
-        with StopSignals() as signals:
-            saver = Saver(folder, state, facts, log, watch)
-            while True:
-                try:
-                    return loop(
-                        config,
-                        dataset,
-                        make_observers,
-                        saver,
-                        processes,
-                        lambda: stop_reason(signals, deadline),
-                    )
-                except RollBack as alarm:
-                    step = saver.roll_back(alarm.verdict.quiet_step)
-                    log.rewind(step, alarm.verdict, float(state.rate_scale.numpy()))
-
-
-def loop(
-    config: Config,
-    dataset: Dataset,
-    make_observers: Callable[[], Sequence[Observer]],
-    saver: Saver,
-    processes: Processes,
-    wish_to_stop: Callable[[], tuple[str, int] | None],
-) -> Outcome:
-    """Steps, logs, evaluates and saves until the budget or a wish ends it."""
-    settings, cadence = config.train, config.run
-    state, log, watch = saver.state, saver.log, saver.watch
-    images_uint8 = tf.constant(dataset.images_uint8)
-    train_steps = make_train_steps(config, state)
-    clock, window = Clock(), []
+    alarms = Alarms(config.train.loss, on_alarm)
+    restored = restore_newest(folder.state, state.checkpoint)
+    old_environment = read_facts(restored, alarms) if restored else {}
+    processes.broadcast(state.raw_variables())
     first = step = int(state.step.numpy())
-    untrained = generator_weights(state) if step == 0 else None
-    rate_scale = float(state.rate_scale.numpy())
-    evaluate: Evaluation | None = None
 
-    while step < settings.num_steps:
-        # Input: order and noise are pure functions of seed and step.
-        with clock.measure("input"):
-            count = steps_until_boundary(step, config)
-            inputs = draw(config, range(step, step + count), len(images_uint8))
+    with (
+        RunLog(folder.directory, config.train.num_steps, console) as log,
+        stop_signals,
+    ):
+        log.begin(restored.step if restored else -1, to_dict(config), tables(state))
+        changes = environment_changes(old_environment, record.environment)
+        announce_resume(log, restored, config.train.num_steps, changes)
+        checkpoints = RunCheckpoints(folder, state, record, log.say)
+        evaluation = Evaluation(config, state, log, alarms, checkpoints)
+        images_uint8 = tf.constant(dataset.images_uint8)
+        train_steps = make_train_steps(config, state)
+        clock = Clock()
+        window: list[np.ndarray] = []  # metrics of the steps since the last log line
+        stop: tuple[str, int] | None = None  # reason and exit code
 
-        # As many steps as the cadence allows, in one call.
-        with clock.measure("compile" if step == first else "step", count):
-            metrics = train_steps(images_uint8, *inputs).numpy()
-        if bad := first_non_finite(metrics, settings.precision):
-            give_up(saver, step, explain(saver, dataset, step, inputs, metrics, bad))
-        window.extend(metrics)
-        step += count
-        last = step == settings.num_steps
+        while step < config.train.num_steps and not stop:
+            # Inputs: the batch and the noise depend on the seed and the step alone.
+            with clock.measure("input"):
+                count = steps_until_boundary(step, config)
+                steps = range(step, step + count)
+                inputs = batch_inputs(config, steps, len(images_uint8))
 
-        # Scalars: means over the steps since the last line.
-        if last or step % cadence.log_every_steps == 0:
-            with clock.measure("log"):
-                values = summarize(window, clock, settings.batch_size)
-                watch.see_losses(step, values)
-                log.losses(step, values | {"alarm/code": watch.code})
-                log.progress(step, values)
-            window, clock.step_seconds = [], []
+            # Steps: one call of the compiled function does `count` of them.
+            with clock.measure("compile" if step == first else "step", count):
+                metrics = train_steps(images_uint8, *inputs).numpy()
+            if bad := first_non_finite(metrics, config.train.precision):
+                row, name = bad
+                reason = f"{name} is not finite at step {step + row + 1}"
+                raise training_error(reason, step, folder, log, alarms)
+            window.extend(metrics)
+            step += count
+            last = step == config.train.num_steps
 
-        # Observers take seconds to prepare, which the first step does not wait for.
-        if evaluate is None:
-            with clock.measure("evaluate"):
-                evaluate = Evaluation(saver, make_observers(), config)
-                if untrained:
-                    evaluate(0, untrained)
-        # Pictures and observers.
-        if last or step % cadence.evaluate_every_steps == 0:
-            with clock.measure("evaluate"):
-                evaluate(step)
+            # Scalars: means over the steps since the last log line.
+            if last or step % config.run.log_every_steps == 0:
+                with clock.measure("log"):
+                    values = summarize(window, clock, config.train.batch_size)
+                    alarms.add_losses(step, values)
+                    log.losses(step, values | {"alarm/code": alarms.code})
+                    log.progress(step, values)
+                window, clock.step_seconds = [], []
 
-        # State, also when an alarm or the user asks to stop.
-        log.verdict(step, watch.verdict)
-        stop = watch.wish_to_stop(rate_scale)
-        stop = processes.agree(stop or (None if last else wish_to_stop()))
-        if last or stop or step % cadence.checkpoint_every_steps == 0:
-            with clock.measure("checkpoint"):
-                if lost := state.non_finite():
-                    give_up(saver, step, f"{lost[0]} is not finite after step {step}")
-                saver.save(step, required=last or stop is not None)
-        if stop:
-            break
-    else:
-        stop = None
-        saver.export()
-    processes.agree(None)  # the chief's disk is slower than an exit
+            # Pictures and observers. The first step does not wait for the seconds that
+            # observers take to prepare.
+            if not evaluation.is_ready:
+                with clock.measure("evaluate"):
+                    evaluation.prepare(make_observers())
+            if last or step % config.run.evaluate_every_steps == 0:
+                with clock.measure("evaluate"):
+                    evaluation(step)
+
+            # Checkpoints, also when an alarm, the user or the clock ends the run.
+            log.status(step, alarms.status)
+            stop = alarms.stop_request() or (None if last else stop_signals.request())
+            stop = processes.agree_to_stop(stop)
+            if last or stop or step % config.run.checkpoint_every_steps == 0:
+                with clock.measure("checkpoint"):
+                    if bad_names := state.non_finite():
+                        reason = f"{bad_names[0]} is not finite after step {step}"
+                        raise training_error(reason, step, folder, log, alarms)
+                    required = last or stop is not None
+                    checkpoints.save(step, alarms.state_dict(), required=required)
+
+        if not stop:
+            checkpoints.export()
+        processes.wait()  # until the chief has written its files
     return Outcome(step, *(stop or ()))
 
 
-def run_facts(config: Config, dataset: Dataset, replicas: int) -> RunFacts:
-    """What config.json will hold."""
+def make_record(config: Config, dataset: Dataset, replicas: int) -> RunRecord:
+    """Collects the content of config.json."""
     num_images, size, _, channels = dataset.images_uint8.shape
     description = {
         "name": dataset.name,
@@ -196,50 +185,47 @@ def run_facts(config: Config, dataset: Dataset, replicas: int) -> RunFacts:
         "image_size": size,
         "channels": channels,
     }
-    return RunFacts(config, description, describe(replicas))
+    return RunRecord(config, description, describe_environment(replicas))
 
 
-def recall(restored: checkpoint.Restored, watch: Watch) -> dict[str, Any]:
-    """Hands the evidence that a checkpoint keeps to `watch`.
+def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
+    """Gives `alarms` the counts that were saved with a checkpoint.
 
     Returns:
-        The environment of its writer.
+        The environment in which the checkpoint was written.
 
     Raises:
-        CheckpointError: when there is something else in its place.
+        CheckpointError: when the manifest holds something else.
     """
     try:
         if "alarms" in restored.facts:
-            watch.recall(restored.facts["alarms"])
+            alarms.load_state_dict(restored.facts["alarms"])
         return dict(restored.facts.get("environment", {}))
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"checkpoint of step {restored.step}: the facts in its manifest are not "
             "those of a run; remove it or start a new run with --run NAME"
         ) from None
 
 
-def announce(
-    log: RunLog,
-    restored: checkpoint.Restored | None,
-    config: Config,
-    changed: Sequence[str],
+def announce_resume(
+    log: RunLog, restored: Restored | None, num_steps: int, changes: Sequence[str]
 ) -> None:
-    """Says where the run stands, and what may keep a resume from being bit-exact."""
+    """Says where a run continues, and what may keep it from being bit-exact."""
     if restored is None:
         return
     for warning in restored.warnings:
         log.say(f"warning: {warning}")
-    log.say(f"continuing after step {restored.step} of {config.train.num_steps}")
-    if changed:
+    log.say(f"continuing after step {restored.step} of {num_steps}")
+    if changes:
         log.say(
             "warning: not bit-exact from here, the environment has changed: "
-            + "; ".join(changed)
+            + "; ".join(changes)
         )
 
 
 def steps_until_boundary(step: int, config: Config) -> int:
-    """Steps in the next call: up to steps_per_call, not past any cadence."""
+    """Number of steps in the next call: `steps_per_call`, or up to the next event."""
     run = config.run
     cadences = (
         run.log_every_steps,
@@ -252,9 +238,13 @@ def steps_until_boundary(step: int, config: Config) -> int:
 
 
 def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | None:
-    """Row and name of the first bad value of (K, len(METRICS)) metrics, if any.
+    """Row and name of the first value that is not finite, or None.
 
     With float16 an infinite gradient norm is normal: loss scaling skips that update.
+
+    Args:
+        metrics: float32 (num_steps, len(METRICS)).
+        precision: of the run.
     """
     if np.isfinite(metrics).all():
         return None
@@ -266,51 +256,29 @@ def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | N
     return None
 
 
-def explain(
-    saver: Saver,
-    dataset: Dataset,
-    step: int,
-    inputs: tuple[np.ndarray, np.ndarray],
-    metrics: np.ndarray,
-    bad: tuple[int, str],
-) -> str:
-    """Keeps the bad step of the call at `step`, and says in a line where it began."""
-    row, name = bad
-    reason = f"{name} is not finite at step {step + row + 1}"
-    saver.log.say(f"{reason}; repeating the steps from the last checkpoint to see why")
-    indices, noise = inputs[0][row], inputs[1][row]
-    incident = Incident(
-        saver.facts.config,
-        step + row + 1,
-        indices,
-        dataset.images_uint8[indices],
-        noise,
-        metrics[: row + 1],
-    )
-    return f"{reason}; {record(incident, dataset, saver.folder)}"
+def training_error(
+    reason: str, step: int, folder: RunFolder, log: RunLog, alarms: Alarms
+) -> TrainingError:
+    """Logs the alarm "diverged", and makes the error that names the last checkpoint.
 
-
-def give_up(saver: Saver, step: int, reason: str) -> NoReturn:
-    """Ends the call before a state that is not finite reaches a checkpoint.
-
-    Raises:
-        RollBack: if an alarm is to take the run back.
-        TrainingError: else.
+    The state is not saved, so that no checkpoint ever holds a value that is not finite.
     """
-    watch = saver.watch
-    watch.see_non_finite(step, reason)
-    watch.wish_to_stop(float(saver.state.rate_scale.numpy()))
-    saver.log.verdict(step, watch.verdict, say=False)
-    raise TrainingError(f"{reason}; try a lower learning rate or --precision float32")
+    alarms.add_non_finite(reason)
+    log.status(step, alarms.status, say=False)
+    kept = [path.name for _, path in available(folder.state)]
+    return TrainingError(
+        f"{reason}; last good checkpoint: {kept[0] if kept else 'none yet'}; "
+        "try a lower learning rate or --precision float32"
+    )
 
 
 def summarize(
-    window: Sequence[np.ndarray], clock: Clock, batch_size: int
+    window: Sequence[np.ndarray], clock: "Clock", batch_size: int
 ) -> dict[str, float]:
-    """Means of the metrics, speed, times by kind, memory."""
+    """Means of the metrics, speed, seconds by kind of work, and peak memory."""
     means = np.mean(np.asarray(window, dtype=np.float64), axis=0)
     values = dict(zip(METRICS, means.tolist(), strict=True))
-    # Nothing but the compiling call in the window: its time is the best estimate.
+    # If only the compiling call is in the window, its time is the best estimate.
     per_step = clock.step_seconds or [clock.seconds["compile"] / len(window)]
     seconds = float(np.mean(per_step))
     values["speed/seconds_per_step"] = seconds
@@ -327,3 +295,65 @@ def tables(state: TrainState) -> str:
     for model in (state.generator, state.discriminator):
         model.summary(print_fn=lambda line, **_: lines.append(line), line_length=80)
     return "\n".join(lines)
+
+
+class Clock:
+    """Measures the wall time of each kind of work: compile, input, step, evaluate, ...
+
+    Attributes:
+        seconds: total seconds by kind of work.
+        step_seconds: seconds of each step since the last log line, without compilation.
+    """
+
+    def __init__(self) -> None:
+        """Starts with no time measured."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.step_seconds: list[float] = []
+
+    @contextmanager
+    def measure(self, kind: str, num_steps: int = 0) -> Iterator[None]:
+        """Adds the duration of a `with` block, which does `num_steps` steps."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.seconds[kind] += seconds
+        if kind == "step":
+            self.step_seconds += [seconds / num_steps] * num_steps
+
+
+class StopSignals:
+    """Notes SIGINT, SIGTERM and the end of the allowed time; used as a context manager.
+
+    A second signal has its usual effect, for users who cannot wait for the step.
+    """
+
+    def __init__(self, max_seconds: float | None = None) -> None:
+        """Starts the allowed time; None: there is no limit."""
+        self.deadline = time.monotonic() + max_seconds if max_seconds else None
+        self.received = 0
+
+    def __enter__(self) -> "StopSignals":
+        """Installs the signal handlers."""
+        self._before = {
+            number: signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restores the earlier handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._before[signal.Signals(number)])
+
+    def request(self) -> tuple[str, int] | None:
+        """Reason and exit code, if the run is to stop now."""
+        if self.received:
+            name = signal.Signals(self.received).name
+            return f"stopped by {name}", 128 + self.received
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return "time limit reached", 0
+        return None

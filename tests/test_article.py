@@ -127,7 +127,7 @@ def restored_values(i, kernel, s):
 
 def tf_crop(i, k, s, o):
     """Rows that TensorFlow leaves out of the full output at its start and its end."""
-    start = int(impulse_rows(i, k, s, o)[0, 0]) - 1  # the first tap still seen
+    start = int(impulse_rows(i, k, s, o)[0, 0]) - 1  # the first tap that is kept
     return [start, (i - 1) * s + k - o - start]
 
 

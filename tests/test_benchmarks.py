@@ -1,4 +1,4 @@
-"""What the benchmarks compare is what they say; their numbers are not tested."""
+"""The benchmarks compare what they say; the times that they find are not tested."""
 
 import sys
 import textwrap
@@ -7,14 +7,24 @@ import click
 import numpy as np
 import pytest
 
+from analysis.checkerboard.spectrum import measure
 from benchmarks import floor, overhead, rivals, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
+from benchmarks.rival_meters import (
+    azimuthal_profiles,
+    read_patterns,
+    smoothed,
+    value_at,
+    whitened_map_db,
+)
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
+from config.schema import DataConfig
+from gan.data.dataset import load_dataset
 from gan.models import build_discriminator, build_generator
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
-backend.prepare()
+prepare_tensorflow()
 G_MACS = 100 * 12544 + 49 * 25 * 256 * 128 + 49 * 25 * 128 * 64 + 196 * 25 * 64 * 1
 D_MACS = 196 * 25 * 1 * 64 + 49 * 25 * 64 * 128 + 6272
 G_WEIGHTS = 100 * 12544 + 2 * (12544 + 128 + 64) + 25 * (256 * 128 + 128 * 64 + 64)
@@ -32,22 +42,22 @@ def test_multiply_accumulates_of_a_step_are_those_counted_by_hand():
         if product.kind == floor.FORWARD:
             forward[product.network] += product.macs
     assert forward == {"G": G_MACS, "D": D_MACS} == {"G": 51_744_000, "D": 10_355_072}
-    # Forward, kernels, inputs but the first layer's; of D on real and fake images, and
-    # the pixels' gradient once, for the generator.
+    # Each layer has three products, but the first input of a network needs no gradient.
+    # D has real and generated images; the generator needs the gradient of the latter.
     g_step = 3 * G_MACS - 100 * 12544
     d_step = 6 * D_MACS - 196 * 25 * 64
     assert floor.step_macs(products) == g_step + d_step == 215_794_432
     assert floor.step_macs(products, inside=True) < floor.step_macs(products)
 
 
-def test_products_that_meet_the_padding_are_left_out():
-    """7 pixels x 5 taps of an axis, of which 3 + 4 + 5 + 5 + 5 + 4 + 3 are inside."""
+def test_taps_on_the_padding_are_left_out():
+    """On one axis, 7 pixels have 5 taps each; 3 + 4 + 5 + 5 + 5 + 4 + 3 are inside."""
     stage1 = next(p for p in network_products() if p.layer.name == "stage1_conv")
     assert stage1.macs_inside == 29**2 * 256 * 128
 
 
 @pytest.mark.parametrize("batch_size", [2])
-def test_every_form_of_a_product_gives_the_same(batch_size):
+def test_every_form_of_a_product_gives_the_same_result(batch_size):
     for product in network_products():
         ways = floor.forms(product, batch_size)
         results = [
@@ -65,10 +75,10 @@ def test_the_sum_counts_each_product_and_takes_the_fastest_form():
     assert floor.seconds_of_layers(products, {"D logits": 3.0}) == 6.0
 
 
-def test_a_layer_alone_has_the_gradients_that_every_pass_needs():
+def test_the_pass_of_a_layer_has_the_gradients_that_are_needed():
     layers = floor.compile_layers(network_products(), batch_size=2)
     assert len(layers) == 7
-    # Noise has no gradient, and of the discriminator's images only the generated ones.
+    # Noise and real images need no gradient.
     counts = {name: len(function()) for name, function in layers.items()}
     firsts = {"G base_dense", "D stage1_conv"}
     assert counts == {name: 2 if name in firsts else 3 for name in layers}
@@ -83,7 +93,7 @@ def test_rivals_train_the_network_of_this_project():
         assert [num_weights(build()) for build in builders] == [weights, weights]
 
 
-def test_the_network_in_pytorch_is_the_same():
+def test_the_network_in_pytorch_has_as_many_weights():
     pytest.importorskip("torch")
     from benchmarks import rival_torch
 
@@ -133,7 +143,7 @@ def test_a_worker_answers_with_seconds_memory_and_result():
         ("", "without an answer"),
     ],
 )
-def test_a_worker_that_cannot_work_says_why(code, message):
+def test_a_worker_that_cannot_work_gives_the_reason(code, message):
     with pytest.raises(Unavailable, match=message):
         Worker([sys.executable, "-c", code])
 
@@ -156,7 +166,7 @@ def script(text):
     return [sys.executable, "-c", textwrap.dedent(text)]
 
 
-def test_lines_of_losses_are_noted_as_they_appear(tmp_path):
+def test_lines_of_losses_are_recorded_when_they_appear(tmp_path):
     log = tmp_path / "log.jsonl"
     writes = f"""
         import time
@@ -171,7 +181,7 @@ def test_lines_of_losses_are_noted_as_they_appear(tmp_path):
         overhead.follow(script("raise SystemExit('no such flag')"), log)
 
 
-def test_events_are_waited_for_and_no_longer(tmp_path):
+def test_a_program_is_killed_after_the_last_event(tmp_path):
     events = {name: lambda folder, n=name: (folder / n).exists() for name in "ab"}
     touches = f"""
         import pathlib, time
@@ -184,3 +194,44 @@ def test_events_are_waited_for_and_no_longer(tmp_path):
     assert 0 < seconds["a"] < seconds["b"] < 50
     with pytest.raises(click.ClickException, match="ended too early"):
         startup.wait_for(script("pass"), tmp_path, {"c": lambda folder: False})
+
+
+@pytest.fixture(scope="module")
+def real():
+    return load_dataset(DataConfig(limit=3000), "test").images_uint8
+
+
+def test_the_azimuthal_profile_does_not_change_with_a_checkerboard(real):
+    images = np.rint(real[:500] * 0.9 + 12.75)
+    sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)[..., None]
+    profiles = [
+        azimuthal_profiles(i.astype(np.uint8)) for i in (images, images + 8 * sign)
+    ]
+    assert profiles[0].shape == (500, 18)
+    assert np.abs(profiles[0] - profiles[1]).max() < 1e-9
+    stripes = (images + 8 * sign[:, :1]).astype(np.uint8)
+    assert np.abs(profiles[0] - azimuthal_profiles(stripes)).max() > 0.01
+
+
+def test_the_spectral_map_of_white_noise_is_zero_db():
+    noise = np.random.default_rng(0).normal(128, 20, (500, 28, 28, 1))
+    noise = np.rint(noise).astype(np.uint8)
+    found = whitened_map_db(noise, noise)
+    assert found.shape == (113, 113)
+    assert np.abs(found).max() < 1.5
+    assert np.array_equal(found[0], found[-1])
+
+
+def test_three_meters_read_known_patterns(real):
+    readings = {reading.pattern: reading for reading in read_patterns(real)}
+    assert len(readings) == 4
+    corner = readings["8 grey levels at (1/2, 1/2)"]
+    axis = readings["2 grey levels at (1/2, 0)"]
+    assert corner.delta_pnr_db == pytest.approx(23.1 + 0.9, abs=1.0)  # 0.9: headroom
+    assert corner.raw_map_db == pytest.approx(21.4 + 0.9, abs=1.0)
+    assert corner.profile_sigmas < 1e-9
+    assert corner.map_db < corner.raw_map_db - 4
+    assert axis.profile_sigmas == pytest.approx(0.04, abs=0.03)
+    lines = measure(real[:9], level=0).layout.lines
+    last = max(lines, key=lambda line: line.row + line.column)
+    assert value_at(smoothed(np.zeros((113, 113))), last) == 0

@@ -1,6 +1,6 @@
-"""Damaged and invented files: one line or a whole result, never anything else.
+"""Damaged and invented files give an error of one line or a whole result.
 
-Examples are drawn from a fixed seed, so that a failure is everybody's failure.
+Examples come from a fixed seed, so that a failure is the same on every machine.
 """
 
 import io
@@ -19,14 +19,14 @@ from config.schema import Config, ConfigError, DataConfig
 from gan.data.dataset import DataError, load_dataset
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, Restored, verify
-from gan.run.folder import RunError, RunFacts, read_run
-from gan.run.health import Watch
-from gan.training import recall
+from gan.run.folder import RunError, RunRecord, read_run
+from gan.run.health import Alarms
+from gan.training import read_facts
 from tools.build_fashion_mnist import idx_bytes
 
 fuzz = settings(
     max_examples=150,
-    deadline=None,  # a hang is ended by the timeout of every test
+    deadline=None,  # every test has a timeout
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -44,7 +44,7 @@ json_values = st.recursive(
 
 @st.composite
 def damaged(draw, content):
-    """The bytes with up to four replaced, and sometimes an end cut off or added."""
+    """The bytes with up to four replaced, and sometimes with a cut or longer end."""
     result = bytearray(content)
     places = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
     for place, value in draw(st.lists(places, max_size=4)):
@@ -54,7 +54,7 @@ def damaged(draw, content):
 
 
 def within_one_line(kinds, function, *args):
-    """The result, or None after an error of one of these kinds and one line."""
+    """The result, or None after an error of one of these types and one line."""
     try:
         return function(*args)
     except kinds as error:
@@ -63,7 +63,7 @@ def within_one_line(kinds, function, *args):
 
 
 def check_images(path):
-    """Reads a data set; whatever comes out of it is whole."""
+    """Reads a data set; the result, if there is one, is whole."""
     config = DataConfig(dataset=str(path), image_size=8)
     found = within_one_line((DataError,), load_dataset, config)
     if found:
@@ -119,7 +119,7 @@ PICTURES = [
 @fuzz
 @given(st.sampled_from(PICTURES).flatmap(damaged))
 def test_pictures(tmp_path, content):
-    """A damaged one is passed over; the one beside it is always read."""
+    """A damaged picture is skipped; the other one in the folder is always read."""
     (tmp_path / "a.png").write_bytes(PICTURES[0])
     (tmp_path / "b.any").write_bytes(content)
     found = check_images(tmp_path)
@@ -147,7 +147,7 @@ def test_settings(section, value):
         assert found is None or from_dict(to_dict(found)) == found
 
 
-RUN = json.dumps(RunFacts(Config(), DATASET, {}).content()).encode()
+RUN = json.dumps(RunRecord(Config(), DATASET, {}).to_json()).encode()
 
 
 @fuzz
@@ -165,13 +165,17 @@ def committed(tmp_path):
     path.mkdir()
     (path / "ckpt.index").write_bytes(b"index")
     files = {"ckpt.index": checkpoint.fingerprint(path / "ckpt.index")}
-    manifest = {"step": 5, "files": files, "facts": {"alarms": Watch("bce").memory()}}
+    manifest = {
+        "step": 5,
+        "files": files,
+        "facts": {"alarms": Alarms("bce").state_dict()},
+    }
     return path, manifest
 
 
 def store(path, manifest):
-    sealed = manifest | {"sha256": checkpoint.seal(manifest)}
-    (path / "manifest.json").write_text(json.dumps(sealed))
+    with_checksum = manifest | {"sha256": checkpoint.checksum(manifest)}
+    (path / "manifest.json").write_text(json.dumps(with_checksum))
 
 
 @fuzz
@@ -187,11 +191,11 @@ def test_manifests_are_read_as_written_or_not_at_all(committed, data):
 
 @fuzz
 @given(st.sampled_from(["step", "files", "facts", "alarms", "x"]), json_values)
-def test_manifests_that_a_stranger_sealed(committed, key, value):
+def test_invented_manifests_with_a_right_checksum(committed, key, value):
     path, manifest = committed
     facts = {"alarms": value} if key == "alarms" else manifest["facts"]
     store(path, manifest | {"facts": facts} | ({} if key == "alarms" else {key: value}))
     found = within_one_line((CheckpointError,), verify, path)
     if found:
         restored = Restored(found["step"], found["facts"], ())
-        within_one_line((CheckpointError,), recall, restored, Watch("bce"))
+        within_one_line((CheckpointError,), read_facts, restored, Alarms("bce"))

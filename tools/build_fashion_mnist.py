@@ -1,7 +1,7 @@
 """Builds the bundled data set from the four original IDX files.
 
-Run once by a maintainer, from the project's root:
-`python -m tools.build_fashion_mnist FOLDER`. Training never needs it.
+A maintainer has run it once, from the project's root:
+`python -m tools.build_fashion_mnist FOLDER`. Training does not need it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 from gan.data.dataset import BUNDLED_FILE, DataError
 from gan.data.files import read_idx
 
-# Of the uncompressed bytes: packagers rewrite the gzip headers.
+# Sums of the uncompressed bytes, because packagers rewrite the gzip headers.
 SHA256 = {
     "train-images-idx3-ubyte": (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
@@ -40,7 +40,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a deflated npz whose bytes do not depend on the time of day."""
+    """Writes a compressed npz whose bytes do not depend on the time of day."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))

@@ -1,6 +1,6 @@
 """Builds docs/seed_article.md from the table of claims that the tests execute.
 
-Run `python tools/build_seed_article.py` after changing
+Run `python tools/build_seed_article.py` after a change of
 analysis/assets/article_claims.toml; a test compares the page with the table.
 """
 
@@ -35,13 +35,13 @@ give 14 pixels, so no shape check notices, and every value sits one pixel away.
 
 
 def load_claims() -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """The section titles by letter and the claims in their order."""
+    """Returns the section titles by letter, and the claims in their order."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return table["sections"], table["claim"]
 
 
 def call_text(check: dict[str, Any]) -> str:
-    """One check as it would be called, with its answer."""
+    """Returns the call of one check and its answer as Markdown."""
     arguments = ", ".join(
         f"{key}={json.dumps(value)}" for key, value in check["with"].items()
     )
@@ -49,7 +49,7 @@ def call_text(check: dict[str, Any]) -> str:
 
 
 def render() -> str:
-    """The whole page."""
+    """Returns the whole page."""
     sections, claims = load_claims()
     counts = Counter(claim["verdict"] for claim in claims)
     lines = [INTRODUCTION.format(total=len(claims), **counts)]

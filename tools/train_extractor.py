@@ -1,10 +1,10 @@
-"""Trains the feature net of `analysis.quality.extractor` and writes its weights.
+"""Trains the feature network of `analysis.quality.extractor` and writes its weights.
 
-A maintainer's script, kept so that the shipped weights can be audited: beside the
-weights it writes a JSON file with the recipe, the data's digests, the versions and the
-accuracy. Whoever has a labelled set of their own runs it once, as
+The shipped weights come from this script. Next to the weights it writes a JSON file
+with the recipe, the digests of the data, the versions and the accuracy. For another
+labelled data set, run it once, as
 `python -m tools.train_extractor --dataset mnist --no-flip --out mnist-v1.npz`, and
-passes the file to `python -m analysis quality --extractor`.
+give the file to `python -m analysis quality --extractor`.
 """
 
 import dataclasses
@@ -23,34 +23,35 @@ import tensorflow as tf
 from analysis.quality import extractor
 from config.schema import DataConfig
 from gan.data.dataset import DataError, load_dataset
-from gan.data.images import to_float
+from gan.data.images import round_to_uint8, to_float
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained: AdamW, one epoch of warm-up, cosine decay."""
+    """Settings of a training with AdamW, one epoch of warm-up and cosine decay."""
 
     epochs: int
-    flip: bool  # mirror half of the images
+    flip: bool  # whether half of the images are mirrored
     seed: int
     batch_size: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     shift_px: int = 2
-    # Without it, noise that nobody sees moves the features more than a wrong shape.
+    # Without noise in training, invisible noise changes the features more than a wrong
+    # shape does.
     noise_levels: float = 10
 
 
 def train_net(
     images_uint8: np.ndarray, labels: np.ndarray, recipe: Recipe
 ) -> keras.Model:
-    """Fits a fresh `analysis.quality.extractor.build_net` to labelled images.
+    """Trains a new `analysis.quality.extractor.build_net` on labelled images.
 
     Args:
         images_uint8: uint8 (N, H, W, C).
-        labels: int64 (N,), from 0.
-        recipe: how.
+        labels: int64 (N,), numbered from 0.
+        recipe: settings of the training.
     """
     keras.utils.set_random_seed(recipe.seed)
     targets = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
@@ -86,8 +87,8 @@ def augmented_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields shuffled batches (float32 images, targets) without end.
 
-    Each image is shifted, mirrored or not, and gets Gaussian noise of its own strength
-    from 0 to `noise_levels`, rounded to grey levels again.
+    Every image is shifted, may be mirrored, and gets Gaussian noise whose strength is
+    random, from 0 to `noise_levels`. The result is rounded to grey levels.
     """
     rng, shift = np.random.default_rng(recipe.seed), recipe.shift_px
     border = ((0, 0), (shift, shift), (shift, shift), (0, 0))
@@ -106,31 +107,42 @@ def augmented_batches(
                 images[mirrored] = images[mirrored, :, ::-1]
             noise = rng.standard_normal(images.shape, np.float32)
             noise *= rng.uniform(0, recipe.noise_levels, (len(chosen), 1, 1, 1))
-            levels = np.clip(np.rint(images + noise), 0, 255)
-            yield to_float(levels), targets[chosen]
+            yield to_float(round_to_uint8(images + noise)), targets[chosen]
 
 
 @click.command()
-@click.option("--dataset", default="fashion_mnist", help="As train.py --dataset.")
-@click.option("--out", default="analysis/assets/fmnist-v1.npz", show_default=True)
-@click.option("--epochs", default=11, show_default=True)
-@click.option("--flip/--no-flip", default=True, help="A mirrored boot is a boot.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--dataset", default="fashion_mnist", help="Data set, as in train.py.")
+@click.option(
+    "--out",
+    default="analysis/assets/fmnist-v1.npz",
+    show_default=True,
+    help="File for the weights.",
+)
+@click.option(
+    "--epochs", default=11, show_default=True, help="Passes over the training images."
+)
+@click.option("--flip/--no-flip", default=True, help="Mirror half of the images.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="Seed of the weights and the batches.",
+)
 def main(dataset: str, out: str, epochs: int, flip: bool, seed: int) -> None:
-    """Trains the feature net on a labelled data set (10 minutes on two cores)."""
+    """Trains the feature network on a labelled data set (10 minutes on two cores)."""
     try:
         train, test = (load_dataset(DataConfig(dataset), s) for s in ("train", "test"))
     except DataError as error:
         raise click.ClickException(str(error)) from error
     if train.labels is None or test.labels is None:
-        raise click.ClickException(f"{dataset} has no labels: nothing to train on")
+        raise click.ClickException(f"{dataset} has no labels, which training needs")
     recipe, path, started = Recipe(epochs, flip, seed), Path(out), time.perf_counter()
     net = train_net(train.images_uint8, train.labels, recipe)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time()
-    extractor.save(path, net, train.images_uint8)
+    extractor.save_extractor(path, net, train.images_uint8)
     logits = extractor.run_net(net, test.images_uint8)["logits"]
     record = {
-        "id": extractor.load(path).id,
+        "id": extractor.load_extractor(path).id,
         "test_accuracy": float(np.mean(logits.argmax(axis=1) == test.labels)),
         "parameters": net.count_params(),
         "dataset": dataset,

@@ -8,6 +8,7 @@ found. `validate` runs each once, `validate --full` as many times as rates need.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -184,7 +185,7 @@ def plant(
     """Adds a pattern to images that leave room for it: uint8 of the same shape."""
     levels = (images.astype(np.float32) - 127.5) * HEADROOM + 127.5
     rows, cols = np.indices(images.shape[1:3])
-    checker = (1 - 2 * ((rows + cols) % 2))[..., np.newaxis]
+    checker = np.asarray(1 - 2 * ((rows + cols) % 2))[..., np.newaxis]
     levels = planted.plant(levels, checker, random)
     # Without dither, rounding would take weak patterns out of flat parts.
     levels += random.uniform(-0.5, 0.5, levels.shape)
@@ -272,6 +273,20 @@ def random_fields(
     return to_uint8(np.moveaxis(fields, 1, 3) / 3)
 
 
+def multiply(
+    wave: np.ndarray, levels: np.ndarray, checker: np.ndarray, _: np.random.Generator
+) -> np.ndarray:
+    """Multiplies images by 1 + `wave`."""
+    return levels * (1 + wave)
+
+
+def add_mixed(
+    mix: np.ndarray, levels: np.ndarray, checker: np.ndarray, _: np.random.Generator
+) -> np.ndarray:
+    """Adds a checkerboard of another amplitude to each channel."""
+    return levels + checker * mix
+
+
 def period_controls(random: np.random.Generator) -> Iterator[Control]:
     """Patterns of period 2, 4, 8 and 16 at 64 px: found in their own stage alone."""
     images = random_fields(4000, 1, random)
@@ -279,7 +294,7 @@ def period_controls(random: np.random.Generator) -> Iterator[Control]:
     rows, cols = np.indices((FIELD_SIZE, FIELD_SIZE))
     for stage, period in enumerate((2, 4, 8, 16), start=1):
         wave = np.cos(2 * np.pi * (rows + cols) / period)[..., np.newaxis]
-        planted = Planted(lambda x, c, r, w=wave: x * (1 + 0.05 * w), GAIN)
+        planted = Planted(partial(multiply, 0.05 * wave), GAIN)
         readings = bench.read(plant(planted, images[3000:], random))
         stages = sorted({r.frequency.stage for r in readings if r.found})
         yield Control(
@@ -295,7 +310,7 @@ def colour_controls(random: np.random.Generator) -> Iterator[Control]:
     images = random_fields(4000, 3, random)
     bench = Bench.of(images[:3000], (2, 2))
     for name, mix in (("red channel", (1, 0, 0)), ("chroma", (1, -0.6, 0.6))):
-        planted = Planted(lambda x, c, r, m=mix: x + 1.5 * c * np.array(m), FIXED)
+        planted = Planted(partial(add_mixed, 1.5 * np.array(mix)), FIXED)
         reading = at(bench.read(plant(planted, images[3000:], random)), CORNER)
         parts = {part: size for part, (size, _) in reading.parts.items()}
         measured = ", ".join(f"{part} {size:.2f}" for part, size in parts.items())

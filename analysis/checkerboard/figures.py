@@ -1,6 +1,6 @@
-"""Figures of spectra, readings and the fixed pattern; nothing is measured here.
+"""Figures of mean spectra and of the fixed pattern; nothing is measured here.
 
-Built on matplotlib's Agg canvas directly, so that no window system is ever asked.
+`spectra`, `report`, `study` and TensorBoard show these figures.
 """
 
 import itertools
@@ -8,66 +8,68 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.checkerboard.frequencies import Layout
-from analysis.checkerboard.measurement import Measurement
+from analysis.figures import new_figure
 
 RATIO_LIMIT_DB = 20
-TICKS = (-0.5, -0.25, 0, 0.25, 0.5)
-SMALLEST_TILE_SCALE = 1.0  # grey levels; a weaker fixed pattern looks as weak as it is
-
-
-def draw_measurement(measurement: Measurement) -> Figure:
-    """Spectra of real and generated images, their ratio, and the fixed pattern."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 4)
-    arrays = measurement.arrays
-    draw_spectra(panels[:3], arrays["power"], arrays["real_power"], measurement.layout)
-    draw_tile(panels[3], measurement.tile)
-    figure.suptitle(measurement.facts["samples"]["name"])
-    return figure
-
-
-def spectra_figure(
-    power: np.ndarray, real_power: np.ndarray, layout: Layout, title: str
-) -> Figure:
-    """The three panels of spectra alone, as TensorBoard shows them while training."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    draw_spectra(figure.subplots(1, 3), power, real_power, layout)
-    figure.suptitle(title)
-    return figure
+LOWEST_POWER = 1e-2  # in squared grey levels; less is shown as this
+TICKS = (-0.5, 0, 0.5)
 
 
 def draw_spectra(
-    panels: Any, power: np.ndarray, real_power: np.ndarray, layout: Layout
-) -> None:
-    """Mean spectra of real and generated images and their ratio, (0, 0) in the middle.
+    power: np.ndarray,
+    real_power: np.ndarray,
+    layout: Layout,
+    label: str = "generated",
+    limits_db: tuple[float, float] | None = None,
+) -> Figure:
+    """Draws two mean spectra, their ratio, and a cut along the diagonal.
 
     Args:
-        panels: three axes.
-        power: of the generated images, (height, width), squared grey levels.
-        real_power: of the real ones.
-        layout: of both; its grid frequencies are marked, squares for the last stage.
+        power: (height, width), of the generated images, squared grey levels.
+        real_power: the same of the real images.
+        layout: size of the images, and frequencies of the upsamplings.
+        label: title of the generated spectrum.
+        limits_db: limits of the color scale; None: those of the two spectra.
     """
-    real_db, generated_db = (
-        10 * np.log10(np.maximum(values, 1e-12)) for values in (real_power, power)
-    )
-    low, high = min(real_db.min(), generated_db.min()), real_db.max()
-    show_spectrum(panels[0], real_db, (low, high), "viridis", "real")
-    image = show_spectrum(panels[1], generated_db, (low, high), "viridis", "generated")
-    bar = panels[1].figure.colorbar
-    bar(image, ax=panels[1], label="dB of a squared grey level", shrink=0.8)
-    limits = -RATIO_LIMIT_DB, RATIO_LIMIT_DB
-    image = show_spectrum(panels[2], generated_db - real_db, limits, "RdBu_r", "ratio")
-    bar(image, ax=panels[2], label="dB", extend="both", shrink=0.8)
-    for axes, color in zip(panels, ("white", "white", "black"), strict=True):
-        mark_frequencies(axes, layout, color)
-        axes.set_xlabel("horizontal, cycles per pixel")
-    panels[0].set_ylabel("vertical")
+    limits = limits_db or power_limits_db(power, real_power)
+    real, generated = to_db(real_power), to_db(power)
+    figure = new_figure(5.6)
+    panels = figure.subplots(2, 2).ravel()
+    show_spectrum(panels[0], real, limits, "viridis", "real")
+    image = show_spectrum(panels[1], generated, limits, "viridis", label)
+    for axes in panels[:2]:
+        mark_frequencies(axes, layout, "white")
+    ratio = show_ratio(panels[2], power, real_power, layout)
+    panels[2].set_title("ratio")
+    below: Any = {"location": "bottom", "aspect": 30}
+    figure.colorbar(image, ax=list(panels[:2]), label="dB of a grey level²", **below)
+    figure.colorbar(ratio, ax=panels[2], label="dB", extend="both", **below)
+    side = min(layout.shape)
+    bins = np.arange(side // 2 + 1)
+    for values, name, style in ((real, "real", "--"), (generated, "generated", "-")):
+        panels[3].plot(bins / side, values[bins, bins], style, label=name)
+    for row in {abs(float(frequency.row)) for frequency in layout.frequencies}:
+        panels[3].axvline(row, color="0.5", linewidth=0.7, zorder=0)
+    panels[3].set(title="along the diagonal", xlim=(0, 0.5), xticks=(0, 0.25, 0.5))
+    panels[3].set(ylim=limits, xlabel="cycles per pixel", ylabel="dB")
+    panels[3].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.title.set_fontsize(9)
+    return figure
+
+
+def power_limits_db(*powers: np.ndarray) -> tuple[float, float]:
+    """Returns the lowest and the highest power of several spectra, in dB."""
+    low, high = min(p.min() for p in powers), max(p.max() for p in powers)
+    return 10 * np.log10(max(low, LOWEST_POWER)), 10 * np.log10(high)
+
+
+def to_db(power: np.ndarray) -> np.ndarray:
+    """Powers in dB of a squared grey level."""
+    return 10 * np.log10(np.maximum(power, 1e-12))
 
 
 def show_spectrum(
@@ -75,15 +77,14 @@ def show_spectrum(
     spectrum_db: np.ndarray,
     limits: tuple[float, float],
     colors: str,
-    title: str,
+    title: str = "",
 ) -> Any:
-    """Draws a spectrum in dB, (0, 0) in the middle; 1/2 appears on both sides."""
+    """Shows a whole spectrum with DC in the middle; 1/2 appears on both sides."""
     sides = spectrum_db.shape
     pads = [(0, 1 - side % 2) for side in sides]
     shown = np.pad(np.fft.fftshift(spectrum_db), pads, mode="wrap")
     bottom, right = ((side // 2 + 0.5) / side for side in sides)
-    axes.set_title(title)
-    axes.set(xticks=TICKS, yticks=TICKS)
+    axes.set(title=title, xticks=TICKS, yticks=TICKS)
     return axes.imshow(
         shown,
         cmap=colors,
@@ -93,9 +94,20 @@ def show_spectrum(
     )
 
 
+def show_ratio(
+    axes: Axes, power: np.ndarray, real_power: np.ndarray, layout: Layout
+) -> Any:
+    """Shows a spectrum divided by that of real images; red means stronger."""
+    ratio_db = to_db(power) - to_db(real_power)
+    limits = -RATIO_LIMIT_DB, RATIO_LIMIT_DB
+    image = show_spectrum(axes, ratio_db, limits, "RdBu_r")
+    mark_frequencies(axes, layout, "black")
+    return image
+
+
 def mark_frequencies(axes: Axes, layout: Layout, color: str) -> None:
-    """Marks the grid frequencies wherever they are drawn."""
-    size = 8 if len(layout.frequencies) < 20 else 4
+    """Marks the frequencies of the last upsampling (squares) and of earlier ones."""
+    size = 6 if len(layout.frequencies) < 20 else 3
     for frequency in layout.frequencies:
         marker = "s" if frequency.stage == 1 else "o"
         row, column = float(frequency.row), float(frequency.column)
@@ -106,22 +118,19 @@ def mark_frequencies(axes: Axes, layout: Layout, color: str) -> None:
 
 
 def draw_tile(axes: Axes, tile: np.ndarray) -> None:
-    """The fixed pattern of a few periods, as the mean image has it at each phase.
+    """Shows the fixed pattern beyond that of real images, repeated.
 
     Args:
         axes: where to draw.
-        tile: (period, period, C), grey levels about 0.
+        tile: (period, period, C), grey levels about 0; colour is drawn as its mean.
     """
-    shown = tile.mean(axis=2) if tile.shape[2] == 3 else tile[..., 0]
-    limit = max(float(np.abs(shown).max()), SMALLEST_TILE_SCALE)
-    copies = np.tile(shown, (2, 2) if len(shown) > 4 else (3, 3))
-    image = axes.imshow(copies, cmap="RdBu_r", vmin=-limit, vmax=limit)
-    axes.set(title="fixed pattern, repeated", xticks=[], yticks=[])
-    axes.figure.colorbar(image, ax=axes, label="grey levels", shrink=0.8)
-
-
-def to_pixels(figure: Figure) -> np.ndarray:
-    """Renders a figure: uint8 (height, width, 3)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    shown = tile.mean(axis=2)
+    # A pattern of less than one level fills the range as little as it can be seen.
+    limit = max(float(np.abs(shown).max()), 1.0)
+    copies = max(2, 8 // len(shown))
+    image = axes.imshow(
+        np.tile(shown, (copies, copies)), cmap="RdBu_r", vmin=-limit, vmax=limit
+    )
+    axes.set(title="fixed pattern beyond real images", xticks=[], yticks=[])
+    axes.title.set_fontsize(9)
+    axes.figure.colorbar(image, ax=axes, label="grey levels", aspect=12)

@@ -1,13 +1,13 @@
-"""What a kernel does to a constant: phase gains, imbalance, exact spectral lines.
+"""What a kernel does to a constant input: phase gains, imbalance and spectral lines.
 
-Takes weights as arrays and knows nothing of layers; `analysis.checkerboard.probe`
-measures what is predicted here. A stage is "put stride - 1 zeros between the samples,
-then convolve": y[n] = sum_j x[j] w[n - stride j]. Its output spectrum is Y(f) = W(f)
-X(stride f), so a constant input reappears at every multiple of 1/stride, weighted by W.
-All lines vanish exactly if all phase gains are equal (the polyphase condition of
-Harada, Muramatsu and Kiya; the Strang-Fix condition of order 1). The uneven overlap
-that Odena et al. 2016 (doi:10.23915/distill.00003) blame decides this for constant
-kernels only.
+The functions take weights as arrays and know nothing of layers;
+`analysis.checkerboard.probe` measures what they predict. A stage puts stride - 1 zeros
+between the samples and then convolves: y[n] = sum_j x[j] w[n - stride j]. Its output
+spectrum is Y(f) = W(f) X(stride f), so a constant input reappears at every multiple of
+1/stride, weighted by W. All these lines are zero exactly if all phase gains are equal
+(the polyphase condition of Harada, Muramatsu and Kiya; the Strang-Fix condition of
+order 1). The uneven overlap described by Odena et al. 2016
+(doi:10.23915/distill.00003) decides this only for kernels with equal weights.
 
 Arrays: kernel (kernel_height, kernel_width, out, in), the layout of Conv2DTranspose;
 phases and bins (stride_height, stride_width, out, in). Frequencies in cycles per pixel.
@@ -26,7 +26,7 @@ class Stage:
     """One linear step of a generator: zero insertion, then a convolution.
 
     Attributes:
-        strides: of height and width; (1, 1) for a plain convolution.
+        strides: Strides of the height and the width; (1, 1) for a plain convolution.
         kernel: (kernel_height, kernel_width, out, in), as Conv2DTranspose keeps it. A
             Conv2D correlates: rotate its kernel by 180 degrees and swap its channels.
     """
@@ -36,11 +36,13 @@ class Stage:
 
 
 def phase_gains(kernel: np.ndarray, strides: Strides) -> np.ndarray:
-    """Gain of a constant at each output phase: G[r] = sum of the taps congruent to r.
+    """Gain of a constant at each output phase: G[r] is the sum of its taps.
+
+    The taps of phase r are those whose index modulo the stride is r.
 
     Returns:
-        (stride_height, stride_width, out, in) float64. All-ones 5 taps at stride 2 give
-        9, 6, 6, 4.
+        (stride_height, stride_width, out, in) float64. A 5x5 kernel of ones at stride 2
+        gives 9, 6, 6, 4.
     """
     height, width = strides
     gains = np.zeros((height, width, *kernel.shape[2:]))
@@ -53,10 +55,10 @@ def phase_gains(kernel: np.ndarray, strides: Strides) -> np.ndarray:
 def imbalance(kernel: np.ndarray, strides: Strides) -> float:
     """Imbalance index in [0, 1]: the share of the phase gains' power not in their mean.
 
-    eta = 1 - sum |sum_r G|^2 / (S sum sum_r |G|^2), outer sums over channel pairs, S
-    the number of phases. 0: no line from any constant. Independent zero-mean weights
-    give 1 - 1/S on average if the kernel is at least as long as the stride: 0.75 at
-    stride 2. An all-zero kernel gives 0.
+    eta = 1 - sum |sum_r G|^2 / (S sum sum_r |G|^2), where the outer sums run over the
+    channel pairs and S is the number of phases. At 0 no constant gives a line.
+    Independent zero-mean weights give 1 - 1/S on average if the kernel is at least as
+    long as the stride: 0.75 at stride 2. A kernel of zeros gives 0.
     """
     gains = phase_gains(kernel, strides)
     total = np.prod(strides) * np.sum(gains**2)
@@ -64,12 +66,12 @@ def imbalance(kernel: np.ndarray, strides: Strides) -> float:
 
 
 def subpixel_kernel(kernel: np.ndarray, block_size: int = 2) -> np.ndarray:
-    """The transposed kernel, b k taps long, of a convolution with depth to space.
+    """The transposed convolution that equals a convolution and depth to space.
 
     Args:
         kernel: (height, width, in, b * b * out), as Conv2D keeps it; channel p out + c
-            is phase p of c.
-        block_size: b.
+            is phase p of channel c.
+        block_size: Enlargement b of the height and the width.
 
     Returns:
         (b height, b width, out, in): tap b t + r is tap t of phase r, rotated by 180
@@ -86,8 +88,8 @@ def response(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
     """The kernel's Fourier transform W(f) = sum_t w[t] exp(-2 pi i f.t).
 
     Returns:
-        (out, in) complex128. At (0, 0) the sum of the taps; a box of k taps is zero at
-        the multiples of 1/k.
+        (out, in) complex128. At (0, 0) it is the sum of the taps; k equal taps give
+        zero at the multiples of 1/k.
     """
     waves = [
         np.exp(-2j * np.pi * f * np.arange(taps))
@@ -108,19 +110,19 @@ def line_responses(kernel: np.ndarray, strides: Strides) -> np.ndarray:
 def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.ndarray:
     """Line amplitudes at the end of a linear chain of stages fed with a constant.
 
-    Behind one stage A_o(m) = (1/S) sum_c W_co(m/s) mu_c, with S phases; give it the
-    recorded mean activations of a layer to predict what the layer itself adds. A bias
-    adds to DC alone. Further on, a line at b/S behind a stage of stride s came from
-    b/(S/s) before it: A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two all-ones 5-tap stages
-    give 1/5 of the mean at (1/2, 0) and 1/25 at (1/4, 0).
+    After one stage A_o(m) = (1/S) sum_c W_co(m/s) mu_c, with S phases; the mean
+    activations in front of a layer predict what the layer itself adds. A bias adds to
+    DC alone. In a chain, a line at b/S after a stage of stride s comes from b/(S/s)
+    before it: A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two stages of 5 equal taps give 1/5
+    of the mean at (1/2, 0) and 1/25 at (1/4, 0).
 
     Args:
-        stages: in the order of the signal.
-        mean_activations: (in,), of the constant input; or (in, N), of N inputs.
+        stages: Stages in the order of the signal.
+        mean_activations: (in,) for one constant input, (in, N) for N of them.
 
     Returns:
-        (S_height, S_width, out) complex128, S the cumulated strides, bin b at b/S; of N
-        inputs (S_height, S_width, out, N).
+        (S_height, S_width, out) complex128, where S are the products of all strides and
+        bin b lies at b/S; for N inputs (S_height, S_width, out, N).
     """
     lines = np.asarray(mean_activations, complex)[None, None]
     for stage in stages:
@@ -136,12 +138,12 @@ def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.nda
     return lines
 
 
-def culprits(strides: Sequence[Strides]) -> np.ndarray:
-    """Which stage puts a constant's power into each bin of the chain's line table.
+def causing_stages(strides: Sequence[Strides]) -> np.ndarray:
+    """The stage that turns a constant into a line, for each bin of `chain_lines`.
 
-    The first stage behind which the bin is no longer DC; later stages only let it
-    through. With strides 2, 2 the lines at 1/2 belong to the last, those at 1/4 to the
-    one before.
+    It is the last stage whose input has this line's power at DC; later stages only
+    filter the line. With strides 2, 2 the last stage causes the lines at 1/2, the one
+    before it those at 1/4.
 
     Returns:
         (S_height, S_width) int64 index into `strides`; -1 at DC.

@@ -60,7 +60,8 @@ class Measurement:
     def layout(self) -> Layout:
         """Where the grid frequencies are."""
         strides = tuple(self.facts["strides"])
-        return make_layout(*self.arrays["power"].shape, strides)
+        height, width = self.arrays["power"].shape
+        return make_layout(height, width, strides)
 
     @property
     def sentences(self) -> list[str]:
@@ -205,7 +206,7 @@ def reading_to_dict(reading: GridReading) -> dict[str, Any]:
 def reading_from_dict(data: dict[str, Any]) -> GridReading:
     """The inverse of `reading_to_dict`."""
 
-    def one(item: dict[str, Any] | None) -> Reading | None:
+    def one(item: dict[str, Any] | None) -> Any:
         if item is None:
             return None
         numbers = dict(item)

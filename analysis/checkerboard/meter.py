@@ -6,6 +6,8 @@ Four readings for each grid frequency a (see `frequencies`):
   their own size: |X(f + a)| / |X(f)| of the part of X(f + a) that the image's own low
   frequencies, and those of its square, explain over many images. A picture multiplied
   by 1 + e (-1)^(row + column) has the gain e at (1/2, 1/2); perfect rejection has 0.
+  (Content that is as strong at a as at the low frequencies, such as white noise, has
+  up to twice as much, since each side then explains the other.)
 - locked share: that part's share of all the power around a (multiple coherence).
 - fixed pattern: the root mean square, in grey levels, of what is the same in every
   image at a. One level added as (-1)^(row + column) reads 1.

@@ -1,10 +1,10 @@
 """What is kept of a set of images: sums that say how X(f + a) depends on X(f).
 
 For each grid frequency a, the transform of an image around a is explained by the
-transforms of the same image, and of its smoothed square, at the low frequencies: "imaging".
-Means over all images are taken off before, so that what is the same in every image is
-kept apart. Images are added up in at most NUM_GROUPS groups, from which the spread of
-every reading follows. Memory does not grow with the number of images.
+transforms of the same image, and of its smoothed square, at the low frequencies:
+"imaging". Means over all images are taken off before, so that what is the same in every
+image is kept apart. Images are added up in at most NUM_GROUPS groups, from which the
+spread of every reading follows. Memory does not grow with the number of images.
 """
 
 import math

@@ -22,14 +22,18 @@ import scipy.signal
 from analysis.checkerboard.kernels import (
     Stage,
     Strides,
+    causing_stages,
     chain_lines,
-    culprits,
     subpixel_kernel,
 )
 from analysis.checkerboard.probe import GREY_LEVELS, measure_lines
 from analysis.geometry.arithmetic import INTERPOLATIONS
-from analysis.geometry.graph import Call, fold
-from analysis.geometry.keras_layers import axis_plans, is_shuffle
+from analysis.geometry.keras_layers import (
+    LayerCall,
+    axis_geometries,
+    is_shuffle,
+    propagate,
+)
 
 NUM_LATENTS = 64
 STEP = 0.01  # of the difference quotient that gives an activation's slope
@@ -100,7 +104,7 @@ def record_steps(generator: Any, latents: np.ndarray) -> list[Step]:
     steps: list[Step] = []
     shape = generator.output_shape[1:3]
 
-    def visit(call: Call, values: list[Any]) -> list[Any]:
+    def visit(call: LayerCall, values: list[Any]) -> list[Any]:
         outputs = call.run(values, training=False)
         if len(values[0].shape) == 4:
             maps = np.asarray(values[0], np.float64)
@@ -111,11 +115,11 @@ def record_steps(generator: Any, latents: np.ndarray) -> list[Step]:
             steps.append(Step(call.name, as_stage(call, maps), means, learned))
         return outputs
 
-    fold(generator, [latents], visit)
+    propagate(generator, [latents], visit)
     return steps
 
 
-def as_stage(call: Call, maps: np.ndarray) -> Stage:
+def as_stage(call: LayerCall, maps: np.ndarray) -> Stage:
     """An operation on maps (N, H, W, C) as zero insertion and a convolution."""
     layer = call.layer
     identity = np.eye(maps.shape[-1])
@@ -129,7 +133,7 @@ def as_stage(call: Call, maps: np.ndarray) -> Stage:
         kernel = np.asarray(layer.kernel, np.float64)
         return Stage((1, 1), kernel[::-1, ::-1].swapaxes(2, 3))
     if isinstance(layer, keras.layers.UpSampling2D):
-        axes = axis_plans(layer, maps.shape[1:3])
+        axes = axis_geometries(layer, maps.shape[1:3])
         if layer.interpolation in INTERPOLATIONS:
             taps = np.outer(axes[0].fixed_taps, axes[1].fixed_taps)
             return Stage(layer.size, taps[..., None, None] * identity)
@@ -180,7 +184,7 @@ def from_weights(
         tables = chain_lines(stages, steps[start].means.T)
         power = np.mean(np.abs(tables) ** 2, axis=(2, 3))
         # What this upsampling adds: bins that a constant before it does not fill.
-        own = culprits([stage.strides for stage in stages]) == 0
+        own = causing_stages([stage.strides for stage in stages]) == 0
         amplitudes[layer] = GREY_LEVELS * float(np.sqrt(power[own].sum()))
         mean = mean or GREY_LEVELS * float(np.sqrt(power[0, 0]))
     return mean, amplitudes
@@ -199,7 +203,7 @@ def from_geometry(steps: Sequence[Step]) -> Amplitudes:
         if step.stage.kernel.shape[:2] != (1, 1)
     ]
     power = np.abs(chain_lines(stages, np.ones(1))[..., 0]) ** 2
-    table = culprits([stage.strides for stage in stages])
+    table = causing_stages([stage.strides for stage in stages])
     enlarging = [i for i, stage in enumerate(stages) if max(stage.strides) > 1]
     return {
         layer: float(np.sqrt(power[table == index].sum() / power[0, 0]))

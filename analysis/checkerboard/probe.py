@@ -1,10 +1,10 @@
-"""Constant-field probe: a generator's line strength, free of content and border.
+"""Constant-field probe: a generator's line strength without image content or border.
 
-The feature map that enters the convolutions is replaced by its channel means, spread
-over a larger map; the generator's own layers then run on it. Whatever is not constant
-in the clean interior was put there by the upsampling alone: what
-`analysis.checkerboard.kernels` predicts for linear layers is measured here through the
-real ones. The model is only called, not changed.
+The probe replaces the feature map that enters the convolutions by a larger map that
+repeats its channel means, and runs the generator's own layers on it. Then only the
+upsampling can cause differences between the pixels of the interior. The probe thus
+measures, through the real layers, what `analysis.checkerboard.kernels` predicts for
+linear ones. The model is only called, not changed.
 """
 
 from collections.abc import Sequence
@@ -14,42 +14,46 @@ from typing import Any
 import keras
 import numpy as np
 
-from analysis.checkerboard.kernels import Strides, culprits, imbalance, subpixel_kernel
-from analysis.geometry.graph import Call, fold
-from analysis.geometry.keras_layers import is_shuffle
+from analysis.checkerboard.kernels import (
+    Strides,
+    causing_stages,
+    imbalance,
+    subpixel_kernel,
+)
+from analysis.geometry.keras_layers import LayerCall, is_shuffle, propagate
 
 GREY_LEVELS = 127.5  # in one unit of the [-1, 1] scale
-FLOOR_DB = -200.0  # stands for an exact zero
+FLOOR_DB = -200.0  # reported for an exact zero
 Margins = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)), px
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Lines of a generator on constant fields.
+    """The spectral lines of a generator on constant fields.
 
     Attributes:
         phases: (N, S, S, channels) float64, mean of the output at each position modulo
-            the cumulated stride S (height, width), in units of the images.
-        linear: the same in front of the final activation.
-        margins_px: ((top, bottom), (left, right)) cut off before averaging.
-        activation: name of that final activation layer; "" if there is none.
+            the total stride S (height, width), in units of the images.
+        linear: The same in front of the final activation.
+        margins_px: ((top, bottom), (left, right)) that are cut off before averaging.
+        activation: Name of that final activation layer; "" if there is none.
     """
 
     phases: np.ndarray
     linear: np.ndarray
-    margins_px: tuple[tuple[int, int], tuple[int, int]]
+    margins_px: Margins
     activation: str
 
     @property
     def strides(self) -> tuple[int, int]:
-        """Cumulated strides: bin (a, b) of a table lies at (a/S, b/S)."""
+        """Total strides S: bin (a, b) of a table lies at (a/S, b/S)."""
         return self.phases.shape[1], self.phases.shape[2]
 
     @property
     def lines_db(self) -> np.ndarray:
         """(S, S) power of each line relative to DC, before the final activation, dB.
 
-        Mean over fields and channels; DC itself is 0. A line as strong as DC is 0.
+        Mean over fields and channels. DC itself is 0, and so is a line as strong as it.
         """
         power = np.mean(np.abs(line_table(self.linear)) ** 2, axis=(0, 3))
         tiny = 10 ** (FLOOR_DB / 10)
@@ -73,58 +77,55 @@ def measure_lines(
     num_fields: int = 16,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Line strength of a generator by the layer that causes it.
+    """Measures a generator's lines and assigns them to the layers that cause them.
 
     Args:
-        generator: as for `probe`.
-        upsamplers: name and strides of each enlarging layer, first to last.
-        num_fields: random latents.
-        seed: of the latents.
+        generator: Functional or Sequential model, from latents to images.
+        upsamplers: Name and strides of each enlarging layer, first to last.
+        num_fields: Number of random latents.
+        seed: Seed of the latents.
 
     Returns:
-        One object a layer: `layer`; `line_db`, the power of all its lines relative to
-        the mean's, before a final activation; `line_grey`, their root mean square in
-        the images, grey levels; `imbalance` of the kernel (see `learned_kernel`), or
+        One object per layer: `layer`; `line_db`, the power of all its lines relative to
+        that of the mean, before a final activation; `line_grey`, their root mean square
+        in the images, grey levels; `imbalance` of the kernel (see `learned_kernel`), or
         None.
 
     Raises:
-        ValueError: as `probe`, or if other layers enlarge the map as well.
+        ValueError: As `probe`, or if other layers enlarge the map as well.
     """
     if not upsamplers:
         raise ValueError("no layer is known to enlarge a 2-D map: no lines to name")
-    draws = np.random.default_rng(seed)
-    latents = draws.standard_normal((num_fields, generator.input_shape[-1]))
+    shape = (num_fields, generator.input_shape[-1])
+    latents = np.random.default_rng(seed).standard_normal(shape)
     result = probe(generator, latents.astype(np.float32))
-    table = culprits([strides for _, strides in upsamplers])
+    table = causing_stages([strides for _, strides in upsamplers])
     if table.shape != result.strides:
         raise ValueError(f"the map grows by {result.strides}, not by {table.shape}")
     found = []
     for index, (name, strides) in enumerate(upsamplers):
-        power = np.sum(10 ** (result.lines_db[table == index] / 10))
+        own = table == index
+        power = np.sum(10 ** (result.lines_db[own] / 10))
         kernel = learned_kernel(generator, name)
-        eta = None if kernel is None else imbalance(kernel, strides)
-        found.append(
-            {
-                "layer": name,
-                "line_db": round(float(10 * np.log10(power)), 2),
-                "line_grey": float(
-                    np.linalg.norm(result.amplitudes_grey[table == index])
-                ),
-                "imbalance": eta,
-            }
-        )
+        layer = {
+            "layer": name,
+            "line_db": round(float(10 * np.log10(power)), 2),
+            "line_grey": float(np.linalg.norm(result.amplitudes_grey[own])),
+            "imbalance": None if kernel is None else imbalance(kernel, strides),
+        }
+        found.append(layer)
     return found
 
 
 def learned_kernel(generator: Any, name: str) -> np.ndarray | None:
     """The kernel of an enlarging operation as Conv2DTranspose keeps it, or None.
 
-    Of depth to space it is that of the convolution in front of it. Interpolations have
-    none.
+    For depth to space it is the kernel of the convolution in front of it.
+    Interpolations have none.
     """
     found: list[np.ndarray] = []
 
-    def visit(call: Call, before: list[Any]) -> list[Any]:
+    def visit(call: LayerCall, before: list[Any]) -> list[Any]:
         kernel = getattr(call.layer, "kernel", None)
         if call.name == name and is_shuffle(call.layer) and before[0] is not None:
             kernel = subpixel_kernel(np.asarray(before[0]), call.layer.block_size)
@@ -132,7 +133,7 @@ def learned_kernel(generator: Any, name: str) -> np.ndarray | None:
             found.append(np.asarray(kernel))
         return [kernel] * len(call.output_shapes)
 
-    fold(generator, [None] * len(generator.inputs), visit)
+    propagate(generator, [None] * len(generator.inputs), visit)
     return found[0] if found else None
 
 
@@ -142,21 +143,22 @@ def probe(
     """Runs the generator's layers on constant fields.
 
     Args:
-        generator: functional or Sequential, from latents to images.
+        generator: Functional or Sequential model, from latents to images.
         latents: (N, latent_dim) float32; each gives one constant per channel.
-        size: height and width of the field that replaces the first spatial map.
-        batch_size: fields at a time.
+        size: Height and width of the field that replaces the first spatial map, pixels.
+        batch_size: Number of fields at a time.
 
     Returns:
         The phase tables of the N fields.
 
     Raises:
-        ValueError: if the model has no graph, no spatial map that follows from a
-            vector, layers that need their own size, or too few clean pixels.
+        ValueError: If the model has no graph of layers, no layer that turns a vector
+            into a map or a layer that needs its own input size, or if the border
+            reaches every pixel.
     """
-    ringed, _, _ = _run(generator, latents[:1], size, ring=True)
-    strides = (ringed.shape[1] // size, ringed.shape[2] // size)
-    margins = _clean_margins(ringed, strides)
+    marked, _, _ = _run(generator, latents[:1], size, mark_border=True)
+    strides = (marked.shape[1] // size, marked.shape[2] // size)
+    margins = _clean_margins(marked, strides)
     phases: list[np.ndarray] = []
     linear: list[np.ndarray] = []
     for start in range(0, len(latents), batch_size):
@@ -170,23 +172,23 @@ def probe(
 
 
 def _run(
-    generator: Any, latents: np.ndarray, size: int, ring: bool = False
+    generator: Any, latents: np.ndarray, size: int, mark_border: bool = False
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Output, input of the final activation, and that activation's name.
 
-    With `ring`, the outermost cells of the field are NaN: what stays finite at the
-    output was touched by no border.
+    With `mark_border`, the outermost pixels of the field are NaN: an output that stays
+    finite does not depend on them, nor on the padding outside.
     """
     replaced, last = "", (latents, latents, "")
 
-    def visit(call: Call, values: list[Any]) -> list[Any]:
+    def visit(call: LayerCall, values: list[Any]) -> list[Any]:
         nonlocal replaced, last
         outputs = call.run(values, training=False)
         if not replaced and len(values[0].shape) != 4 and len(outputs[0].shape) == 4:
             replaced = call.name
             means = np.mean(outputs[0], axis=(1, 2), keepdims=True)
             field = np.tile(means, (1, size, size, 1))
-            if ring:
+            if mark_border:
                 field[:, [0, -1]] = field[:, :, [0, -1]] = np.nan
             outputs = [keras.ops.convert_to_tensor(field)]
         final = isinstance(call.layer, keras.layers.Activation)
@@ -195,7 +197,7 @@ def _run(
         return outputs
 
     try:
-        fold(generator, [latents], visit)
+        propagate(generator, [latents], visit)
     except Exception as error:
         raise ValueError(f"the probe cannot run this model: {error}") from error
     if not replaced or len(last[0].shape) != 4:
@@ -204,9 +206,9 @@ def _run(
     return np.asarray(images, float), np.asarray(before, float), name
 
 
-def _clean_margins(ringed: np.ndarray, strides: tuple[int, int]) -> Margins:
-    """Pixels to cut off each side so that what remains is finite."""
-    finite = np.isfinite(ringed).all(axis=(0, 3))
+def _clean_margins(marked: np.ndarray, strides: tuple[int, int]) -> Margins:
+    """Pixels to cut off each side so that the rest does not depend on the border."""
+    finite = np.isfinite(marked).all(axis=(0, 3))
     margins = []
     for axis, stride in enumerate(strides):
         clean = np.flatnonzero(finite.any(axis=1 - axis))
@@ -221,7 +223,7 @@ def _clean_margins(ringed: np.ndarray, strides: tuple[int, int]) -> Margins:
 def _phase_means(
     images: np.ndarray, strides: tuple[int, int], margins: Margins
 ) -> np.ndarray:
-    """Means of the clean interior by (row mod stride, column mod stride)."""
+    """Means of the interior by (row mod stride, column mod stride)."""
     height, width = strides
     means = np.empty((len(images), height, width, images.shape[3]))
     (top, bottom), (left, right) = margins

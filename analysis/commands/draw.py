@@ -6,16 +6,21 @@ from typing import Any
 import click
 
 from analysis.commands.explain import checked_layers, layer_options
-from analysis.geometry.explain import Layer
+from analysis.geometry.formulas import Convolution
 
 
 @click.command("draw")
 @layer_options
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="File to write: .png, .gif or .html.",
+)
 @click.option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
-    help="draw this framework's layer of the same sizes",
+    help="Draw this framework's layer of the same sizes.",
 )
 def command(out: Path, framework: str | None, **options: Any) -> None:
     """Draws one layer step by step; --out names a .png, .gif or .html file.
@@ -25,7 +30,7 @@ def command(out: Path, framework: str | None, **options: Any) -> None:
     from analysis.geometry import draw
 
     savers = {
-        ".png": draw.save_sheet,
+        ".png": draw.save_picture,
         ".gif": draw.save_animation,
         ".html": draw.save_page,
     }
@@ -39,11 +44,11 @@ def command(out: Path, framework: str | None, **options: Any) -> None:
     click.echo(out)
 
 
-def _in_framework(layer: Layer, framework: str | None) -> Layer:
-    """The layer, or the other framework's of its sizes if that one is asked for."""
+def _in_framework(layer: Convolution, framework: str | None) -> Convolution:
+    """The layer, or the other framework's of the same sizes if that one is wanted."""
     fits = framework is None or layer.framework.lower().endswith(framework)
     found = layer if fits else layer.counterpart()
     if found is None:
-        sizes = f"{layer.input_size} to {layer.plan().output_size} px"
+        sizes = f"{layer.input_size} to {layer.geometry().output_size} px"
         raise click.ClickException(f"{framework} has no such layer of {sizes}")
     return found

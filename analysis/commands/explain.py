@@ -8,16 +8,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from analysis.geometry.arithmetic import AxisPlan, findings
-from analysis.geometry.explain import Layer
+from analysis.geometry.arithmetic import AxisGeometry, findings
+from analysis.geometry.formulas import Convolution
 
-WIDEST_ROW = 24  # positions that fit a terminal
-WIDEST_MATRIX = 16
-LARGEST = 1024  # pixels on a side; the counts take time, not understanding
+MAX_POSITIONS = 24  # in one row that fits a terminal
+MAX_MATRIX = 16
+MAX_PX = 1024  # on a side; larger maps take time and explain nothing more
 
 
 class PairType(click.ParamType):
-    """A whole number, or two as `5x3` for height and width; words stay words."""
+    """A whole number, two of them as `5x3` for height and width, or a given word."""
 
     def __init__(self, smallest: int, words: Sequence[str] = ()) -> None:
         self.smallest = smallest
@@ -34,42 +34,49 @@ class PairType(click.ParamType):
         parts = text.split("x")
         if len(parts) > 2 or not all(part.isdecimal() for part in parts):
             self.fail(f"{value!r} is not {self.name}", param, ctx)
-        if not all(self.smallest <= int(part) <= LARGEST for part in parts):
-            self.fail(f"{value!r} is not in {self.smallest}..{LARGEST}", param, ctx)
+        if not all(self.smallest <= int(part) <= MAX_PX for part in parts):
+            self.fail(f"{value!r} is not in {self.smallest}..{MAX_PX}", param, ctx)
         return int(parts[0]), int(parts[-1])
 
 
 def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe one layer, for `explain` and `draw`."""
     words = PairType(0, ("same", "valid"))
-    rules = "a word for TensorFlow's rules, a number for PyTorch's"
-    shown: dict[str, Any] = {"show_default": True}
     operation = click.Choice(["transpose", "conv"])
-    for option in (
-        click.option("--dilation", type=PairType(1), default="1", **shown),
-        click.option("--output-padding", type=PairType(0)),
-        click.option("--op", type=operation, default="transpose", **shown),
-        click.option("--padding", type=words, default="same", help=rules, **shown),
-        click.option("--stride", type=PairType(1), default="1", **shown),
-        click.option("--kernel", type=PairType(1), required=True),
-        click.option("--input", "input_size", type=PairType(1), required=True),
-    ):
+    rules = "A word follows TensorFlow's rules, a number of pixels PyTorch's."
+    added = "Pixels added to the size at the end."
+    options: dict[str, dict[str, Any]] = {  # the last one becomes the first in --help
+        "dilation": {"type": PairType(1), "default": "1", "help": "Between taps, px."},
+        "output-padding": {"type": PairType(0), "help": added},
+        "op": {"type": operation, "default": "transpose"},
+        "padding": {"type": words, "default": "same", "help": rules},
+        "stride": {"type": PairType(1), "default": "1", "help": "Pixels."},
+        "kernel": {"type": PairType(1), "required": True, "help": "Taps."},
+        "input": {"type": PairType(1), "required": True, "help": "Pixels."},
+    }
+    for name, settings in options.items():
+        target = "input_size" if name == "input" else name.replace("-", "_")
+        option = click.option(f"--{name}", target, show_default=True, **settings)
         command = option(command)
     return command
 
 
-def checked_layers(options: dict[str, Any]) -> list[Layer]:
-    """The layer along the height and the width, or one line saying what is wrong."""
+def checked_layers(options: dict[str, Any]) -> list[Convolution]:
+    """The layer along the height and along the width.
+
+    Raises:
+        ClickException: If the layer cannot run or is too large, in one line.
+    """
     pairs = {key: value for key, value in options.items() if isinstance(value, tuple)}
     layers = []
     for axis in (0, 1):
         sizes = {key: pair[axis] for key, pair in pairs.items()}
-        layer = Layer(**{**options, **sizes})
+        layer = Convolution(**{**options, **sizes})
         try:
-            if layer.plan().output_size > LARGEST:
-                raise ValueError(f"the output is larger than {LARGEST} px")
+            if layer.geometry().output_size > MAX_PX:
+                raise ValueError(f"the output is larger than {MAX_PX} px")
         except ValueError as error:
-            where = f"{layer.call()} on {layer.input_size} px"
+            where = f"{layer.constructor_call()} on {layer.input_size} px"
             raise click.ClickException(f"{where}: {error}") from error
         layers.append(layer)
     return layers
@@ -78,7 +85,7 @@ def checked_layers(options: dict[str, Any]) -> list[Layer]:
 @click.command("explain")
 @layer_options
 def command(**options: Any) -> None:
-    """Prints sizes, crop, coverage and matrix of one layer.
+    """Prints the sizes, crop, overlap and matrix of one layer.
 
     The layer is shown beside the one of the other framework that gives the same size,
     because the same size does not mean the same pixels. A size may differ between
@@ -88,86 +95,87 @@ def command(**options: Any) -> None:
         _explain(layer, Console(highlight=False))
 
 
-def _explain(layer: Layer, console: Console) -> None:
-    plan, other = layer.plan(), layer.counterpart()
+def _explain(layer: Convolution, console: Console) -> None:
+    axis, other = layer.geometry(), layer.counterpart()
     shown = [layer, *([other] if other else [])]
     shown.sort(key=lambda one: one.framework != "TensorFlow")
-    plans = [one.plan() for one in shown]
-    console.print(f"{layer.call()}: {plan.input_size} to {plan.output_size} px\n")
+    axes = [one.geometry() for one in shown]
+    call = layer.constructor_call()
+    console.print(f"{call}: {axis.input_size} to {axis.output_size} px\n")
     console.print(_comparison(shown))
     if other is None:
         console.print("The other framework has no layer of these sizes.")
-    elif plans[0].pad_before != plans[1].pad_before:
-        console.print("[bold]Equal sizes, different pixels:[/] " + _offset(*shown))
-    for finding in findings(plan):
+    elif axes[0].pad_before != axes[1].pad_before:
+        console.print("[bold]Equal sizes, different pixels:[/] " + _shift_text(*axes))
+    for finding in findings(axis):
         console.print(f"{finding.code} {finding.level}: {finding.text}")
-    if max(map(_reach, plans)) <= WIDEST_ROW:
-        what = "place in the full output" if plan.is_scatter else "first input"
+    if max(map(_num_positions, axes)) <= MAX_POSITIONS:
+        what = "place in the full output" if axis.is_scatter else "first input"
         console.print(f"\nEach output's {what}:", _windows(shown), sep="\n")
-    size = max(plan.input_size, plan.output_size)
-    if size <= WIDEST_MATRIX:
-        name = "C transposed" if plan.is_scatter else "C"
-        console.print(f"\ny = {name} x, along one axis:", _matrix(plan, 1), sep="\n")
-    if size**2 <= WIDEST_MATRIX:
-        console.print("\nand in the plane, row by row:", _matrix(plan, 2), sep="\n")
+    size = max(axis.input_size, axis.output_size)
+    if size <= MAX_MATRIX:
+        name = "C transposed" if axis.is_scatter else "C"
+        console.print(f"\ny = {name} x, along one axis:", _matrix(axis, 1), sep="\n")
+    if size**2 <= MAX_MATRIX:
+        console.print("\nand in the plane, row by row:", _matrix(axis, 2), sep="\n")
 
 
-def _comparison(layers: list[Layer]) -> Table:
+def _comparison(layers: list[Convolution]) -> Table:
+    """The layers side by side."""
     table = Table(show_lines=True)
     table.add_column("")
-    plans = [layer.plan() for layer in layers]
+    axes = [layer.geometry() for layer in layers]
     for layer in layers:
         table.add_column(layer.framework, overflow="fold")
-    table.add_row("call", *(layer.call() for layer in layers))
-    table.add_row("size", *("\n".join(layer.size_lines()) for layer in layers))
-    table.add_row("coverage", *(_short(plan.coverage()) for plan in plans))
-    if layers[0].op == "transpose":
-        table.add_row(
-            "taps by phase", *(" : ".join(map(str, plan.phases())) for plan in plans)
-        )
-    table.add_row("drift", *(f"{plan.drift_px:+g} px" for plan in plans))
+    table.add_row("call", *(layer.constructor_call() for layer in layers))
+    table.add_row("size", *("\n".join(layer.formulas()) for layer in layers))
+    table.add_row("overlap", *(_short(axis.overlap()) for axis in axes))
+    if axes[0].is_scatter:
+        taps = (" : ".join(map(str, axis.taps_by_phase())) for axis in axes)
+        table.add_row("taps by phase", *taps)
+    table.add_row("shift", *(f"{axis.shift_px:+g} px" for axis in axes))
     return table
 
 
-def _offset(ours: Layer, theirs: Layer) -> str:
-    shift = theirs.plan().pad_before - ours.plan().pad_before
-    if ours.op == "transpose":
+def _shift_text(ours: AxisGeometry, theirs: AxisGeometry) -> str:
+    shift = theirs.pad_before - ours.pad_before
+    if ours.is_scatter:
         return f"PyTorch's output n is TensorFlow's output n{shift:+d}."
     return f"PyTorch's windows start {shift} px before TensorFlow's."
 
 
-def _reach(plan: AxisPlan) -> int:
+def _num_positions(axis: AxisGeometry) -> int:
     """Positions of the full output of a scatter, or of the padded input of a gather."""
-    size = plan.output_size if plan.is_scatter else plan.input_size
-    return size + plan.pad_before + max(plan.trailing, 0)
+    size = axis.output_size if axis.is_scatter else axis.input_size
+    return size + axis.pad_before + max(axis.effective_pad_after, 0)
 
 
-def _windows(layers: list[Layer]) -> Table:
+def _windows(layers: list[Convolution]) -> Table:
     """Where each output lies on the full output, or starts to read the input."""
-    plans = [layer.plan() for layer in layers]
-    scatter = plans[0].is_scatter
-    first = 0 if scatter else -max(plan.pad_before for plan in plans)
-    positions = range(first, first + max(map(_reach, plans)))
+    axes = [layer.geometry() for layer in layers]
+    scatter = axes[0].is_scatter
+    first = 0 if scatter else -max(axis.pad_before for axis in axes)
+    positions = range(first, first + max(map(_num_positions, axes)))
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("full" if scatter else "input")
     for position in positions:
         table.add_column(str(position), justify="right", style="cyan")
-    for layer, plan in zip(layers, plans, strict=True):
-        step = 1 if scatter else plan.stride
-        offset = plan.pad_before if scatter else -plan.pad_before
-        at = {offset + step * n: str(n) for n in range(plan.output_size)}
-        table.add_row(layer.framework, *(at.get(place, ".") for place in positions))
+    for layer, axis in zip(layers, axes, strict=True):
+        step = 1 if scatter else axis.stride
+        offset = axis.pad_before if scatter else -axis.pad_before
+        outputs = {offset + step * n: str(n) for n in range(axis.output_size)}
+        table.add_row(layer.framework, *(outputs.get(at, ".") for at in positions))
     return table
 
 
-def _matrix(plan: AxisPlan, num_axes: int) -> Table:
+def _matrix(axis: AxisGeometry, num_axes: int) -> Table:
     """The matrix with the names of the kernel's weights in it."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    inputs = list(product(range(plan.input_size), repeat=num_axes))
+    inputs = list(product(range(axis.input_size), repeat=num_axes))
     for name in ("", *(_name("x", j) for j in inputs)):
         table.add_column(name, justify="right")
-    for n in product(range(plan.output_size), repeat=num_axes):
-        terms = product(*(plan.all_reads[axis] for axis in n))
+    for n in product(range(axis.output_size), repeat=num_axes):
+        terms = product(*(axis.terms[index] for index in n))
         pairs = [tuple(zip(*term, strict=True)) for term in terms]
         weights = {j: _name("w", taps) for j, taps in pairs}
         table.add_row(_name("y", n), *(weights.get(j, ".") for j in inputs))

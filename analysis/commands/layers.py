@@ -1,4 +1,4 @@
-"""`python -m analysis layers`: what each layer does to size, position and coverage."""
+"""`python -m analysis layers`: what each layer does to size, position and overlap."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, ModelConfig
-from gan.run import backend
+from analysis.commands.tables import table_console
+from config.schema import ModelConfig
+from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
+from gan.run.environment import prepare_tensorflow
 
-NARROWEST = 130  # columns when the output is no terminal
 ROUNDING_DB = -120  # float32
-MOST_NAMES = 4  # layers listed beside one finding
+MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -25,26 +25,32 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw maps, windows and coverage into this .png.",
+    help="Draw the maps, windows and overlap into this .png file.",
 )
 @click.option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
     default="tensorflow",
     show_default=True,
-    help="torch: show PyTorch's window of equal size beside TensorFlow's.",
+    help="torch: show PyTorch's layer of equal size beside TensorFlow's.",
 )
-@click.option("--size", type=click.IntRange(1), help="Image height and width, pixels.")
-@click.option("--kernel-size", type=click.IntRange(2, 9), help="Of an upsampler, taps.")
+@click.option(
+    "--size", type=click.IntRange(1), help="Height and width of the images, pixels."
+)
+@click.option(
+    "--kernel-size", type=click.IntRange(2, 9), help="Kernel of the upsampler, taps."
+)
 @click.option(
     "--what",
     type=click.Choice(["generator", "discriminator"]),
     default="generator",
     show_default=True,
-    help="Which network of an upsampler or a run.",
+    help="The network to audit if TARGET is an upsampler or a run.",
 )
 @click.option(
-    "--lines", is_flag=True, help="Also run the generator on constant fields."
+    "--lines",
+    is_flag=True,
+    help="Also measure the spectral lines of the generator on constant inputs.",
 )
 @click.pass_context
 def command(
@@ -58,26 +64,26 @@ def command(
 ) -> None:
     """Audits the layers of TARGET: an upsampler, a run, or a Keras model file.
 
-    Shapes are predicted from the hyper-parameters and compared with those Keras built;
-    values are computed by each layer and compared with its geometry. Of a file only the
-    architecture is read. The exit status is 1 if a layer breaks a rule at error level.
+    Shapes are predicted from the hyper-parameters and compared with those Keras built.
+    Values are computed by each layer and compared with its geometry. Only the
+    architecture of a file is read. The exit status is 1 if a layer breaks a rule of
+    level error.
     """
-    backend.prepare()
-    from analysis.geometry.audit import audit_model
-    from analysis.geometry.tables import describe, upsamplers
+    prepare_tensorflow()
+    from analysis.geometry.audit import audit_model, audit_summary, upsamplers
 
     try:
         model, image_shape = load_target(target, weights=lines, **options)
-        records = audit_model(model, image_shape)
-        summary = describe(model.name, records, torch=framework == "torch")
+        audits = audit_model(model, image_shape)
+        summary = audit_summary(model.name, audits, torch=framework == "torch")
         if lines:
             from analysis.checkerboard.probe import measure_lines
 
-            summary["lines"] = measure_lines(model, upsamplers(records))
+            summary["lines"] = measure_lines(model, upsamplers(audits))
         if figure:
             from analysis.geometry.figures import draw_layers
 
-            draw_layers(records, f"{target}: {model.name}").savefig(figure, dpi=150)
+            draw_layers(audits, f"{target}: {model.name}").savefig(figure, dpi=150)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:
@@ -91,10 +97,10 @@ def command(
 def load_target(
     target: str, *, weights: bool, size: int | None, kernel_size: int | None, what: str
 ) -> tuple[Any, tuple[int, int, int] | None]:
-    """The model that TARGET means and the images it should return, if known.
+    """The model that TARGET names, and the shape of the images it should return.
 
     Raises:
-        ValueError: if it means none.
+        ValueError: If TARGET names no model.
     """
     from analysis.geometry.model_files import read_architecture
     from gan.models import build_discriminator, build_generator
@@ -134,14 +140,12 @@ def load_target(
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Prints the table of layers, then each finding once."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, NARROWEST))
-    console.print(layer_table(summary))
-    for (level, code, text), names in group_findings(summary["layers"]).items():
-        shown = ", ".join(names[:MOST_NAMES])
-        if len(names) > MOST_NAMES:
-            shown += f" and {len(names) - MOST_NAMES} more"
+    console = table_console(min_columns=130)
+    console.print(_layer_table(summary))
+    for (level, code, text), names in _layers_by_finding(summary["layers"]).items():
+        shown = ", ".join(names[:MAX_NAMES])
+        if len(names) > MAX_NAMES:
+            shown += f" and {len(names) - MAX_NAMES} more"
         style = STYLES[level]
         console.print(f"[{style}]{code} {level}[/] {escape(f'{shown}: {text}')}")
     for layer in summary["layers"]:
@@ -150,35 +154,33 @@ def print_summary(summary: dict[str, Any]) -> None:
         elif "torch" in layer:
             console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
     for line in summary.get("lines", ()):
-        console.print(escape(line_text(line)))
+        console.print(escape(_line_text(line)))
     checked = len(summary["layers"]) - summary["num_not_checked"]
     console.print(
         f"{checked} of {len(summary['layers'])} layers as predicted, "
         f"{summary['num_errors']} errors; {summary['params']:,} parameters, "
-        f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates an image"
+        f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates per image"
     )
 
 
-def layer_table(summary: dict[str, Any]) -> Table:
-    """One row a layer; empty cells where a layer moves no pixel."""
+def _layer_table(summary: dict[str, Any]) -> Table:
+    """One row per layer; cells are empty where a layer moves no pixel."""
     table = Table(title=escape(summary["model"]), box=box.SIMPLE, padding=(0, 1, 0, 0))
     torch = any("torch" in layer for layer in summary["layers"])
-    columns = ["layer", "type", "in", "out", "k", "s", "pad/crop"]
-    columns += ["PyTorch's"] if torch else ["drift"]
-    columns += ["M MAC", "checked", "codes"]
+    columns = ["layer", "type", "input", "output", "kernel", "stride", "pad or crop"]
+    columns += ["PyTorch's" if torch else "shift px", "M MAC", "checked", "findings"]
     for column in columns:
-        wrap = column in ("type", "codes")
+        wrap = column in ("type", "findings")
         table.add_column(column, no_wrap=not wrap, overflow="fold")
     for layer in summary["layers"]:
         cells = [layer["name"], layer["type"]]
-        cells += [size(layer[key]) for key in ("input_shape", "output_shape")]
-        cells += [each(layer[key]) for key in ("kernel_size", "strides", "pads")]
+        cells += [_size(layer[key]) for key in ("input_shape", "output_shape")]
+        cells += [_each(layer[key]) for key in ("kernel_size", "strides", "pads")]
         if torch:
-            cells.append(each(layer.get("torch", {}).get("pads")))
+            cells.append(_each(layer["torch"]["pads"]) if "torch" in layer else "")
         else:
-            cells.append(
-                each(layer["drift_px"], "{:+g}") if any(layer["drift_px"]) else ""
-            )
+            shifts = layer["shift_px"]
+            cells.append(_each(shifts, "{:+g}") if any(shifts) else "")
         cells.append(f"{layer['macs'] / 1e6:.2f}" if layer["macs"] else "")
         wrong = any(f["level"] == "error" for f in layer["findings"])
         cells.append("WRONG" if wrong else "yes" if layer["checked"] else "no")
@@ -189,22 +191,22 @@ def layer_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def size(shape: list[int | None] | None) -> str:
+def _size(shape: list[int | None] | None) -> str:
     """A shape without its batch axis: 14x14x64."""
     return "x".join("?" if n is None else str(n) for n in (shape or [])[1:])
 
 
-def each(values: list[Any] | None, form: str = "{}") -> str:
-    """One value for each axis, said once if all are equal."""
+def _each(values: list[Any], form: str = "{}") -> str:
+    """One value for each axis, or a single one if all are equal."""
     shown = [
         "({},{})".format(*value) if isinstance(value, list) else form.format(value)
-        for value in values or []
+        for value in values
     ]
     return shown[0] if len(set(shown)) == 1 else " ".join(shown)
 
 
-def line_text(line: dict[str, Any]) -> str:
-    """One layer's lines on constant fields."""
+def _line_text(line: dict[str, Any]) -> str:
+    """The spectral lines that one layer causes on constant inputs."""
     eta = line["imbalance"]
     kernel = "" if eta is None else f"; imbalance of its kernel {eta:.3f} of 1"
     strength = (
@@ -215,18 +217,14 @@ def line_text(line: dict[str, Any]) -> str:
     return f"lines of {line['layer']}: {strength}{kernel}"
 
 
-def group_findings(
+def _layers_by_finding(
     layers: list[dict[str, Any]],
 ) -> dict[tuple[str, str, str], list[str]]:
-    """Layers by finding: (level, code, text), errors first."""
+    """Names of layers by (level, code, text) of the finding, errors first."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for layer in layers:
         for finding in layer["findings"]:
             key = (finding["level"], finding["code"], finding["text"])
             groups.setdefault(key, []).append(layer["name"])
-    order = list(STYLES)
-    return dict(
-        sorted(
-            groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1])
-        )
-    )
+    levels = list(STYLES)
+    return dict(sorted(groups.items(), key=lambda g: (levels.index(g[0][0]), g[0][1])))

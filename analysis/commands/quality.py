@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
-    from analysis.quality.reference import Copies, Scores, Yardstick
+    from analysis.quality.reference import ReferenceSet
     from analysis.samples import Samples
+
+Rows = dict[str, dict[str, float]]  # name of a row -> its scores
 
 COLUMNS = {
     "fcd": ("FCD", "{:.3g}"),
@@ -29,28 +31,43 @@ COLUMNS = {
     "copy_features": ("copies\nfeat.", "{:.2f}"),
 }
 LEGEND = (
-    "Aim: FCD and KCD at the floor (real training images), density 1, coverage "
-    "{coverage:.3f}, diversity 1, duplicates and class TV 0, copies 1 (below 0.7: "
-    "memorised). FCD is no FID: it comes from the feature net {id} and is never "
-    "compared with what another net or another number of images gave."
+    "Best values: FCD and KCD of the floor (real training images), density 1, coverage "
+    "{coverage:.3f}, diversity 1, duplicates and class TV 0, copies 1 (samples below "
+    "0.7 may be memorised). FCD is not FID: it uses the feature network {id}. Compare "
+    "it only with values of the same network and the same number of images."
 )
 
 
 @click.command(name="quality")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
-    "--checkpoint", default="latest", help="Of a run: latest, best, a step, or all."
+    "--checkpoint",
+    default="latest",
+    help="Checkpoint of a run: latest, best, a step, or all.",
 )
-@click.option("--n", "num_images", default=10_000, show_default=True, help="Images.")
-@click.option("--reference", help="Real data set; default: the run's, Fashion-MNIST.")
+@click.option(
+    "--n", "num_images", default=10_000, show_default=True, help="Number of images."
+)
+@click.option(
+    "--reference",
+    help="Real data set; default: the data set of the run, else Fashion-MNIST.",
+)
 @click.option(
     "--extractor",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Feature net of tools/train_extractor.py, or Keras' InceptionV3 (.h5).",
+    help="Weights of the feature network, written by tools/train_extractor.py.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print numbers as JSON.")
-@click.option("--figure", type=click.Path(dir_okay=False), help="Plot over training.")
-@click.option("--pairs", type=click.Path(dir_okay=False), help="Picture of copies.")
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False),
+    help="Write a figure of FCD and coverage over training to this file.",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(dir_okay=False),
+    help="Write a figure of samples and their nearest training images to this file.",
+)
 def command(  # noqa: PLR0913
     sources: tuple[str, ...],
     checkpoint: str,
@@ -61,50 +78,57 @@ def command(  # noqa: PLR0913
     figure: str | None,
     pairs: str | None,
 ) -> None:
-    """Measures SOURCES, runs, .npz files or folders of images, against test images.
+    """Measures SOURCES (runs, .npz files or folders of images) against test images.
 
-    All are measured against the real images of the first. The floor (real training
-    images) and a ladder of noise stand beside every score. --pairs draws the 16
-    samples of the last source that are nearest to a training image, above that image.
-
-    With --extractor and Keras' ImageNet weights of InceptionV3 without its top (.h5),
-    features are Inception's 2048; on a CPU that takes hours at 10,000 images, and the
-    weights are still not those of published FIDs.
+    The real images are those of the first source. The table also shows the floor, which
+    is the score of real training images, and the scores of the same images with noise
+    of 5, 13 and 26 grey levels. --pairs draws the 16 samples of the last source that
+    are nearest to a training image, each above that image.
 
     For an Inception FID as papers print it, make 10,000 PNG files with `python -m gan
     sample RUN --n 10000 --out FOLDER` and give the folder to an outside tool, such as
     clean-fid or torch-fidelity, with 10,000 test images.
     """
-    backend.prepare()
-    from analysis.quality.figures import draw_pairs, draw_training
+    prepare_tensorflow()
+    from analysis.quality.figures import draw_nearest_pairs, draw_training
+    from analysis.quality.reference import ReferenceSet
+    from config.schema import DataConfig
 
     try:
         loaded = load_all(sources, num_images, checkpoint)
-        yardstick = make_yardstick(loaded, reference, extractor)
-        rows, copies = measure(yardstick, loaded)
-        anchors = yardstick.anchors()
+        first = next(iter(loaded.values()))
+        data = DataConfig(reference) if reference else first.data or DataConfig()
+        real = ReferenceSet.load(data, len(first.images_uint8), extractor)
+        rows = {}
+        for name, samples in loaded.items():
+            images = samples.images_uint8[: real.num_images]
+            scores, copies = real.score(images), real.copies(images)
+            rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}
+        baselines = real.baselines()
         if figure:
             steps = [samples.facts.get("step", 0) for samples in loaded.values()]
             points = list(zip(steps, rows.values(), strict=True))
-            draw_training(points, anchors, yardstick).savefig(figure, dpi=150)
+            draw_training(points, baselines, real).savefig(figure, dpi=150)
         if pairs:
-            images = list(loaded.values())[-1].images_uint8
-            train = yardstick.train.images_uint8
-            draw_pairs(images, train, copies).savefig(pairs, dpi=120)
+            train = real.train.images_uint8
+            draw_nearest_pairs(images, train, copies["pixels"]).savefig(pairs, dpi=120)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     notes = [note for samples in loaded.values() for note in samples.notes]
-    notes = list(dict.fromkeys([*notes, *yardstick.test.notes]))
+    notes = list(dict.fromkeys([*notes, *real.test.notes]))
     if as_json:
-        click.echo(json.dumps(record(yardstick, rows | anchors, notes), indent=2))
+        click.echo(json.dumps(to_json(real, rows | baselines, notes), indent=2))
     else:
-        print_table(yardstick, rows, anchors, notes)
+        print_table(real, rows, baselines, notes)
 
 
 def load_all(
     sources: "tuple[str, ...]", num_images: int, checkpoint: str
 ) -> "dict[str, Samples]":
-    """Returns samples by name; of several sources, by what tells their names apart."""
+    """Returns samples by the name of their row in the table.
+
+    The names of several sources leave out the beginning that all of them share.
+    """
     if len(sources) == 1:
         return load(sources[0], num_images, checkpoint)
     names = [str(Path(source)) for source in sources]
@@ -117,7 +141,7 @@ def load_all(
 
 
 def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
-    """Returns samples by name; "all" means each checkpoint that a run has kept."""
+    """Returns the samples of one source; "all" means every checkpoint of a run."""
     from analysis.samples import load_samples
 
     if checkpoint != "all":
@@ -132,43 +156,17 @@ def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
     return {f"step {step}": load_samples(source, num_images, step) for step in steps}
 
 
-def make_yardstick(
-    loaded: "dict[str, Samples]", reference: str | None, extractor: Path | None
-) -> "Yardstick":
-    """Takes as many real images as there are samples."""
-    from analysis.quality.reference import Yardstick
-    from config.schema import DataConfig
-
-    samples = next(iter(loaded.values()))
-    data = DataConfig(reference) if reference else samples.data or DataConfig()
-    return Yardstick.of(data, len(samples.images_uint8), extractor)
-
-
-def measure(
-    yardstick: "Yardstick", loaded: "dict[str, Samples]"
-) -> "tuple[dict[str, Scores], Copies]":
-    """Returns the scores of all samples, and the copies in pixels of the last ones."""
-    rows = {}
-    for name, samples in loaded.items():
-        images = samples.images_uint8[: yardstick.num_images]
-        scores, copies = yardstick.score(images), yardstick.copies(images)
-        rows[name] = scores | {f"copy_{key}": m.ratio for key, m in copies.items()}
-    return rows, copies["pixels"]
-
-
-def record(
-    yardstick: "Yardstick", rows: "dict[str, Scores]", notes: list[str]
-) -> dict[str, Any]:
-    """Returns what --json prints; the name of each number says its ruler."""
+def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any]:
+    """Returns what --json prints; numbers that are not finite become null."""
     return {
-        "extractor": yardstick.extractor.id,
-        "num_images": yardstick.num_images,
-        "reference": f"{yardstick.test.name}, {yardstick.test.split}",
-        "reference_digest": yardstick.test.digest,
+        "extractor": real.extractor.id,
+        "num_images": real.num_images,
+        "reference": f"{real.test.name}, {real.test.split}",
+        "reference_digest": real.test.digest,
         "notes": notes,
         "scores": {
             row: {
-                yardstick.name(key): value if math.isfinite(value) else None
+                real.name(key): value if math.isfinite(value) else None
                 for key, value in scores.items()
             }
             for row, scores in rows.items()
@@ -177,39 +175,33 @@ def record(
 
 
 def print_table(
-    yardstick: "Yardstick",
-    rows: "dict[str, Scores]",
-    anchors: "dict[str, Scores]",
-    notes: list[str],
+    real: "ReferenceSet", rows: Rows, baselines: Rows, notes: list[str]
 ) -> None:
-    """Prints samples, below them floor and ladder, then how to read them."""
+    """Prints the samples, then the floor and the noise levels, then the legend."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
+    from analysis.commands.tables import table_console
     from analysis.quality.metrics import expected_coverage
 
-    title = f"{yardstick.name('fcd')}: {yardstick.num_images} images against as many"
-    title += f" of {yardstick.test.name}, {yardstick.test.split}"
+    title = f"{real.name('fcd')}: {real.num_images} images against as many"
+    title += f" of {real.test.name}, {real.test.split}"
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
     keys = [key for key in COLUMNS if any(key in scores for scores in rows.values())]
     for key in keys:
         table.add_column(COLUMNS[key][0], justify="right")
-    for group in (rows, anchors):
+    for group in (rows, baselines):
         for name, scores in group.items():
-            milli = {key: 1000 * scores[key] for key in ("kcd", "kcd_se")}
-            values = scores | milli
+            values = scores | {k: 1000 * scores[k] for k in ("kcd", "kcd_se")}
             cells = [
                 COLUMNS[k][1].format(values[k]) if k in values else "" for k in keys
             ]
             table.add_row(name, *cells)
         table.add_section()
-    console = Console()
-    if not console.is_terminal:  # a file or pipe cuts no number
-        console = Console(width=max(console.width, 160))
+    console = table_console()
     console.print(table)
-    coverage = expected_coverage(yardstick.num_images)
-    console.print(LEGEND.format(coverage=coverage, id=yardstick.extractor.id))
+    coverage = expected_coverage(real.num_images)
+    console.print(LEGEND.format(coverage=coverage, id=real.extractor.id))
     for note in notes:
         console.print(f"Note: {note}")

@@ -1,29 +1,27 @@
 """Tables of readings, for the commands that print them."""
 
-from rich.console import Console
 from rich.table import Table
 
 from analysis.checkerboard.measurement import Measurement
 from analysis.checkerboard.meter import Estimate, GridReading, Reading
 from analysis.checkerboard.words import decibels
+from analysis.commands.tables import table_console
 
 LEGEND = (
     "Stage: 1 is the last upsampling. Gain: what the low frequencies of an image leave "
     "around this frequency, as a share of their own size (image rejection). Share: how "
-    "much of the power there that explains. Fixed: root mean square of what is the same "
-    "in every image. Free: of what has a sign of its own in each image; below 0 a lack "
-    "of power. In brackets: 95 % intervals over images. *: a pattern, significant after "
-    "correction for the whole table and above the limit. Real images have edges of "
-    "their own at horizontal and vertical frequencies (a 0 in the name), so that the "
-    "limits are higher there."
+    "much of the power there that explains. Fixed: root mean square of what is the "
+    "same in every image. Free: of what has a sign of its own in each image; below 0 a "
+    "lack of power. In brackets: 95 % intervals over images. *: a pattern, significant "
+    "after correction for the whole table and above the limit. Real images have edges "
+    "of their own at horizontal and vertical frequencies (a 0 in the name), so that "
+    "the limits are higher there."
 )
 
 
 def print_measurement(result: Measurement) -> None:
     """Prints what was found in words, then all readings."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 160))
+    console = table_console()
     for sentence in result.sentences:
         console.print(sentence, markup=False)
     console.print(readings_table(result))

@@ -30,7 +30,7 @@ import click
     help="Write all readings to this .npz, for `compare`.",
 )
 @click.option(
-    "--figure", type=click.Path(dir_okay=False), help="Draw spectra and tile here."
+    "--figure", type=click.Path(dir_okay=False), help="Draw the spectra here."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the readings as JSON.")
 def command(  # noqa: PLR0913
@@ -50,7 +50,7 @@ def command(  # noqa: PLR0913
     bundled Fashion-MNIST. Half of them are the reference; the other half is read as the
     samples are, and stands beside every reading.
     """
-    from analysis.checkerboard.figures import draw_measurement
+    from analysis.checkerboard.figures import draw_spectra
     from analysis.checkerboard.measurement import measure_samples
     from analysis.samples import load_reference, load_samples
 
@@ -62,7 +62,9 @@ def command(  # noqa: PLR0913
         if out:
             result.save(out)
         if figure:
-            draw_measurement(result).savefig(figure, dpi=150)
+            power, real_power = (result.arrays[k] for k in ("power", "real_power"))
+            drawn = draw_spectra(power, real_power, result.layout, samples.name)
+            drawn.savefig(figure, dpi=150)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from None
     if as_json:

@@ -1,6 +1,7 @@
 """What does each layer do to size and position?
 
 Read `arithmetic.py` first: the exact integers of one axis. `keras_layers.py` takes them
-from Keras' layers, `audit.py` compares them with what Keras built, `values.py` with
-what a layer computes. `explain.py`, `draw.py` and `figures.py` show them.
+from Keras' layers, `audit.py` compares them with what Keras built, and `values.py` with
+what a layer computes. `formulas.py`, `draw.py` and `figures.py` show them;
+`model_files.py` reads the architecture of a file that somebody else made.
 """

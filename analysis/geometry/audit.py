@@ -1,12 +1,14 @@
-"""Audits a Keras model layer by layer: predicted, built and measured.
+"""Audits a Keras model layer by layer: predicted, built and computed.
 
-For each layer: the shapes predicted from its hyper-parameters against those Keras
-built, the values computed by a layer of its class against those its geometry demands
-(`analysis.geometry.values`), and the rules it breaks. A layer that is not known is
-reported as not checked. Codes E1-E4 and W1-W6 are those of
-`analysis.geometry.arithmetic`; here are added E6 predicted shape differs, E7 computed
-values differ, W7 final size, W8 final range, W9 backends differ, I1 lines of a constant
-kernel, I2 path, I3 padding by input size.
+For each layer the audit compares the shape predicted from its hyper-parameters with the
+shape that Keras built, and the values that a layer of its class computes with those its
+geometry demands (`analysis.geometry.values`). It then lists the rules that the layer
+breaks. A layer that is not known is reported as not checked.
+
+Codes E1-E4 and W1-W6 are those of `analysis.geometry.arithmetic`. This file adds E6
+predicted shape differs, E7 computed values differ, W7 final size, W8 final range, W9
+backends differ, I1 spectral line of equal weights, I2 all layers so far, I3 padding by
+input size.
 """
 
 import dataclasses
@@ -18,38 +20,44 @@ import keras
 import numpy as np
 
 from analysis.geometry import arithmetic, values
-from analysis.geometry.arithmetic import AxisPlan, Finding
-from analysis.geometry.graph import Call, Shape, fold, functional_graph
+from analysis.geometry.arithmetic import AxisGeometry, Finding
+from analysis.geometry.formulas import torch_axis
 from analysis.geometry.keras_layers import (
+    REARRANGING,
     SPATIAL,
+    LayerCall,
+    LayerGeometry,
     NotPredicted,
-    Prediction,
+    Shape,
+    functional_graph,
     is_shuffle,
-    predict,
+    layer_geometry,
+    propagate,
 )
 
-Chain = tuple[tuple[AxisPlan, ...], ...] | None  # layers x axes; None: branches differ
+Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes); see LayerAudit
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 @dataclass(frozen=True)
-class LayerRecord:
-    """One call of one layer.
+class LayerAudit:
+    """The audit of one call of one layer.
 
     Attributes:
-        name: with the names of nested models in front.
-        type: the layer's class.
-        input_shape: of its first input, batch axis first; None where unknown.
-        output_shape: as built.
-        predicted_shape: from the hyper-parameters; None if not predicted.
-        checked: shape (and values, where pixels move) were predicted and compared.
-        reason: why not checked; "" if checked.
-        params: weights, counted at each call of a shared layer.
-        macs: multiply-accumulates for one image.
-        axes: one plan per spatial axis of a layer that moves pixels.
-        chain: the axes of all such layers from the first spatial map to here; None
+        name: Name of the layer, after those of its nested models.
+        type: Class of the layer.
+        input_shape: Shape of its first input, batch axis first; None where unknown.
+        output_shape: Shape as built.
+        predicted_shape: Shape from the hyper-parameters; None if not predicted.
+        checked: Whether the shape (and the values, where pixels move) were predicted
+            and compared.
+        reason: Why it was not checked; "" if it was.
+        params: Number of weights, counted at each call of a shared layer.
+        macs: Multiply-accumulates for one image.
+        axes: One geometry per spatial axis of a layer that moves pixels.
+        chain: The axes of all such layers from the first spatial map to here; None
             where branches of different geometry have met.
-        findings: errors, warnings, information.
+        findings: Errors, warnings and information.
     """
 
     name: str
@@ -61,51 +69,57 @@ class LayerRecord:
     reason: str = ""
     params: int = 0
     macs: int = 0
-    axes: tuple[AxisPlan, ...] = ()
+    axes: tuple[AxisGeometry, ...] = ()
     chain: Chain = field(default=(), repr=False)
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def chain_by_axis(self) -> list[tuple[AxisGeometry, ...]]:
+        """For each axis the chain's layers in order; empty if there is no chain."""
+        return list(zip(*self.chain, strict=True)) if self.chain else []
 
 
 def audit_model(
     model: Any, image_shape: tuple[int, int, int] | None = None
-) -> list[LayerRecord]:
+) -> list[LayerAudit]:
     """Audits every layer that can be found.
 
     Args:
-        model: functional, Sequential, nested or subclassed; a subclassed one must have
-            been called once, and its layers are listed without their order.
+        model: A functional, Sequential, nested or subclassed model. A subclassed one
+            must have been called once, and its layers are listed without their order.
         image_shape: (height, width, channels) of the images in [-1, 1] that the model
-            should return; None: not asked.
+            should return; None if the model returns no images.
 
     Returns:
-        One record a call, in the order of the signal. Errors are findings, not raised.
+        One audit per call, in the order of the signal. Errors are findings; they are
+        not raised.
     """
-    records: list[LayerRecord] = []
+    audits: list[LayerAudit] = []
 
-    def visit(call: Call, chains: list[Chain]) -> list[Chain]:
+    def visit(call: LayerCall, chains: list[Chain]) -> list[Chain]:
         chain = chains[0] if chains and len(set(chains)) == 1 else None
-        record = audit_call(call, chain)
-        records.append(record)
-        if not record.predicted_shape:
-            records.extend(_hidden_layers(call.layer, f"{call.name}/"))
-        return [record.chain] * len(call.output_shapes)
+        audit = audit_call(call, chain)
+        audits.append(audit)
+        if not audit.predicted_shape:
+            audits.extend(_inner_layers(call.layer, f"{call.name}/"))
+        return [audit.chain] * len(call.output_shapes)
 
     graph = functional_graph(model)
     if graph is None:
-        records.extend(_hidden_layers(model, ""))
+        audits.extend(_inner_layers(model, ""))
     else:
-        fold(model, [()] * len(graph.inputs), visit)
-    if image_shape and records:
-        last = records[-1]
+        propagate(model, [()] * len(graph.inputs), visit)
+    if image_shape and audits:
+        last = audits[-1]
         found = (*last.findings, *_final_findings(last, model, image_shape))
-        records[-1] = dataclasses.replace(last, findings=found)
-    return records
+        audits[-1] = dataclasses.replace(last, findings=found)
+    return audits
 
 
-def audit_call(call: Call, chain: Chain = ()) -> LayerRecord:
-    """Audits one call: predicts, compares with the built shape, runs, applies rules."""
+def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
+    """Audits one call, given the layers before it."""
     layer, shapes = call.layer, call.input_shapes
-    record = LayerRecord(
+    audit = LayerAudit(
         name=call.name,
         type=type(layer).__name__,
         input_shape=shapes[0] if shapes else None,
@@ -118,21 +132,33 @@ def audit_call(call: Call, chain: Chain = ()) -> LayerRecord:
             raise NotPredicted("an operation, not a layer")
         if not (isinstance(layer, SPATIAL) or _is_keras(type(layer))):
             raise NotPredicted("a custom layer")
-        prediction = predict(layer, shapes)
+        geometry = layer_geometry(layer, shapes)
     except NotPredicted as error:
-        return dataclasses.replace(record, reason=str(error))
-    reason, errors = _compare(layer, prediction, record.output_shape)
-    chain = _extend(chain, record, prediction)
+        return dataclasses.replace(audit, reason=str(error))
+    reason, errors = _compare(layer, geometry, audit.output_shape)
+    chain = _extend(chain, layer, audit.input_shape, geometry)
+    found = (*errors, *_rules(geometry.axes), *_chain_finding(geometry.axes, chain))
     return dataclasses.replace(
-        record,
-        predicted_shape=prediction.output_shape,
+        audit,
+        predicted_shape=geometry.output_shape,
         checked=not reason,
         reason=reason,
-        macs=prediction.macs,
-        axes=prediction.axes,
+        macs=geometry.macs,
+        axes=geometry.axes,
         chain=chain,
-        findings=(*errors, *_rules(prediction.axes), *_path(prediction.axes, chain)),
+        findings=found,
     )
+
+
+def upsamplers(audits: Sequence[LayerAudit]) -> list[tuple[str, tuple[int, int]]]:
+    """Name and strides of the layers that enlarge a 2-D map, first to last."""
+    return [
+        (audit.name, (audit.axes[0].stride, audit.axes[1].stride))
+        for audit in audits
+        if len(audit.axes) == 2
+        and audit.axes[0].is_scatter
+        and any(axis.stride > 1 for axis in audit.axes)
+    ]
 
 
 def _is_keras(kind: type) -> bool:
@@ -140,54 +166,57 @@ def _is_keras(kind: type) -> bool:
 
 
 def _compare(
-    layer: Any, prediction: Prediction, built: Shape | None
+    layer: Any, geometry: LayerGeometry, built: Shape | None
 ) -> tuple[str, list[Finding]]:
     """Why the layer is not checked, or "", and the errors found in checking it."""
-    if built is None or built[1:] != prediction.output_shape[1:]:
-        text = f"predicted output {prediction.output_shape[1:]}, built {built}"
-        return _differs(layer, "E6", text)
-    axes = prediction.axes
-    if prediction.sizes_only or not axes or not all(axis.feasible for axis in axes):
-        return prediction.sizes_only, []
+    if built is None or built[1:] != geometry.output_shape[1:]:
+        text = f"predicted output {geometry.output_shape[1:]}, built {built}"
+        return _difference(layer, "E6", text)
+    axes = geometry.axes
+    if geometry.size_only or not axes or not all(axis.feasible for axis in axes):
+        return geometry.size_only, []
     try:
-        measured = values.measure(layer, axes)
+        computed = values.computed_values(layer, axes)
     except ValueError as error:
         return str(error), []
-    expected = values.expect(layer, axes)
-    if measured.shape != expected.shape:
-        text = f"predicted {expected.shape} px, computed {measured.shape}"
-        return _differs(layer, "E6", text)
-    shift = values.shift_between(measured, expected)
+    expected = values.expected_values(layer, axes)
+    if computed.shape != expected.shape:
+        text = f"predicted {expected.shape} px, computed {computed.shape}"
+        return _difference(layer, "E6", text)
+    shift = values.shift_between(computed, expected)
     if shift is None:
-        return _differs(layer, "E7", "the computed values are not those predicted")
+        text = "the computed values are not those predicted"
+        return _difference(layer, "E7", text)
     if any(shift):
         text = f"right size, but the computed values lie {shift} px from the prediction"
         return "", [Finding("E7", "error", text)]
     return "", []
 
 
-def _differs(layer: Any, code: str, text: str) -> tuple[str, list[Finding]]:
-    """An error of a Keras layer; a subclass may well compute something else."""
+def _difference(layer: Any, code: str, text: str) -> tuple[str, list[Finding]]:
+    """An error of a Keras layer; a custom subclass may compute something else."""
     if _is_keras(type(layer)):
         return "", [Finding(code, "error", text)]
     return f"a custom layer with an arithmetic of its own: {text}", []
 
 
-def _extend(chain: Chain, record: LayerRecord, prediction: Prediction) -> Chain:
-    """The chain behind this layer; it starts where a spatial map starts."""
-    rank = len(prediction.output_shape) - 2
-    before = len(record.input_shape or ()) - 2
-    if prediction.sizes_only or chain is None:
+def _extend(
+    chain: Chain, layer: Any, input_shape: Shape | None, geometry: LayerGeometry
+) -> Chain:
+    """The chain behind this layer; it starts anew where the number of axes changes."""
+    if geometry.size_only or chain is None:
         return None
-    if before != rank:
+    if len(input_shape or ()) != len(geometry.output_shape):
         return ()
-    return (*chain, prediction.axes) if prediction.axes else chain
+    if isinstance(layer, REARRANGING):
+        return None
+    return (*chain, geometry.axes) if geometry.axes else chain
 
 
-def _rules(axes: Sequence[AxisPlan]) -> Iterator[Finding]:
-    """Findings of all axes; said once where every axis says the same."""
+def _rules(axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
+    """Findings of all axes; one without the axis' name where all axes share it."""
     names = AXIS_NAMES.get(len(axes), ())
-    per_axis = [(*arithmetic.findings(a), *transposed_findings(a)) for a in axes]
+    per_axis = [(*arithmetic.findings(a), *_transposed_findings(a)) for a in axes]
     for name, found in zip(names, per_axis, strict=True):
         for finding in found:
             shared = all(finding in others for others in per_axis)
@@ -197,100 +226,173 @@ def _rules(axes: Sequence[AxisPlan]) -> Iterator[Finding]:
                 yield finding
 
 
-def _path(axes: Sequence[AxisPlan], chain: Chain) -> Iterator[Finding]:
+def _chain_finding(axes: Sequence[AxisGeometry], chain: Chain) -> Iterator[Finding]:
     """I2: what the layers up to an enlarging one do together."""
-    if not chain or not axes[0:1] or not axes[0].is_scatter:
+    if not chain or not axes or not axes[0].is_scatter:
         return
     rows = list(zip(*chain, strict=True))
-    cells = _said([str(row[0].input_size) for row in rows])
-    painted = _said([str(arithmetic.chain_footprint(row)) for row in rows])
-    drift = _said([f"{arithmetic.chain_drift(row):+g}" for row in rows], ", ")
-    text = f"a cell of the first map ({cells} px) paints {painted} px, drift {drift} px"
+    size = _joined([str(row[0].input_size) for row in rows])
+    reached = _joined([str(arithmetic.chain_output_field(row)) for row in rows])
+    shift = _joined([f"{arithmetic.chain_shift(row):+g}" for row in rows], ", ")
+    text = (
+        f"one pixel of the first map ({size} px) reaches {reached} px here; "
+        f"the image is shifted by {shift} px"
+    )
     yield Finding("I2", "info", text)
 
 
-def _said(values: Sequence[str], between: str = "x") -> str:
-    """One word for each axis, once if all are equal."""
-    return between.join(dict.fromkeys(values) if len(set(values)) == 1 else values)
+def _joined(words: Sequence[str], between: str = "x") -> str:
+    """One word for each axis, or a single one if all are equal."""
+    return between.join(dict.fromkeys(words) if len(set(words)) == 1 else words)
 
 
-def transposed_findings(axis: AxisPlan) -> Iterator[Finding]:
-    """Rules W9, I1 and I3 of one axis of a transposed convolution."""
+def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
+    """W9, I1 and I3 of one axis of a transposed convolution."""
     if axis.kind != "transpose" or not axis.feasible or axis.stride == 1:
         return
     same_size = axis.output_size == axis.input_size * axis.stride
-    if same_size and (axis.pad_before + axis.pad_after) % 2:
+    pads = axis.pad_before, axis.pad_after
+    if same_size and sum(pads) % 2:
         yield Finding(
             "W9",
             "warning",
-            "Keras on PyTorch before May 2026 shifts these values by one pixel "
-            "(keras-team/keras pull request 22876)",
+            "Keras on PyTorch before May 2026 shifts these values by one pixel (pull "
+            "request 22876 of keras-team/keras): use a later Keras there",
         )
-    lines = np.abs(np.fft.fft(axis.phases()))
-    strongest = int(np.argmax(lines[1 : axis.stride // 2 + 1])) + 1
-    share = 100 * lines[strongest] / lines[0]
-    line = f"line at {strongest}/{axis.stride} of {share:.3g} % of the mean"
-    yield Finding("I1", "info", f"an all-ones kernel: {line}")
-    yield from input_size_finding(axis)
-
-
-def input_size_finding(axis: AxisPlan) -> Iterator[Finding]:
-    """I3: what the padding would be if it followed from the input's size."""
-    pads = axis.pad_before, axis.pad_after
-    if axis.output_size != axis.input_size * axis.stride or not sum(pads):
+    spectrum = np.abs(np.fft.fft(axis.taps_by_phase()))
+    strongest = int(np.argmax(spectrum[1 : axis.stride // 2 + 1])) + 1
+    share = 100 * spectrum[strongest] / spectrum[0]
+    yield Finding(
+        "I1",
+        "info",
+        "with equal weights, a constant input gives a spectral line at "
+        f"{strongest}/{axis.stride} with {share:.3g} % of the mean",
+    )
+    if not same_size or not sum(pads):
         return
-    wrong = arithmetic.conv_axis(
+    by_input = arithmetic.conv_axis(
         axis.input_size, axis.kernel, axis.stride, "same", axis.dilation
     )
-    kept = wrong.pad_before, wrong.pad_after
-    shift = kept[0] - pads[0]
-    if not shift:
-        return
-    full = (axis.input_size - 1) * axis.stride + axis.effective_kernel
-    extra = axis.output_size - (full - sum(kept))
-    corner = "upper left" if shift > 0 else "lower right"
-    yield Finding(
-        "I3",
-        "info",
-        f"crop {pads} follows from the output size {axis.output_size}, as TensorFlow "
-        f"computes it; from the input size {axis.input_size} it would be {kept} plus "
-        f"{extra} of output padding: the same size, "
-        f"every value {abs(shift)} px to the {corner}",
-    )
+    wrong = by_input.pad_before, by_input.pad_after
+    shift = wrong[0] - pads[0]
+    if shift:
+        extra = sum(wrong) - sum(pads)
+        corner = "upper left" if shift > 0 else "lower right"
+        yield Finding(
+            "I3",
+            "info",
+            f"crop {pads} follows from the output size {axis.output_size}, as "
+            f"TensorFlow computes it; from the input size {axis.input_size} it would "
+            f"be {wrong} plus {extra} of output padding: the same size, every value "
+            f"{abs(shift)} px to the {corner}",
+        )
 
 
 def _final_findings(
-    last: LayerRecord, model: Any, image_shape: tuple[int, int, int]
+    last: LayerAudit, model: Any, image_shape: tuple[int, int, int]
 ) -> Iterator[Finding]:
     """W7 and W8 of the model's output."""
     shape = last.output_shape
     if shape is None or shape[1:] != image_shape:
-        yield Finding(
-            "W7", "warning", f"the images are {image_shape}, the output {shape}"
-        )
-    layer = model.layers[-1]
-    activation = getattr(layer, "activation", None)
+        text = f"the output is {shape}, but the images are {image_shape}"
+        yield Finding("W7", "warning", text)
+    activation = getattr(model.layers[-1], "activation", None)
     if activation is not keras.activations.tanh:
         name = getattr(activation, "__name__", "none")
-        text = f"the images lie in [-1, 1], the last activation is {name}, not tanh"
+        text = f"the images lie in [-1, 1], but the last activation is {name}: use tanh"
         yield Finding("W8", "warning", text)
 
 
-def _hidden_layers(parent: Any, prefix: str) -> Iterator[LayerRecord]:
-    """Layers inside a subclassed model or layer, each as it was built by itself."""
+def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:
+    """Layers inside a subclassed model or layer, each audited by itself."""
     if not isinstance(parent, keras.Layer):
         return
     for layer in parent._flatten_layers(include_self=False, recursive=False):
         name = prefix + layer.name
         shape = (layer.get_build_config() or {}).get("input_shape")
         if list(layer._flatten_layers(include_self=False)):
-            yield from _hidden_layers(layer, f"{name}/")
+            yield from _inner_layers(layer, f"{name}/")
         elif not isinstance(shape, tuple | list) or not all(
             size is None or isinstance(size, int) for size in shape
         ):
-            reason = "its input shape is not recorded: call the model once"
-            yield LayerRecord(name, type(layer).__name__, None, None, reason=reason)
+            reason = "its input shape is not known: call the model once"
+            yield LayerAudit(name, type(layer).__name__, None, None, reason=reason)
         else:
             built = tuple(layer.compute_output_shape(tuple(shape)))
-            call = Call(name, layer, (tuple(shape),), (built,), None)
+            call = LayerCall(name, layer, (tuple(shape),), (built,))
             yield dataclasses.replace(audit_call(call), chain=None)
+
+
+def audit_summary(
+    name: str, audits: Sequence[LayerAudit], torch: bool = False
+) -> dict[str, Any]:
+    """An audit as one JSON object.
+
+    Args:
+        name: Name of the model.
+        audits: Result of `audit_model`.
+        torch: Whether to add each layer's counterpart in PyTorch.
+
+    Returns:
+        `model`, `layers` (one object per audit), `num_errors`, `num_not_checked`,
+        `params` and `macs` of all layers.
+    """
+    layers = [_layer_summary(audit, torch) for audit in audits]
+    found = [finding for audit in audits for finding in audit.findings]
+    return {
+        "model": name,
+        "layers": layers,
+        "num_errors": sum(finding.level == "error" for finding in found),
+        "num_not_checked": sum(not audit.checked for audit in audits),
+        "params": sum(audit.params for audit in audits),
+        "macs": sum(audit.macs for audit in audits),
+    }
+
+
+def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
+    """One audit; lists have one entry for each spatial axis."""
+    axes, rows = audit.axes, audit.chain_by_axis
+    layer: dict[str, Any] = {
+        "name": audit.name,
+        "type": audit.type,
+        "input_shape": audit.input_shape,
+        "output_shape": audit.output_shape,
+        "predicted_shape": audit.predicted_shape,
+        "kernel_size": [axis.kernel for axis in axes],
+        "strides": [axis.stride for axis in axes],
+        "pads": [[axis.pad_before, axis.pad_after] for axis in axes],
+        "taps_by_phase": [list(axis.taps_by_phase()) for axis in axes],
+        "border_px": [list(axis.border_px) for axis in axes],
+        "shift_px": [axis.shift_px for axis in axes],
+        "output_field_px": [axis.output_field() for axis in axes],
+        "total_shift_px": [arithmetic.chain_shift(row) for row in rows],
+        "total_output_field_px": [arithmetic.chain_output_field(row) for row in rows],
+        "params": audit.params,
+        "macs": audit.macs,
+        "checked": audit.checked,
+        "reason": audit.reason,
+        "findings": [finding._asdict() for finding in audit.findings],
+    }
+    counterparts = [torch_axis(axis) for axis in axes] if torch else []
+    theirs = [axis for axis in counterparts if axis]
+    if theirs and len(theirs) == len(axes):
+        pairs = zip(axes, theirs, strict=True)
+        shifts = [other.pad_before - axis.pad_before for axis, other in pairs]
+        layer["torch"] = {
+            "pads": [[other.pad_before, other.pad_after] for other in theirs],
+            "shift_px": shifts,
+            "difference": _torch_difference(axes[0], shifts),
+        }
+    return layer
+
+
+def _torch_difference(axis: AxisGeometry, shifts: list[int]) -> str:
+    """How PyTorch's pixels differ from TensorFlow's, in words."""
+    if not any(shifts):
+        return "the same values"
+    by = "/".join(str(abs(shift)) for shift in dict.fromkeys(shifts))
+    if axis.is_scatter:
+        sign = "+" if max(shifts) > 0 else "-"
+        return f"PyTorch's output n is TensorFlow's output n{sign}{by}"
+    side = "earlier" if max(shifts) > 0 else "later"
+    return f"PyTorch's windows start {by} px {side}"

@@ -1,38 +1,39 @@
-"""Draws one convolution step by step: a contact sheet, an animation or a page.
+"""Draws one convolution step by step, as a PNG, a GIF or an HTML page.
 
-After the animations of Dumoulin & Visin 2016, arXiv:1603.07285, for any sizes and for
-both frameworks' paddings. What is drawn is `AxisPlan.three_steps`; nothing is computed
-here.
+The drawings follow the animations of Dumoulin & Visin 2016, arXiv:1603.07285, for any
+sizes and for both frameworks' paddings. They show `AxisGeometry.three_steps`; nothing
+is computed here.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
-from analysis.geometry.arithmetic import INSERTED, PADDED, AxisPlan, findings
-from analysis.geometry.explain import Layer
+from analysis.figures import to_pixels
+from analysis.geometry.arithmetic import INSERTED, PADDED, AxisGeometry, findings
+from analysis.geometry.formulas import Convolution
 
-LARGEST_GRID = 40  # cells on a side that can still be told apart
-TINY_POINTS = 4.5  # type of this size is left out
-NUM_FRAMES = 80
+MAX_CELLS = 40  # on a side; more cannot be told apart
+MIN_POINTS = 4.5  # smaller type is left out
+MAX_FRAMES = 80
 WIDTH_INCHES = 13.0
-COLOURS = {  # cell: (plain, under the kernel)
+COLOURS = {  # of a cell: (elsewhere, under the kernel)
     "input": ("#4c86c6", "#d9480f"),
     "inserted zero": ("#ffffff", "#ffe3c2"),
     "padding": ("#dfe3e8", "#f3cf9f"),
 }
-COVERAGE = ("#e6f4ea", "#1e7d46")  # none, most
+LEAST, MOST = (np.array(to_rgb(colour)) for colour in ("#e6f4ea", "#1e7d46"))
 LINE = "#a9b0b8"
 CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 FRAME: dict[str, Any] = {"fill": False, "ec": "#d9480f", "lw": 2, "clip_on": False}
@@ -40,155 +41,152 @@ FRAME: dict[str, Any] = {"fill": False, "ec": "#d9480f", "lw": 2, "clip_on": Fal
 
 @dataclass(frozen=True)
 class Scene:
-    """What a drawing shows: one layer for the height, one for the width.
+    """What a drawing shows: one convolution along the height and one along the width.
 
     Raises:
-        ValueError: if a layer cannot run, or is too large to be drawn.
+        ValueError: If the layer cannot run or is too large to be drawn.
     """
 
-    height: Layer
-    width: Layer
+    height: Convolution
+    width: Convolution
 
     def __post_init__(self) -> None:
-        cells = [len(plan.three_steps().cells) for plan in self.plans]
-        largest = max(*cells, *(max(p.output_size, p.kernel) for p in self.plans))
-        if largest > LARGEST_GRID:
+        sizes = [
+            (len(a.three_steps().cells), a.output_size, a.kernel) for a in self.axes
+        ]
+        largest = max(map(max, sizes))
+        if largest > MAX_CELLS:
             raise ValueError(
-                f"{largest} cells on a side are too many to draw, {LARGEST_GRID} at "
+                f"{largest} cells on a side are too many to draw, {MAX_CELLS} at "
                 "most: take a smaller input, kernel or stride"
             )
 
     @cached_property
-    def plans(self) -> tuple[AxisPlan, AxisPlan]:
+    def axes(self) -> tuple[AxisGeometry, AxisGeometry]:
         """The geometry along the height and along the width."""
-        return self.height.plan(), self.width.plan()
+        return self.height.geometry(), self.width.geometry()
 
     @cached_property
     def outputs(self) -> list[tuple[int, int]]:
-        """Every output in reading order."""
-        rows, columns = (range(plan.output_size) for plan in self.plans)
+        """The (row, column) of every output in reading order."""
+        rows, columns = (range(axis.output_size) for axis in self.axes)
         return list(product(rows, columns))
 
     @cached_property
-    def coverage(self) -> np.ndarray:
-        """How many inputs each output sums."""
-        rows, columns = (plan.coverage() for plan in self.plans)
+    def overlap(self) -> np.ndarray:
+        """Number of inputs that each output sums, (height, width)."""
+        rows, columns = (axis.overlap() for axis in self.axes)
         return np.outer(rows, columns)
 
     @property
-    def call(self) -> str:
+    def title(self) -> str:
         """The constructor call; one for each axis where they differ."""
-        return "\n".join(dict.fromkeys(a.call() for a in (self.height, self.width)))
+        calls = [layer.constructor_call() for layer in (self.height, self.width)]
+        return "\n".join(dict.fromkeys(calls))
 
-    def lines(self) -> list[str]:
-        """The sizes, their formulas, the three steps and the findings."""
-        rows, columns = self.plans
+    def text(self) -> list[str]:
+        """The sizes, their formulas, the three steps and the findings, as lines."""
+        rows, columns = self.axes
         before = f"{rows.input_size} x {columns.input_size}"
-        found = [f"{before} to {rows.output_size} x {columns.output_size} pixels"]
-        axes = {self.height: "height: ", self.width: "width: "}
-        for layer, name in axes.items():
-            name = name if len(axes) > 1 else ""
-            plan = layer.plan()
-            found += [name + line for line in [*layer.size_lines(), _in_words(plan)]]
-            found += [f"{name}{f.code} {f.level}: {f.text}" for f in findings(plan)]
-        return found
+        lines = [f"{before} to {rows.output_size} x {columns.output_size} pixels"]
+        layers = {self.height: "height: ", self.width: "width: "}
+        for layer, name in layers.items():
+            axis = layer.geometry()
+            own = [*layer.formulas(), _steps_text(axis)]
+            own += [f"{f.code} {f.level}: {f.text}" for f in findings(axis)]
+            lines += [name + line for line in own] if len(layers) > 1 else own
+        return lines
 
 
-def _in_words(plan: AxisPlan) -> str:
-    steps, spread = plan.three_steps(), (plan.input_size - 1) * plan.stride + 1
-    inserts = plan.is_scatter and plan.stride > 1
-    words = [f"insert zeros: {spread} px"] if inserts else []
+def _steps_text(axis: AxisGeometry) -> str:
+    steps, length = axis.three_steps(), (axis.input_size - 1) * axis.stride + 1
+    inserts = axis.is_scatter and axis.stride > 1
+    words = [f"insert zeros: {length} px"] if inserts else []
     words.append(f"pad {steps.pad_before} + {steps.pad_after}: {len(steps.cells)} px")
-    kernel = "rotated kernel" if plan.is_scatter else "kernel"
-    words.append(f"slide the {kernel} by {steps.step}: {plan.output_size} px")
+    kernel = "rotated kernel" if axis.is_scatter else "kernel"
+    words.append(f"slide the {kernel} by {steps.step}: {axis.output_size} px")
     return ", ".join(words)
 
 
-def save_sheet(scene: Scene, path: Path) -> None:
-    """Writes a PNG: formulas, kernel, coverage and up to six steps."""
-    rows, columns = scene.coverage.shape
+def save_picture(scene: Scene, path: Path) -> None:
+    """Writes a PNG with the formulas, the kernel and up to six steps.
+
+    The last step shows the overlap of the whole output.
+    """
+    rows, columns = scene.overlap.shape
     total, inside = rows * columns, rows // 2 * columns + columns // 2
     chosen = sorted({0, 1, columns, inside, inside + 1, total - 1} & set(range(total)))
-    steps = [_step(scene, number, WIDTH_INCHES / 2, dpi=100) for number in chosen]
+    steps = [_draw_step(scene, at, WIDTH_INCHES / 2, dpi=100) for at in chosen]
     if len(steps) % 2:
         steps.append(np.full_like(steps[0], 255))
     pairs = [np.hstack(steps[at : at + 2]) for at in range(0, len(steps), 2)]
-    Image.fromarray(np.vstack([_header(scene, dpi=100), *pairs])).save(path)
+    Image.fromarray(np.vstack([_draw_header(scene, dpi=100), *pairs])).save(path)
 
 
 def save_animation(scene: Scene, path: Path) -> None:
     """Writes a GIF; of many outputs it shows the first rows and the last."""
-    total, columns = scene.coverage.size, scene.coverage.shape[1]
-    numbers = list(range(total))
-    if total > NUM_FRAMES:
-        rows = max(NUM_FRAMES // columns - 1, 1)
-        numbers = [*numbers[: rows * columns], *numbers[-columns:]]
-    header = _header(scene, dpi=75)
-    pictures = (_step(scene, number, WIDTH_INCHES, dpi=75) for number in numbers)
-    frames = [Image.fromarray(np.vstack([header, picture])) for picture in pictures]
-    frames = [frame.quantize(64) for frame in frames]
+    total, columns = scene.overlap.size, scene.overlap.shape[1]
+    chosen = list(range(total))
+    if total > MAX_FRAMES:
+        num_rows = max(MAX_FRAMES // columns - 1, 1)
+        chosen = [*chosen[: num_rows * columns], *chosen[-columns:]]
+    header = _draw_header(scene, dpi=75)
+    steps = (_draw_step(scene, at, WIDTH_INCHES, dpi=75) for at in chosen)
+    frames = [Image.fromarray(np.vstack([header, s])).quantize(64) for s in steps]
     durations = [300] * (len(frames) - 1) + [2000]  # ms
-    rest = frames[1:]
-    frames[0].save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    first, rest = frames[0], frames[1:]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
 def save_page(scene: Scene, path: Path) -> None:
     """Writes one HTML page that plays every step; it needs no network."""
     axes = [
         {
-            "cells": plan.three_steps().cells,
-            "order": plan.three_steps().kernel_order,
-            "step": plan.three_steps().step,
-            "dilation": plan.dilation,
-            "outputs": plan.output_size,
-            "coverage": plan.coverage(),
+            "cells": axis.three_steps().cells,
+            "order": axis.three_steps().kernel_order,
+            "step": axis.three_steps().step,
+            "dilation": axis.dilation,
+            "outputs": axis.output_size,
+            "overlap": axis.overlap(),
         }
-        for plan in scene.plans
+        for axis in scene.axes
     ]
     assets = FileSystemLoader(Path(__file__).parents[1] / "assets")
     template = Environment(loader=assets, autoescape=True).get_template("draw.html.j2")
-    scatter = scene.plans[0].is_scatter
+    scatter = scene.axes[0].is_scatter
     page = template.render(
-        call=scene.call, lines=scene.lines(), axes=axes, scatter=scatter
+        title=scene.title, lines=scene.text(), axes=axes, scatter=scatter
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _pixels(figure: Figure) -> np.ndarray:
-    """The figure as (height, width, 3) uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _header(scene: Scene, dpi: int) -> np.ndarray:
-    """Formulas and legend, the kernel as it slides, the coverage of the output."""
-    lines, scatter = scene.lines(), scene.plans[0].is_scatter
+def _draw_header(scene: Scene, dpi: int) -> np.ndarray:
+    """Formulas, legend, and the kernel as it slides."""
+    lines, scatter = scene.text(), scene.axes[0].is_scatter
+    lines = [part for line in lines for part in wrap(line, 115)]
     size = (WIDTH_INCHES, max(3.4, 1.5 + 0.25 * len(lines)))
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")
-    text, kernel, coverage = figure.subplots(1, 3, width_ratios=(2.6, 1, 1.1))
+    text, kernel = figure.subplots(1, 2, width_ratios=(3.6, 1))
     text.axis("off")
-    text.set_title(scene.call, loc="left", fontsize=10.5, weight="bold")
+    text.set_title(scene.title, loc="left", fontsize=10.5, weight="bold")
     text.text(0, 1, "\n".join(lines), va="top", fontsize=10.5, linespacing=1.5)
-    kinds = [kind for kind in COLOURS if scatter or kind != "inserted zero"]
-    patches = [Patch(fc=COLOURS[kind][0], ec=LINE, label=kind) for kind in kinds]
-    patches.append(Patch(fc=COLOURS["input"][1], label="input times weight"))
-    patches.append(Patch(fc=COLOURS["padding"][1], label="zero under the kernel"))
+    labels = {kind: plain for kind, (plain, _) in COLOURS.items()}
+    if not scatter:
+        del labels["inserted zero"]
+    labels["input times weight"] = COLOURS["input"][1]
+    labels["zero under the kernel"] = under_zero = COLOURS["padding"][1]
+    patches = [Patch(fc=colour, ec=LINE, label=name) for name, colour in labels.items()]
     text.legend(handles=patches, loc="lower left", ncols=3, frameon=False, fontsize=10)
-    rows, columns = (plan.three_steps().kernel_order for plan in scene.plans)
-    shade = to_rgb(COLOURS["padding"][1])
-    _grid(kernel, np.full((len(rows), len(columns), 3), shade))
+    rows, columns = (axis.three_steps().kernel_order for axis in scene.axes)
+    _grid(kernel, np.full((len(rows), len(columns), 3), to_rgb(under_zero)))
     for (y, row), (x, column) in product(enumerate(rows), enumerate(columns)):
-        kernel.text(x, y, _weight(row, column), fontsize=9, **CENTRED)
+        kernel.text(x, y, _weight_name(row, column), fontsize=9, **CENTRED)
     turned = "rotated by 180°" if scatter else "as it is"
     kernel.set_title(f"kernel {turned}: row, column", fontsize=10.5)
-    points = min(10, 105 / max(scene.coverage.shape))
-    _output(coverage, scene, scene.coverage.size - 1, points)
-    coverage.set_title("coverage: inputs summed", fontsize=10.5)
-    return _pixels(figure)
+    return to_pixels(figure)
 
 
-def _weight(row: int, column: int) -> str:
+def _weight_name(row: int, column: int) -> str:
     """The weight's place in the kernel, as long as it fits a cell."""
     return f"{row}{column}" if max(row, column) < 10 else ""
 
@@ -202,13 +200,13 @@ def under_kernel(
         Its colours (height, width, 3) in [0, 1], the weight at each (row, column) that
         multiplies an input, and the kernel's outline.
     """
-    rows, columns = (plan.three_steps() for plan in scene.plans)
+    rows, columns = (axis.three_steps() for axis in scene.axes)
     down, across = (
         {
-            step.step * at + step.dilation * q: tap
-            for q, tap in enumerate(step.kernel_order)
+            steps.step * at + steps.dilation * q: tap
+            for q, tap in enumerate(steps.kernel_order)
         }
-        for step, at in zip((rows, columns), n, strict=True)
+        for steps, at in zip((rows, columns), n, strict=True)
     )
     image, weights = np.empty((len(rows.cells), len(columns.cells), 3)), {}
     for y, x in np.ndindex(image.shape[:2]):
@@ -217,17 +215,17 @@ def under_kernel(
         kind = "padding" if PADDED in cells else kind
         image[y, x] = to_rgb(COLOURS[kind][under])
         if under and kind == "input":
-            weights[y, x] = _weight(down[y], across[x])
+            weights[y, x] = _weight_name(down[y], across[x])
     corner = (min(across) - 0.5, min(down) - 0.5)
     spans = (max(across) - min(across) + 1, max(down) - min(down) + 1)
     return image, weights, Rectangle(corner, *spans, **FRAME)
 
 
-def _step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.ndarray:
+def _draw_step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.ndarray:
     """The prepared input under the kernel, and the output so far."""
     n = scene.outputs[number]
     image, weights, outline = under_kernel(scene, n)
-    shape, (high, wide) = image.shape[:2], scene.coverage.shape
+    shape, (high, wide) = image.shape[:2], scene.overlap.shape
     room = width_inches - 0.6
     cell = min(room / (shape[1] + wide), (room - 2.6) / shape[1], 0.45)
     size = (width_inches, cell * max(shape[0], high) + 0.6)
@@ -243,29 +241,27 @@ def _step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.ndarra
     points = min(10, 36 * cell)
     _grid(prepared, image)
     prepared.add_patch(outline)
-    if points > TINY_POINTS:
+    if points > MIN_POINTS:
         for (y, x), weight in weights.items():
             prepared.text(x, y, weight, fontsize=points, color="white", **CENTRED)
-    _output(output, scene, number, points)
+    _draw_output(output, scene, number, points)
     output.add_patch(Rectangle((n[1] - 0.5, n[0] - 0.5), 1, 1, **FRAME))
     prepared.set_title(f"step {number + 1} of {len(scene.outputs)}", loc="left")
     plural = "" if len(weights) == 1 else "s"
     output.set_title(f"output {n} sums {len(weights)} input{plural}", loc="left")
-    return _pixels(figure)
+    return to_pixels(figure)
 
 
-def _output(axes: Axes, scene: Scene, number: int, points: float) -> None:
-    """The outputs up to `number`, coloured by coverage."""
-    coverage = scene.coverage
-    least, most = (np.array(to_rgb(colour)) for colour in COVERAGE)
-    share = coverage / max(coverage.max(), 1)
-    image = least + share[..., None] * (most - least)
+def _draw_output(axes: Axes, scene: Scene, number: int, points: float) -> None:
+    """The outputs up to `number`, coloured by overlap."""
+    share = scene.overlap / max(scene.overlap.max(), 1)
+    image = LEAST + share[..., None] * (MOST - LEAST)
     image.reshape(-1, 3)[number + 1 :] = 1
     _grid(axes, image)
-    if points > TINY_POINTS:
+    if points > MIN_POINTS:
         for y, x in scene.outputs[: number + 1]:
             colour = "white" if share[y, x] > 0.55 else "black"
-            label = f"{coverage[y, x]:g}"
+            label = f"{scene.overlap[y, x]:g}"
             axes.text(x, y, label, fontsize=points, color=colour, **CENTRED)
 
 

@@ -1,19 +1,23 @@
-"""What a Keras layer should do: its output shape and one `AxisPlan` per spatial axis.
+"""What a Keras layer does to its input: output shape and one `AxisGeometry` per axis.
 
-Reads hyper-parameters only; `analysis.geometry.audit` compares the outcome with what
-was built and what is computed. A layer that is not listed here is not guessed.
+`layer_geometry` reads hyper-parameters only; `analysis.geometry.audit` compares the
+outcome with what Keras built and computes. A layer that is not listed here is not
+guessed. `propagate` walks the calls of a model in the order of the signal; it is the
+only place that reads Keras' lists of nodes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 from keras import layers
 
 from analysis.geometry import arithmetic
-from analysis.geometry.arithmetic import AxisPlan
-from analysis.geometry.graph import Shape
+from analysis.geometry.arithmetic import AxisGeometry
+
+Shape = tuple[int | None, ...]
 
 
 def _classes(names: str) -> tuple[Any, ...]:
@@ -33,63 +37,67 @@ PADDINGS = _classes("ZeroPadding#")
 CROPPINGS = _classes("Cropping#")
 SPATIAL = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *UPSAMPLINGS, *PADDINGS, *CROPPINGS)
 SHUFFLE = "DepthToSpace"  # an operation of Keras that has no public class
-GLOBAL_POOLS = _classes("GlobalAveragePooling# GlobalMaxPooling#")
-MERGES = _classes("Add Subtract Multiply Average Maximum Minimum")
+# These layers keep each pixel where it is.
 POINTWISE = _classes(
     "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout ELU "
     "GaussianDropout GaussianNoise GroupNormalization Identity LayerNormalization "
     "LeakyReLU Normalization PReLU ReLU Rescaling RMSNormalization Softmax "
     "SpatialDropout# UnitNormalization"
 )
-
-
-MAX_AXIS_PX = 2**14  # of a map, kernel or stride: beyond it nothing is listed by pixel
+MERGES = _classes("Add Subtract Multiply Average Maximum Minimum Concatenate")
+# These layers drop or rearrange the axes; their sizes follow Keras' own rule.
+REARRANGING = _classes(
+    "Flatten Reshape Permute GlobalAveragePooling# GlobalMaxPooling#"
+)
+MAX_AXIS_PX = 2**14  # of a map, kernel or stride: larger axes are not worked through
 
 
 class NotPredicted(ValueError):
-    """The layer, or its size, is unknown: nothing may be said about it."""
+    """The layer or its input size is not known, so nothing is said about it."""
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LayerGeometry:
     """What a layer should do to its input.
 
     Attributes:
-        output_shape: batch axis first.
-        axes: one plan for each spatial axis; empty if pixels have no place in it.
-        macs: multiply-accumulates for one image.
-        sizes_only: why the values cannot be predicted; "" if they can.
+        output_shape: Shape with the batch axis first.
+        axes: One geometry for each spatial axis; empty if the layer moves no pixels.
+        macs: Multiply-accumulates for one image.
+        size_only: Why the values cannot be predicted; "" if they can.
     """
 
     output_shape: Shape
-    axes: tuple[AxisPlan, ...] = ()
+    axes: tuple[AxisGeometry, ...] = ()
     macs: int = 0
-    sizes_only: str = ""
+    size_only: str = ""
 
 
-def predict(layer: Any, input_shapes: Sequence[Shape]) -> Prediction:
+def layer_geometry(layer: Any, input_shapes: Sequence[Shape]) -> LayerGeometry:
     """Predicts a layer's output from its hyper-parameters.
 
     Args:
-        layer: any Keras layer.
-        input_shapes: of its inputs, batch axis first; None where unknown.
+        layer: Any Keras layer.
+        input_shapes: Shapes of its inputs, batch axis first; None where unknown.
 
     Raises:
-        NotPredicted: for a layer that is not known, or a size that is.
+        NotPredicted: If the layer or a size that matters is not known.
     """
     shape = input_shapes[0] if input_shapes else ()
     if isinstance(layer, (*SPATIAL, layers.Resizing)) or is_shuffle(layer):
-        return _predict_spatial(layer, shape)
+        return _spatial_geometry(layer, shape)
     if isinstance(layer, POINTWISE):
-        return Prediction(shape)
-    if isinstance(layer, MERGES):
-        return Prediction(_merge(input_shapes))
-    if isinstance(layer, layers.Concatenate):
-        return Prediction(_concatenate(input_shapes, layer.axis))
+        return LayerGeometry(shape)
     if isinstance(layer, layers.Dense):
         macs = math.prod(_known(shape[1:])) * layer.units
-        return Prediction((*shape[:-1], layer.units), macs=macs)
-    return Prediction((shape[0], *_predict_rest(layer, shape)))
+        return LayerGeometry((*shape[:-1], layer.units), macs=macs)
+    if isinstance(layer, MERGES):
+        return LayerGeometry(layer.compute_output_shape(list(input_shapes)))
+    if isinstance(layer, REARRANGING):
+        if isinstance(layer, layers.Flatten | layers.Reshape):
+            _known(shape[1:])
+        return LayerGeometry(layer.compute_output_shape(shape))
+    raise NotPredicted("a layer that this audit does not know")
 
 
 def is_shuffle(layer: Any) -> bool:
@@ -98,124 +106,93 @@ def is_shuffle(layer: Any) -> bool:
     return kind.__name__ == SHUFFLE and kind.__module__.startswith("keras.")
 
 
-def _predict_rest(layer: Any, shape: Shape) -> Shape:
-    """Output sizes of the layers that rearrange or drop the axes behind the batch."""
-    if isinstance(layer, layers.Flatten):
-        return (math.prod(_known(shape[1:])),)
-    if isinstance(layer, layers.Reshape):
-        return _reshape(_known(shape[1:]), layer.target_shape)
-    if isinstance(layer, layers.Permute):
-        return tuple(shape[axis] for axis in layer.dims)
-    if isinstance(layer, GLOBAL_POOLS):
-        sizes, channels = split_shape(layer, shape)
-        ones = (1,) * len(sizes) if layer.keepdims else ()
-        return join_shape(layer, None, ones, channels)[1:]
-    raise NotPredicted("a layer that this audit does not know")
-
-
-def split_shape(layer: Any, shape: Shape) -> tuple[Shape, int | None]:
-    """Spatial sizes and channels of a shape, by the layer's data format."""
-    if getattr(layer, "data_format", None) == "channels_first":
-        return shape[2:], shape[1]
-    return shape[1:-1], shape[-1]
-
-
-def join_shape(
-    layer: Any, batch: int | None, sizes: Sequence[int], channels: int | None
-) -> Shape:
-    """The inverse of `split_shape`."""
-    if getattr(layer, "data_format", None) == "channels_first":
-        return (batch, channels, *sizes)
-    return (batch, *sizes, channels)
-
-
 def _known(sizes: Shape) -> tuple[int, ...]:
     if None in sizes:
         raise NotPredicted("its input size is not fixed")
     return tuple(size for size in sizes if size is not None)
 
 
-def _each(value: Any, rank: int) -> tuple[Any, ...]:
-    """A hyper-parameter for each axis: given so, or one for all."""
-    return tuple(value) if isinstance(value, tuple | list) else (value,) * rank
-
-
-def _predict_spatial(layer: Any, shape: Shape) -> Prediction:
-    """A layer that moves pixels."""
-    sizes, channels = split_shape(layer, shape)
-    known, reason = _known(sizes), ""
+def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
+    """The geometry of a layer that moves pixels."""
+    channels_first = getattr(layer, "data_format", None) == "channels_first"
+    channels = shape[1] if channels_first else shape[-1]
+    sizes = _known(shape[2:] if channels_first else shape[1:-1])
+    interpolation = getattr(layer, "interpolation", "nearest")
+    size_only = ""
     if isinstance(layer, layers.Resizing):
-        axes, reason = _resizing_axes(layer, known)
+        axes = _resizing_axes(layer, sizes)
         outputs: tuple[int, ...] = (layer.height, layer.width)
+        if not axes:
+            size_only = (
+                "only its size is predicted: not an enlargement by whole factors"
+            )
     else:
-        interpolation = getattr(layer, "interpolation", "nearest")
-        if interpolation not in arithmetic.INTERPOLATIONS:
-            reason = f"only its size is predicted: {interpolation} interpolation"
-        axes = axis_plans(layer, known)
+        axes = axis_geometries(layer, sizes)
         outputs = tuple(axis.output_size for axis in axes)
+        if interpolation not in arithmetic.INTERPOLATIONS:
+            size_only = f"only its size is predicted: {interpolation} interpolation"
     lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
-    if max((*known, *outputs, *lengths)) > MAX_AXIS_PX:
+    if max((*sizes, *outputs, *lengths)) > MAX_AXIS_PX:
         raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
-    filters = output_channels(layer, channels)
+    filters = _output_channels(layer, channels)
     macs = _macs(layer, axes, channels, filters)
-    output_shape = join_shape(layer, shape[0], outputs, filters)
-    return Prediction(output_shape, () if reason else axes, macs, reason)
+    inner = (filters, *outputs) if channels_first else (*outputs, filters)
+    return LayerGeometry((shape[0], *inner), () if size_only else axes, macs, size_only)
 
 
-def axis_plans(layer: Any, sizes: Sequence[int]) -> tuple[AxisPlan, ...]:
-    """One plan for each spatial axis of a layer of `SPATIAL`."""
+def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...]:
+    """One geometry for each spatial axis of a layer of `SPATIAL`."""
     rank = len(sizes)
     builder: Any
-    columns: Sequence[Any]
+    settings: Sequence[Any]
     if isinstance(layer, CONVOLUTIONS):
         builder = arithmetic.conv_axis
-        columns = layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate
+        settings = layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate
     elif isinstance(layer, TRANSPOSED):
         builder = arithmetic.conv_transpose_axis
-        columns = (
+        settings = (
             *(layer.kernel_size, layer.strides, layer.padding),
             *(layer.output_padding, layer.dilation_rate),
         )
     elif isinstance(layer, POOLS):
-        builder = arithmetic.pool_axis
-        columns = layer.pool_size, layer.strides, layer.padding
+        builder = arithmetic.conv_axis
+        settings = layer.pool_size, layer.strides, layer.padding, 1, "pool"
     elif isinstance(layer, UPSAMPLINGS):
         builder = arithmetic.resize_axis
         interpolation = getattr(layer, "interpolation", "nearest")
         known = interpolation in arithmetic.INTERPOLATIONS
-        columns = layer.size, interpolation if known else "nearest"
+        settings = layer.size, interpolation if known else "nearest"
     elif is_shuffle(layer):
         builder = arithmetic.shuffle_axis
-        columns = (layer.block_size,)
+        settings = (layer.block_size,)
     else:
-        padded = isinstance(layer, PADDINGS)
-        builder = arithmetic.pad_axis if padded else arithmetic.crop_axis
-        pairs = layer.padding if padded else layer.cropping
-        columns = tuple(zip(*((pairs,) if rank == 1 else pairs), strict=True))
-    rows = zip(sizes, *(_each(column, rank) for column in columns), strict=True)
-    return tuple(builder(*row) for row in rows)
+        builder = arithmetic.pad_axis
+        sign, pairs = (
+            (1, layer.padding) if isinstance(layer, PADDINGS) else (-1, layer.cropping)
+        )
+        sides = zip(*((pairs,) if rank == 1 else pairs), strict=True)
+        settings = [tuple(sign * amount for amount in side) for side in sides]
+    each = [v if isinstance(v, tuple | list) else (v,) * rank for v in settings]
+    return tuple(builder(*values) for values in zip(sizes, *each, strict=True))
 
 
-def _resizing_axes(
-    layer: Any, sizes: Sequence[int]
-) -> tuple[tuple[AxisPlan, ...], str]:
-    """Plans of a Resizing by whole factors, or why there are none."""
+def _resizing_axes(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...]:
+    """Geometry of a Resizing by whole factors; empty for any other."""
     targets = (layer.height, layer.width)
     plain = not (
         layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
     )
-    whole = all(target % size == 0 for target, size in zip(targets, sizes, strict=True))
-    if plain and whole and layer.interpolation in arithmetic.INTERPOLATIONS:
-        factors = [t // size for t, size in zip(targets, sizes, strict=True)]
-        pairs = zip(sizes, factors, strict=True)
-        return tuple(
-            arithmetic.resize_axis(i, f, layer.interpolation) for i, f in pairs
-        ), ""
-    return (), "only its size is predicted: not an enlargement by whole factors"
+    pairs = list(zip(sizes, targets, strict=True))
+    whole = all(target % size == 0 for size, target in pairs)
+    if not (plain and whole and layer.interpolation in arithmetic.INTERPOLATIONS):
+        return ()
+    return tuple(
+        arithmetic.resize_axis(size, target // size, layer.interpolation)
+        for size, target in pairs
+    )
 
 
-def output_channels(layer: Any, channels: int | None) -> int | None:
-    """Channels that leave a spatial layer."""
+def _output_channels(layer: Any, channels: int | None) -> int | None:
     if isinstance(layer, DEPTHWISE):
         return channels and channels * layer.depth_multiplier
     if is_shuffle(layer):
@@ -224,47 +201,106 @@ def output_channels(layer: Any, channels: int | None) -> int | None:
 
 
 def _macs(
-    layer: Any, axes: Sequence[AxisPlan], channels: int | None, filters: int | None
+    layer: Any, axes: Sequence[AxisGeometry], channels: int | None, filters: int | None
 ) -> int:
     """Multiply-accumulates of a convolution, dense; other layers count as 0."""
-    if (
-        not isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
-        or not channels
-        or not filters
-    ):
+    is_convolution = isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED))
+    if not is_convolution or not channels or not filters:
         return 0
-    taps = math.prod(axis.macs for axis in axes)
+    products = math.prod(axis.macs for axis in axes)
     if isinstance(layer, DEPTHWISE):
-        return taps * filters
+        return products * filters
     if isinstance(layer, SEPARABLE):
         depth = channels * layer.depth_multiplier
         pixels = math.prod(axis.output_size for axis in axes)
-        return taps * depth + pixels * depth * filters
-    return taps * channels // getattr(layer, "groups", 1) * filters
+        return products * depth + pixels * depth * filters
+    return products * channels // getattr(layer, "groups", 1) * filters
 
 
-def _merge(shapes: Sequence[Shape]) -> Shape:
-    """Shape of an element-wise operation on tensors of one rank; size 1 stretches."""
-    if len({len(shape) for shape in shapes}) > 1:
-        raise NotPredicted("tensors of different rank are merged")
-    output: list[int | None] = []
-    for sizes in zip(*shapes, strict=True):
-        known = set(sizes) - {1, None}
-        if len(known) > 1:
-            raise NotPredicted(f"sizes {sizes} cannot be merged")
-        output.append(known.pop() if known else None if None in sizes else 1)
-    return tuple(output)
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of one layer; a shared layer has several.
+
+    Attributes:
+        name: Name of the layer, after those of its nested models: "outer/inner".
+        layer: The Keras layer, or another operation (`x + y`).
+        input_shapes: Shapes of the tensors it was built with, batch axis first.
+        output_shapes: Shapes of the tensors it returned, batch axis first.
+        node: Keras' description of the call; None if Keras keeps none.
+    """
+
+    name: str
+    layer: Any
+    input_shapes: tuple[Shape, ...]
+    output_shapes: tuple[Shape, ...]
+    node: Any = None
+
+    def run(self, values: Sequence[Any], **options: Any) -> list[Any]:
+        """Calls the layer again on other tensors.
+
+        Args:
+            values: One tensor for each input tensor of this call.
+            **options: Further keyword arguments, passed on to layers only.
+
+        Returns:
+            The output tensors.
+        """
+        old = self.node.input_tensors
+        inputs = {id(t): value for t, value in zip(old, values, strict=True)}
+        args, kwargs = self.node.arguments.fill_in(inputs)
+        if isinstance(self.layer, keras.Layer):
+            kwargs |= options
+        return keras.tree.flatten(self.layer(*args, **kwargs))
 
 
-def _concatenate(shapes: Sequence[Shape], axis: int) -> Shape:
-    """The sizes add up along one axis and agree along the others."""
-    axis %= len(shapes[0])
-    others = [(*shape[:axis], 1, *shape[axis + 1 :]) for shape in shapes]
-    total = sum(_known(tuple(shape[axis] for shape in shapes)))
-    return tuple(total if i == axis else n for i, n in enumerate(_merge(others)))
+def functional_graph(model: Any) -> Any | None:
+    """The functional graph of a model, or None if it has none (subclassed, unbuilt)."""
+    graph = getattr(model, "_functional", model)  # Sequential keeps one inside
+    return graph if hasattr(graph, "_nodes_by_depth") else None
 
 
-def _reshape(sizes: tuple[int, ...], target: Sequence[int]) -> tuple[int, ...]:
-    """The target with its -1 filled in."""
-    fixed = math.prod(size for size in target if size != -1)
-    return tuple(math.prod(sizes) // fixed if size == -1 else size for size in target)
+def propagate(
+    model: Any,
+    inputs: Sequence[Any],
+    visit: Callable[[LayerCall, list[Any]], Sequence[Any]],
+    prefix: str = "",
+) -> list[Any]:
+    """Carries values of any kind through a model, layer by layer.
+
+    Args:
+        model: A functional or built Sequential model.
+        inputs: One value for each input of the model.
+        visit: Function of a call and the values of its inputs that returns the values
+            of its outputs. Nested models are entered, not visited.
+        prefix: Text in front of every name.
+
+    Returns:
+        The values of the model's outputs.
+
+    Raises:
+        ValueError: If the model has no graph of layers.
+    """
+    graph = functional_graph(model)
+    if graph is None:
+        raise ValueError(
+            f"model {model.name!r}: received {type(model).__name__} without a graph of "
+            "layers, expected a functional or a built Sequential model"
+        )
+    values = {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            received = [values[id(t)] for t in node.input_tensors]
+            layer, name = node.operation, prefix + node.operation.name
+            outputs: Sequence[Any]
+            if functional_graph(layer) is not None:
+                outputs = propagate(layer, received, visit, f"{name}/")
+            else:
+                input_shapes = tuple(tuple(t.shape) for t in node.input_tensors)
+                output_shapes = tuple(tuple(t.shape) for t in node.output_tensors)
+                call = LayerCall(name, layer, input_shapes, output_shapes, node)
+                outputs = visit(call, received)
+            for tensor, value in zip(node.output_tensors, outputs, strict=True):
+                values[id(tensor)] = value
+    return [values[id(t)] for t in graph.outputs]

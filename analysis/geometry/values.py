@@ -1,7 +1,8 @@
-"""Runs a layer on known numbers and compares each value with its geometry.
+"""Compares the values that a layer computes with those that its geometry demands.
 
-The judge of `analysis.geometry.audit`: sizes can be right while the values are shifted
-by one pixel, which no shape shows. One channel, whole-number weights: sums are exact.
+A layer can have the right size and still compute values that are shifted by one pixel,
+which no shape shows. The check runs the layer on known whole numbers, with one channel
+and whole-number weights, so that the sums are exact. `analysis.geometry.audit` uses it.
 """
 
 import itertools
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.geometry.arithmetic import INTERPOLATIONS, AxisPlan
+from analysis.geometry.arithmetic import INTERPOLATIONS, AxisGeometry
 from analysis.geometry.keras_layers import MAX_POOLS, is_shuffle
 
-MAX_TERMS = 2**25  # products to sum: a second or so, not a minute
+MAX_PRODUCTS = 2**25  # takes about a second
 TOLERANCE = 1e-3  # float32 interpolation weights on inputs of at most 9
 SHIFTS = (-2, -1, 0, 1, 2)
 PLAIN: dict[str, Any] = {  # hyper-parameters that move no pixel, set to the simplest
@@ -29,29 +30,28 @@ PLAIN: dict[str, Any] = {  # hyper-parameters that move no pixel, set to the sim
 }
 
 
-def measure(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
-    """Runs one channel of known numbers through a new layer of the same class.
+def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
+    """Runs `known_inputs` through a new one-channel layer of the same class.
 
     Args:
-        layer: a spatial Keras layer; its own weights stay untouched.
-        axes: its plan, one for each spatial axis. For depth to space, channel p holds
-            p + 1 times the numbers.
+        layer: A spatial Keras layer; its own weights stay untouched.
+        axes: Its geometry, one for each spatial axis. For depth to space, channel p
+            holds p + 1 times the numbers.
 
     Returns:
         float64 array of the output's spatial shape.
 
     Raises:
-        ValueError: if a layer of this class cannot be made or run.
+        ValueError: If a layer of this class cannot be made or run.
     """
     inputs = known_inputs(axes)
     if is_shuffle(layer):
         channels = inputs[None, ..., None] * np.arange(1, layer.block_size**2 + 1)
         return np.asarray(layer(channels), np.float64)[0, ..., 0]
-    config = layer.get_config()
-    config = {k: v for k, v in config.items() if "_initializer" not in k}
     config = {
-        k: None if k.endswith(("_regularizer", "_constraint")) else v
-        for k, v in config.items()
+        key: None if key.endswith(("_regularizer", "_constraint")) else value
+        for key, value in layer.get_config().items()
+        if "_initializer" not in key
     }
     config |= {key: value for key, value in PLAIN.items() if key in config}
     try:
@@ -62,22 +62,22 @@ def measure(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
             weights[0] = known_kernel(axes).reshape(weights[0].shape)
             copy.set_weights(weights)
         outputs = np.asarray(copy(inputs[None, ..., None]))
-    except Exception as error:  # whatever a stranger's layer raises
+    except Exception as error:  # a custom layer may raise anything
         raise ValueError(f"{type(layer).__name__} did not run: {error}") from error
     return outputs[0, ..., 0].astype(np.float64)
 
 
-def expect(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
-    """What `measure` should return, from the plans alone."""
+def expected_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
+    """The array that `computed_values` should return, from the geometry alone."""
     inputs = np.pad(known_inputs(axes), [(0, 1)] * len(axes), constant_values=np.nan)
     tables = [_source_table(axis) for axis in axes]
     weights = known_kernel(axes)
     terms, shares = [], []
     for taps in itertools.product(*(range(axis.kernel) for axis in axes)):
-        rows = [table[:, tap] for table, tap in zip(tables, taps, strict=True)]
-        terms.append(inputs[np.ix_(*rows)] * weights[taps])
+        sources = [table[:, tap] for table, tap in zip(tables, taps, strict=True)]
+        terms.append(inputs[np.ix_(*sources)] * weights[taps])
         shares.append(np.where(np.isnan(terms[-1]), 0, weights[taps]))
-    if axes[0].kind == "bicubic":  # weighs what lies inside the map
+    if axes[0].kind == "bicubic":  # divides by the weights that lie inside the map
         return np.nansum(terms, axis=0) / np.sum(shares, axis=0)
     if axes[0].kind != "pool":
         return np.nansum(terms, axis=0)
@@ -85,45 +85,40 @@ def expect(layer: Any, axes: Sequence[AxisPlan]) -> np.ndarray:
     return pool(terms, axis=0)
 
 
-def shift_between(measured: np.ndarray, expected: np.ndarray) -> tuple[int, ...] | None:
-    """How far the measured values lie from the expected ones.
+def shift_between(computed: np.ndarray, expected: np.ndarray) -> tuple[int, ...] | None:
+    """How far the computed values lie from the expected ones.
 
     Returns:
-        Pixels per axis, all 0 if equal, positive if measured values lie further to the
-        lower right; None if no shift of up to 2 px explains them.
+        Pixels per axis, all 0 if equal, positive if the computed values lie further to
+        the lower right; None if no shift of up to 2 px explains them.
     """
-    rank = measured.ndim
-    for shift in sorted(
-        itertools.product(SHIFTS, repeat=rank), key=lambda s: np.abs(s).sum()
-    ):
-        if any(
-            2 * abs(by) >= size for by, size in zip(shift, measured.shape, strict=True)
-        ):
+    shifts = itertools.product(SHIFTS, repeat=computed.ndim)
+    for shift in sorted(shifts, key=lambda s: np.abs(s).sum()):
+        pairs = list(zip(shift, computed.shape, strict=True))
+        if any(2 * abs(by) >= size for by, size in pairs):
             continue
-        pairs = list(zip(shift, measured.shape, strict=True))
         there = tuple(slice(max(by, 0), size + min(by, 0)) for by, size in pairs)
         here = tuple(slice(max(-by, 0), size - max(by, 0)) for by, size in pairs)
-        if np.allclose(measured[there], expected[here], rtol=0, atol=TOLERANCE):
+        if np.allclose(computed[there], expected[here], rtol=0, atol=TOLERANCE):
             return shift
     return None
 
 
-def known_inputs(axes: Sequence[AxisPlan]) -> np.ndarray:
-    """Whole numbers 1..9 that repeat nowhere nearby, float32.
+def known_inputs(axes: Sequence[AxisGeometry]) -> np.ndarray:
+    """Random whole numbers 1..9 with a fixed seed, float32.
 
     Raises:
-        ValueError: if the map is too large to probe.
+        ValueError: If the map is too large to run.
     """
     shape = [axis.input_size for axis in axes]
-    terms = math.prod(axis.output_size * axis.kernel for axis in axes)
-    if max(terms, math.prod(shape)) > MAX_TERMS:
-        raise ValueError(f"{terms} products are too many to run")
-    numbers = np.random.default_rng(0).integers(1, 10, shape)
-    return numbers.astype(np.float32)
+    products = math.prod(axis.output_size * axis.kernel for axis in axes)
+    if max(products, math.prod(shape)) > MAX_PRODUCTS:
+        raise ValueError(f"{products} products are too many to run")
+    return np.random.default_rng(0).integers(1, 10, shape).astype(np.float32)
 
 
-def known_kernel(axes: Sequence[AxisPlan]) -> np.ndarray:
-    """Distinct whole weights 1, 2, ...; interpolations their own, the rest ones."""
+def known_kernel(axes: Sequence[AxisGeometry]) -> np.ndarray:
+    """Weights 1, 2, ... of a convolution, an interpolation's own, ones elsewhere."""
     shape = [axis.kernel for axis in axes]
     kind = axes[0].kind
     if kind in INTERPOLATIONS:
@@ -135,10 +130,10 @@ def known_kernel(axes: Sequence[AxisPlan]) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
-def _source_table(axis: AxisPlan) -> np.ndarray:
-    """Input index of each (output, tap); the appended NaN where a tap meets nothing."""
+def _source_table(axis: AxisGeometry) -> np.ndarray:
+    """Input index of each (output, tap); where a tap meets nothing, that of the NaN."""
     table = np.full((axis.output_size, axis.kernel), axis.input_size)
-    for row, reads in zip(table, axis.all_reads, strict=True):
-        for source, tap in reads:
+    for row, pairs in zip(table, axis.terms, strict=True):
+        for source, tap in pairs:
             row[tap] = source
     return table

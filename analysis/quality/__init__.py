@@ -1,5 +1,8 @@
-"""How far are samples from real images?
+"""How far are generated images from real images?
 
-Read `metrics.py` (distances between sets of features), `extractor.py` (the feature
-net), `reference.py` (the real images and the floor).
+Read `metrics.py` first (from two sets of features to numbers), then `extractor.py` (the
+network that computes features from images), then `reference.py` (real images, the
+scores of samples against them, and the floor). `figures.py` draws what the command
+`quality` measured. The tests try the metrics on images whose scores are known in
+advance: tests/analysis/quality/test_controls.py.
 """

@@ -1,12 +1,12 @@
-"""The fixed feature net: the ruler behind every distance in `quality`.
+"""The fixed feature network that all quality metrics are computed from.
 
-It builds the net, loads weights and turns uint8 images into features; it computes no
-distance. `tools/train_extractor.py` trains the weights. A retrained net is
-another ruler, so a hash of the weights is part of the id, and the id part of the name
-of every number; numbers under different ids are never compared.
+The module builds the network, loads its weights and turns uint8 images into features.
+`tools/train_extractor.py` trains the weights. Metrics of two networks cannot be
+compared, not even of the same network trained twice. Therefore a hash of the weights is
+part of the network's id, and the id is part of every metric's name.
 
-Images that no weights were trained for get fixed random ones, which still see shapes
-and textures (Naeem et al. 2020, arXiv:2002.09797).
+For images without trained weights the network has fixed random weights, whose features
+still respond to shapes and textures (Naeem et al. 2020, arXiv:2002.09797).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ NUM_FEATURES = 64
 SMALLEST_SIZE_PX = 8
 BATCH_SIZE = 500
 ASSETS = Path(__file__).parents[1] / "assets"
-# Digest of a test split -> the net that ships for it and the sha256 of its file.
+# Digest of a test split -> name and sha256 of the weights that ship for it.
 SHIPPED = {
     "b169c59a0b5afd34130075c88fbbac32bef96359b2c8dfbb6aa4b4fb858a43c0": (
         "fmnist-v1",
@@ -41,33 +41,25 @@ class ExtractorError(ValueError):
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature net with the scale of its features.
+    """A feature network with the mean and the scale of its features.
 
     Attributes:
-        id: name and the start of a hash; part of the name of every metric.
-        net: see `build_net`.
-        mean: float64 (64,), of the features of the real training images.
-        std: float64 (64,), likewise, floored (see `feature_scale`).
-        batch_size: images at a time; fewer than the usual 500 say that the net is
-            large, and that what needs features of all training images is left out.
+        id: name of the network and the start of a hash; part of every metric's name.
+        net: model of `build_net`.
+        mean: float64 (64,), mean of each feature over the real training images.
+        std: float64 (64,), their standard deviation, see `feature_scale`.
     """
 
     id: str
     net: keras.Model
     mean: np.ndarray
     std: np.ndarray
-    batch_size: int = BATCH_SIZE
-
-    @property
-    def is_large(self) -> bool:
-        """Whether 60,000 images would take hours on a CPU."""
-        return self.batch_size < BATCH_SIZE
 
     def features(self, images_uint8: np.ndarray) -> Features:
-        """Returns what the net says of uint8 images (N, H, W, C) of its own size.
+        """Returns the features of uint8 images (N, H, W, C).
 
         Raises:
-            ExtractorError: for images of another size or number of channels.
+            ExtractorError: if the network takes another size or number of channels.
         """
         expected = self.net.input_shape[1:]
         if images_uint8.shape[1:] != expected or images_uint8.dtype != np.uint8:
@@ -75,7 +67,7 @@ class Extractor:
                 f"{self.id}: received {images_uint8.dtype} images of "
                 f"{images_uint8.shape[1:]}, expected uint8 of {expected}"
             )
-        outputs = run_net(self.net, images_uint8, self.batch_size)
+        outputs = run_net(self.net, images_uint8)
         values = (outputs["features"] - self.mean) / self.std
         if "logits" not in outputs:
             return Features(values, None)
@@ -84,14 +76,14 @@ class Extractor:
 
 
 def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Builds the net: three times (3x3 convolution, halving), 64 features, logits.
+    """Builds three stages of 3x3 convolution and pooling, 64 features and logits.
 
-    Features are taken before their activation, so that no unit is ever dead. Pooling
-    comes before batch norm, which then costs a quarter.
+    The features are taken before their activation, so that none is constantly 0. The
+    pooling comes before the batch normalisation, which then costs a quarter.
 
     Args:
-        image_shape: (H, W, C) of the float32 images in [-1, 1] that go in.
-        num_classes: length of "logits"; 0: no such output.
+        image_shape: (H, W, C) of the input, float32 images in [-1, 1].
+        num_classes: number of logits; 0 leaves the output "logits" out.
 
     Returns:
         A model from (N, H, W, C) to {"features": (N, 64), "logits": (N, classes)}.
@@ -112,15 +104,13 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
     return keras.Model(inputs, outputs)
 
 
-def run_net(
-    net: keras.Model, images_uint8: np.ndarray, batch_size: int = BATCH_SIZE
-) -> dict[str, np.ndarray]:
-    """Returns the raw outputs of `build_net`'s model, as float64."""
+def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the outputs of a `build_net` model as float64, not standardised."""
     if not len(images_uint8):
-        raise ExtractorError("received no images to measure by, expected more")
+        raise ExtractorError("received no images, expected at least one")
     batches = [
-        net.predict_on_batch(to_float(images_uint8[start : start + batch_size]))
-        for start in range(0, len(images_uint8), batch_size)
+        net.predict_on_batch(to_float(images_uint8[start : start + BATCH_SIZE]))
+        for start in range(0, len(images_uint8), BATCH_SIZE)
     ]
     return {
         name: np.concatenate([batch[name] for batch in batches]).astype(np.float64)
@@ -129,27 +119,28 @@ def run_net(
 
 
 def feature_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and std of raw features (N, 64), the std floored.
+    """Returns the mean and the standard deviation of features (N, 64).
 
-    A unit that is constant on real images stays in, because a fake may wake it; the
-    floor of a thousandth of the median std keeps its scale finite.
+    A feature that is constant on real images is kept, because it may vary on fakes. The
+    standard deviation is at least a thousandth of the median one, so that such a
+    feature stays finite.
     """
     std = values.std(axis=0)
     return values.mean(axis=0), np.maximum(std, 1e-3 * np.median(std))
 
 
-def save(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
-    """Rounds the kernels of `net` to float16 and writes them with the features' scale.
+def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
+    """Rounds the kernels to float16 and writes the weights and the feature scale.
 
     Args:
         path: an .npz file; its stem becomes the name of the extractor.
-        net: a trained classifier; its kernels are changed.
-        images_uint8: the real training images, which set the scale.
+        net: trained model of `build_net`; its kernels are rounded in place.
+        images_uint8: the real training images, which set the feature scale.
     """
     arrays: dict[str, Any] = {"image_shape": np.array(net.input_shape[1:])}
     for weight in net.weights:
         value = keras.ops.convert_to_numpy(weight)
-        # Biases and batch norm are few, and a variance may not fit float16.
+        # Vectors stay float32: they are small, and a variance may overflow float16.
         arrays[weight.path] = value.astype(np.float16) if value.ndim > 1 else value
         weight.assign(arrays[weight.path].astype(np.float32))
     arrays["mean"], arrays["std"] = feature_scale(
@@ -158,11 +149,11 @@ def save(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def load(path: Path, sha256: str | None = None) -> Extractor:
-    """Loads what `save` wrote; the file's name and hash become the id.
+def load_extractor(path: Path, sha256: str | None = None) -> Extractor:
+    """Loads what `save_extractor` wrote; file name and hash become the id.
 
     Raises:
-        ExtractorError: if the file is not such a file, or its hash is not `sha256`.
+        ExtractorError: if it is another kind of file, or its hash is not `sha256`.
     """
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 not in (None, found):
@@ -181,9 +172,9 @@ def load(path: Path, sha256: str | None = None) -> Extractor:
 
 
 def random_extractor(train: Dataset) -> Extractor:
-    """Returns a net of fixed random weights (He normal), scaled by `train`.
+    """Returns a network of fixed random weights (He normal), scaled by `train`.
 
-    Its id covers the weights and the data that set the scale.
+    The hash in its id covers the weights and the images that set the scale.
     """
     net = build_net(train.images_uint8.shape[1:], 0)
     rng, covered = np.random.default_rng(0), hashlib.sha256(train.digest.encode())
@@ -197,18 +188,22 @@ def random_extractor(train: Dataset) -> Extractor:
     return Extractor(f"random-v1-{covered.hexdigest()[:8]}", net, mean, std)
 
 
-def choose(train: Dataset, test: Dataset, weights: Path | None = None) -> Extractor:
-    """Chooses the ruler: the given file, else what ships for `test`, else random.
+def choose_extractor(
+    train: Dataset, test: Dataset, weights: Path | None = None
+) -> Extractor:
+    """Returns the given network, else the one that ships for `test`, else a random one.
 
     Raises:
-        ExtractorError: if weights are damaged, or the images have the wrong size.
+        ExtractorError: if the weights are damaged or the images are too small.
     """
     shape = test.images_uint8.shape[1:]
     if min(shape[:2]) < SMALLEST_SIZE_PX:
-        raise ExtractorError(f"images of {shape}: the net needs {SMALLEST_SIZE_PX} px")
+        raise ExtractorError(
+            f"received images of {shape}, expected at least {SMALLEST_SIZE_PX} px"
+        )
     if weights is not None:
-        return load(weights)
+        return load_extractor(weights)
     if test.digest in SHIPPED:
         name, sha256 = SHIPPED[test.digest]
-        return load(ASSETS / f"{name}.npz", sha256)
+        return load_extractor(ASSETS / f"{name}.npz", sha256)
     return random_extractor(train)

@@ -1,33 +1,35 @@
-"""Figures of quality: scores over training, and samples beside what they resemble.
+"""Figures of the command `quality`: scores over training, and possible copies.
 
-Built on matplotlib's Agg canvas, as `figures`; it measures nothing itself.
+The figures use matplotlib's Agg canvas and need no display.
 """
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.quality.reference import Copies, Scores, Yardstick
+from analysis.quality.reference import Copies, ReferenceSet
 
 
 def draw_training(
-    points: list[tuple[int, Scores]], anchors: dict[str, Scores], yardstick: Yardstick
+    points: list[tuple[int, dict[str, float]]],
+    baselines: dict[str, dict[str, float]],
+    reference: ReferenceSet,
 ) -> Figure:
-    """Draws FCD and coverage over training, the anchors as lines.
+    """Draws FCD and coverage over training, with the baselines as horizontal lines.
 
     Args:
-        points: step and scores of each checkpoint.
-        anchors: see `Yardstick.anchors`.
-        yardstick: names the numbers.
+        points: training step and scores of each checkpoint.
+        baselines: see `ReferenceSet.baselines`.
+        reference: the reference set of all scores.
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     steps = [step for step, _ in points]
     for axes, key in zip(figure.subplots(1, 2), ("fcd", "coverage"), strict=True):
         axes.plot(steps, [scores[key] for _, scores in points], "o-", color="C0")
-        for name, scores in anchors.items():
+        for name, scores in baselines.items():
             axes.axhline(scores[key], color="0.6", linewidth=0.8, zorder=0)
-            is_floor = name == "floor"  # labelled on its far side from the ladder
+            is_floor = name == "floor"  # its label is on the side away from the noise
             axes.annotate(
                 name if is_floor else f"{name} levels",
                 (0.99, scores[key]),
@@ -37,7 +39,7 @@ def draw_training(
                 fontsize=8,
                 color="0.35",
             )
-        axes.set_title(yardstick.name(key), fontsize=10)
+        axes.set_title(reference.name(key), fontsize=10)
         axes.set_xlabel("training step")
         if len(steps) == 1:
             axes.set_xticks(steps)
@@ -50,14 +52,14 @@ def draw_training(
     return figure
 
 
-def draw_pairs(
+def draw_nearest_pairs(
     fakes_uint8: np.ndarray, train_uint8: np.ndarray, copies: Copies
 ) -> Figure:
-    """Draws the 16 samples nearest to a training image, each above that image.
+    """Draws the 16 samples that are nearest to a training image, above that image.
 
     Args:
         fakes_uint8: uint8 (N, H, W, C), in the order of `copies`.
-        train_uint8: uint8 (K, H, W, C), which `copies.nearest` counts.
+        train_uint8: uint8 (K, H, W, C), the images that `copies.nearest` refers to.
         copies: distances in grey levels.
     """
     figure = Figure(figsize=(10, 5.8), layout="constrained")

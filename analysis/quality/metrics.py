@@ -1,114 +1,115 @@
-"""Distances between generated and real images, from features to numbers.
+"""Distances between generated and real images, computed from their features.
 
-Arrays in, numbers out: it knows no nets, runs or files. Features come from
-`analysis.quality.extractor`, standardised by the real training images, so that a
-squared distance counts real standard deviations summed over 64 units.
+The module takes arrays and returns numbers; it knows no network, run or file. Features
+come from `analysis.quality.extractor`, standardised by the mean and the standard
+deviation over the real training images.
 
 The Frechet distance is that of Heusel et al. 2017 (arXiv:1706.08500) and the kernel
-distance that of Binkowski et al. 2018 (arXiv:1801.01401), but on this project's own
-features: they are called FCD and KCD ("classifier distance"), and no value of theirs
-can be set beside a published FID or KID. Density and coverage follow Naeem et al. 2020
-(arXiv:2002.09797), the class score Salimans et al. 2016 (arXiv:1606.03498).
+distance that of Binkowski et al. 2018 (arXiv:1801.01401). Because they are computed
+from this project's own features, they are called FCD and KCD ("classifier distance")
+and cannot be compared with a published FID or KID. Density and coverage follow Naeem
+et al. 2020 (arXiv:2002.09797), the class score follows Salimans et al. 2016
+(arXiv:1606.03498).
 
-Every estimate depends on the number of images, so both sides have equally many and the
-number is part of the name.
+Every estimate depends on the number of images. Both sets therefore have the same size,
+and this size is part of the metric's name.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 
-STANDARD_NUM_IMAGES = 10_000
 NUM_NEIGHBOURS = 5
-DUPLICATE_SHARE = 0.1  # of the usual distance between neighbouring real images
-NOISE_LADDER = (5, 13, 26)  # grey levels
+# Two fakes are duplicates when their distance is below this fraction of the median
+# distance between a real image and its nearest real neighbour.
+DUPLICATE_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a feature net says about N images.
+    """The outputs of the feature network for N images.
 
     Attributes:
-        values: float64 (N, 64), standardised.
-        probabilities: float64 (N, classes), or None from a net without classes.
+        values: float64 (N, D), standardised.
+        probabilities: float64 (N, classes), or None if the network has no classes.
     """
 
     values: np.ndarray
     probabilities: np.ndarray | None
 
-
-@dataclass(frozen=True)
-class Reference:
-    """Real images, with what every comparison needs of them.
-
-    Attributes:
-        features: of the real images.
-        neighbours: float64 (N, 5), see `neighbour_distances`.
-    """
-
-    features: Features
-    neighbours: np.ndarray
-
-    @classmethod
-    def of(cls, features: Features) -> Self:
-        """Prepares real images, at least 6, for `compare`."""
-        return cls(features, neighbour_distances(features.values, NUM_NEIGHBOURS))
+    @cached_property
+    def neighbour_distances(self) -> np.ndarray:
+        """Distances to the 5 nearest other images, nearest first: float64 (N, 5)."""
+        result = np.empty((len(self.values), NUM_NEIGHBOURS))
+        for rows, squared in squared_distances(self.values, self.values):
+            # An image is not its own neighbour.
+            squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
+            nearest = np.partition(squared, NUM_NEIGHBOURS - 1)[:, :NUM_NEIGHBOURS]
+            result[rows] = np.sqrt(np.sort(nearest))
+        return result
 
 
-def compare(reference: Reference, fake: Features) -> dict[str, float]:
-    """Returns all metrics of N fakes against N real images.
+def compute_scores(real: Features, fake: Features) -> dict[str, float]:
+    """Returns all metrics of N fakes against N real images, N at least 6.
 
     Returns:
-        fcd, kcd and kcd_se (its standard error), density, coverage; diversity, the
-        spread against the real one; duplicates, the share of fakes with another fake
-        closer than a tenth of the distance usual between real neighbours; norm, the
-        median length of a feature vector against the real one. With probabilities also
-        class_tv, half the summed difference of the class histograms; num_classes, those
-        above 1 %; class_score (blind to collapse within a class, a by-product).
+        fcd: Frechet distance, 0 for equal sets.
+        kcd, kcd_se: kernel distance and its standard error.
+        density, coverage: see `density_coverage`.
+        diversity: root mean squared distance between two fakes, divided by that between
+            two real images.
+        duplicates: fraction of the fakes with another fake closer than a tenth of the
+            median distance between nearest real neighbours.
+        norm: median length of a feature vector, divided by that of real images.
+        class_tv: total variation distance between the class histograms, 0 to 1.
+        num_classes: number of classes that more than 1 % of the fakes belong to.
+        class_score: see `class_score`.
+
+        The last three need class probabilities of both sets.
 
     Raises:
-        ValueError: for unequal numbers, which have no common scale.
+        ValueError: if the sets differ in size, because the metrics depend on it.
     """
-    real, values = reference.features.values, fake.values
-    if len(real) != len(values):
+    if len(real.values) != len(fake.values):
         raise ValueError(
-            f"received {len(values)} fakes, expected as many as real: {len(real)}"
+            f"received {len(fake.values)} fakes, expected as many as real: "
+            f"{len(real.values)}"
         )
-    kcd, kcd_se = kernel_distance(real, values)
-    radii = reference.neighbours[:, -1]
-    density, coverage = density_coverage(real, radii, values)
-    usual = DUPLICATE_SHARE * np.median(reference.neighbours[:, 0])
-    duplicates = np.mean(neighbour_distances(values, 1)[:, 0] < usual)
-    norms = [np.median(np.linalg.norm(side, axis=1)) for side in (values, real)]
-    metrics = {
-        "fcd": frechet_distance(real, values),
+    kcd, kcd_se = kernel_distance(real.values, fake.values)
+    density, coverage = density_coverage(real, fake)
+    limit = DUPLICATE_FRACTION * np.median(real.neighbour_distances[:, 0])
+    fake_norm, real_norm = (
+        np.median(np.linalg.norm(features.values, axis=1)) for features in (fake, real)
+    )
+    scores = {
+        "fcd": frechet_distance(real.values, fake.values),
         "kcd": kcd,
         "kcd_se": kcd_se,
         "density": density,
         "coverage": coverage,
-        "diversity": spread(values) / spread(real),
-        "duplicates": float(duplicates),
-        "norm": float(norms[0] / norms[1]),
+        "diversity": spread(fake.values) / spread(real.values),
+        "duplicates": float(np.mean(fake.neighbour_distances[:, 0] < limit)),
+        "norm": float(fake_norm / real_norm),
     }
-    if reference.features.probabilities is None or fake.probabilities is None:
-        return metrics
+    if real.probabilities is None or fake.probabilities is None:
+        return scores
     histogram = class_histogram(fake.probabilities)
-    gap = histogram - class_histogram(reference.features.probabilities)
-    return metrics | {
-        "class_tv": float(np.abs(gap).sum() / 2),
+    difference = histogram - class_histogram(real.probabilities)
+    return scores | {
+        "class_tv": float(np.abs(difference).sum() / 2),
         "num_classes": int(np.sum(histogram > 0.01)),
         "class_score": class_score(fake.probabilities),
     }
 
 
 def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
-    """Returns a name no two rulers share: `fcd/ID` at 10,000 images, else `fcd2k/ID`.
+    """Returns a name that holds the number of images and the feature network.
 
-    Numbers that are no multiple of 1000 are spelled out: `fcd_n1500/ID`.
+    `fcd/ID` means 10,000 images, `fcd2k/ID` means 2000 and `fcd_n1500/ID` means 1500.
     """
-    if num_images == STANDARD_NUM_IMAGES:
+    if num_images == 10_000:
         return f"{metric}/{extractor_id}"
     thousands, rest = divmod(num_images, 1000)
     size = f"_n{num_images}" if rest else f"{thousands}k"
@@ -118,13 +119,13 @@ def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Returns the squared Frechet distance of the Gaussians fitted to two sets.
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)); the root's trace is taken through the
-    symmetric C1^(1/2) C2 C1^(1/2), which has the same eigenvalues. 0 for equal sets;
-    the bias for finite sets is positive and falls as 1/N.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). The trace of the root is computed from
+    the symmetric matrix C1^(1/2) C2 C1^(1/2), which has the same eigenvalues as C1 C2.
+    The distance of equal sets is 0. Finite sets have a positive bias of order 1/N.
 
     Args:
         real: float64 (N, D), N at least 2.
-        fake: float64 (M, D).
+        fake: float64 (M, D), M at least 2.
     """
     cov_real, cov_fake = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
     values, vectors = np.linalg.eigh(cov_real)
@@ -132,8 +133,8 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     product = root @ cov_fake @ root
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)
     root_trace = np.sqrt(np.clip(eigenvalues, 0, None)).sum()
-    mean_gap = np.sum((real.mean(axis=0) - fake.mean(axis=0)) ** 2)
-    return float(mean_gap + np.trace(cov_real + cov_fake) - 2 * root_trace)
+    mean_term = np.sum((real.mean(axis=0) - fake.mean(axis=0)) ** 2)
+    return float(mean_term + np.trace(cov_real + cov_fake) - 2 * root_trace)
 
 
 def kernel_distance(
@@ -142,14 +143,15 @@ def kernel_distance(
     """Returns the unbiased kernel distance (MMD^2) and its standard error.
 
     The kernel is (x.y / D + 1)^3. Both sets are shuffled and cut into disjoint blocks
-    (of 1000 at 10,000 images); a block against a block is one estimate, and independent
-    estimates make an honest standard error. May be negative: it is unbiased.
+    (of 1000 images if N is 10,000). Each pair of blocks gives one estimate. These are
+    independent, so their scatter gives the standard error. The distance is unbiased and
+    may therefore be negative.
 
     Args:
         real: float64 (N, D), N at least 4.
         fake: float64 (N, D).
-        num_blocks: estimates, at least 2; fewer where blocks would be single images.
-        seed: of the shuffle.
+        num_blocks: number of estimates, at least 2; a block holds at least two images.
+        seed: seed of the shuffle.
     """
     rng, size = np.random.default_rng(seed), max(2, len(real) // num_blocks)
     real, fake = rng.permutation(real), rng.permutation(fake)
@@ -162,11 +164,14 @@ def kernel_distance(
 
 
 def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
-    """Returns the mean kernel inside each set, off the diagonal, less twice across."""
+    """Returns MMD^2 of two (N, D) sets: mean K_rr + mean K_ff - 2 mean K_rf.
+
+    The means inside one set leave out the diagonal, where an image meets itself.
+    """
     size, dimensions = real.shape
     result = -2 * np.mean((real @ fake.T / dimensions + 1) ** 3)
-    for side in (real, fake):
-        kernel = (side @ side.T / dimensions + 1) ** 3
+    for values in (real, fake):
+        kernel = (values @ values.T / dimensions + 1) ** 3
         result += (kernel.sum() - np.trace(kernel)) / (size * (size - 1))
     return float(result)
 
@@ -174,7 +179,10 @@ def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
 def squared_distances(
     queries: np.ndarray, targets: np.ndarray, chunk_size: int = 250
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields (rows, squared distances of these queries to all targets) in chunks."""
+    """Yields a slice of the queries and their squared distances to all targets.
+
+    The chunks keep memory small: all distances of 10,000 images would take 800 MB.
+    """
     squares = np.einsum("nd,nd->n", targets, targets)
     for start in range(0, len(queries), chunk_size):
         rows = slice(start, min(start + chunk_size, len(queries)))
@@ -182,94 +190,67 @@ def squared_distances(
         yield rows, np.maximum(own + squares - 2 * queries[rows] @ targets.T, 0)
 
 
-def neighbour_distances(values: np.ndarray, num_neighbours: int) -> np.ndarray:
-    """Returns each point's distances to its nearest others, nearest first.
+def density_coverage(real: Features, fake: Features) -> tuple[float, float]:
+    """Returns density and coverage, at 5 neighbours.
 
-    Args:
-        values: float64 (N, D), more than `num_neighbours` points.
-        num_neighbours: how many.
-
-    Returns:
-        float64 (N, num_neighbours).
+    Around every real image lies a ball that reaches to its 5th nearest real neighbour.
+    Density is the mean number of balls that hold a fake, divided by 5; it is 1 for
+    fakes with the distribution of the real images. Coverage is the fraction of balls
+    that hold at least one fake; it is `expected_coverage` for such fakes, and about
+    10 % lower for each of ten classes that is missing.
     """
-    result = np.empty((len(values), num_neighbours))
-    for rows, squared in squared_distances(values, values):
-        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
-        nearest = np.partition(squared, num_neighbours - 1)[:, :num_neighbours]
-        result[rows] = np.sqrt(np.sort(nearest))
-    return result
-
-
-def density_coverage(
-    real: np.ndarray, radii: np.ndarray, fake: np.ndarray
-) -> tuple[float, float]:
-    """Returns how crowded, and how completely visited, the balls of real images are.
-
-    A ball reaches to the 5th neighbour among the real images. Density is the mean
-    number of balls a fake lies in, divided by 5: 1 for fakes drawn like real images.
-    Coverage is the share of balls with a fake inside: `expected_coverage` for such
-    fakes, and about 10 % less for each of ten classes that is missing.
-
-    Args:
-        real: float64 (N, D).
-        radii: float64 (N,), the last column of `neighbour_distances`.
-        fake: float64 (M, D).
-    """
-    num_inside, covered = 0, np.zeros(len(real), bool)
-    for _, squared in squared_distances(fake, real):
+    radii = real.neighbour_distances[:, -1]
+    num_inside, covered = 0, np.zeros(len(real.values), bool)
+    for _, squared in squared_distances(fake.values, real.values):
         inside = squared < radii**2
         num_inside += int(inside.sum())
         covered |= inside.any(axis=0)
-    return num_inside / (NUM_NEIGHBOURS * len(fake)), float(covered.mean())
+    return num_inside / (NUM_NEIGHBOURS * len(fake.values)), float(covered.mean())
 
 
 def expected_coverage(num_images: int) -> float:
-    """Returns the coverage by N fakes drawn like the N real images; 0.969 at 10,000.
+    """Returns the coverage of two sets of N images with the same distribution.
 
-    A ball is missed if, of the other N - 1 real images and the N fakes, the 5 nearest
-    are all real: 1 - prod_i (N - i) / (2 N - i), i = 1 .. 5.
+    The ball of a real image holds no fake if, among the other N - 1 real images and the
+    N fakes, the 5 nearest are all real: 1 - prod_i (N - i) / (2 N - i), i = 1 .. 5. The
+    value at N = 10,000 is 0.969.
     """
     i = np.arange(1, NUM_NEIGHBOURS + 1)
     return float(1 - np.prod((num_images - i) / (2 * num_images - i)))
 
 
 def spread(values: np.ndarray) -> float:
-    """Returns the root mean squared distance between two points of (N, D) values.
+    """Returns the root mean squared distance between two different rows of (N, D).
 
-    Over all pairs that is the root of twice the trace of the covariance.
+    Over all pairs this is the root of twice the trace of the covariance.
     """
     return float(np.sqrt(2 * values.var(axis=0, ddof=1).sum()))
 
 
 def class_histogram(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the share of images (N, classes) that go to each class, (classes,)."""
-    winners = probabilities.argmax(axis=1)
-    return np.bincount(winners, minlength=probabilities.shape[1]) / len(winners)
+    """Returns the fraction of the images (N, classes) in each class, (classes,)."""
+    classes = probabilities.argmax(axis=1)
+    return np.bincount(classes, minlength=probabilities.shape[1]) / len(classes)
 
 
 def class_score(probabilities: np.ndarray) -> float:
-    """Returns exp of the mean Kullback-Leibler distance to the mean: 1 to classes."""
+    """Returns the formula of the Inception score, from 1 to the number of classes.
+
+    It is exp of the mean Kullback-Leibler divergence of p(class | image) from
+    p(class). It does not notice a collapse inside a class.
+    """
     clipped = np.clip(probabilities, 1e-12, 1)
-    gain = clipped * (np.log(clipped) - np.log(clipped.mean(axis=0)))
-    return float(np.exp(gain.sum(axis=1).mean()))
+    terms = clipped * (np.log(clipped) - np.log(clipped.mean(axis=0)))
+    return float(np.exp(terms.sum(axis=1).mean()))
 
 
 def nearest_targets(
     queries: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns index int64 (N,) and distance float64 (N,) of each nearest target.
-
-    With training images as targets it finds copies: the median distance of fakes,
-    divided by that of test images, is about 1 for new images and 0 for copies.
-    """
+    """Returns the index, int64 (N,), and distance, float64 (N,), of nearest targets."""
     chunks = squared_distances(queries, targets)
     nearest = np.concatenate([squared.argmin(axis=1) for _, squared in chunks])
-    # Anew from the differences: a copy is then at distance 0 in float32 too.
-    gaps = queries.astype(np.float64) - targets[nearest]
-    return nearest, np.linalg.norm(gaps, axis=1)
-
-
-def add_noise(images_uint8: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
-    """Returns uint8 images with Gaussian noise of `levels` grey levels, clipped."""
-    noise = np.random.default_rng(seed).normal(0, levels, images_uint8.shape)
-    return np.clip(np.rint(images_uint8 + noise), 0, 255).astype(np.uint8)
+    # The distance is computed again from the difference, so that a copy is at exactly
+    # 0 although squared distances are rounded to float32.
+    differences = queries.astype(np.float64) - targets[nearest]
+    return nearest, np.linalg.norm(differences, axis=1)

@@ -1,7 +1,7 @@
-"""Real images and the feature net together: fakes in, scores out.
+"""Scores of samples against the real images of a data set.
 
-The one door to quality numbers for the command, the controls and the observer of a
-running training; it loads data, while `quality` only computes.
+The `quality` command and the study measure samples here. This is the only file of the
+chapter that loads data.
 """
 
 import dataclasses
@@ -13,25 +13,26 @@ from typing import Self
 import numpy as np
 
 from analysis.quality import metrics
-from analysis.quality.extractor import Extractor, choose
-from analysis.quality.inception import SUFFIXES, load_inception
-from analysis.quality.metrics import Reference
+from analysis.quality.extractor import Extractor, choose_extractor
+from analysis.quality.metrics import Features
 from config.schema import DataConfig
 from gan.data.dataset import DataError, Dataset, digest, load_dataset
+from gan.data.images import round_to_uint8
 
-NUM_COMPARED = 1000
-Scores = dict[str, float]  # see `metrics.compare`
+NUM_COMPARED = 1000  # images that are compared with all training images
+NOISE_LEVELS = (5, 13, 26)  # standard deviations in grey levels
 
 
 @dataclass(frozen=True)
 class Copies:
-    """How near samples are to training images.
+    """Distances from samples to the nearest training images.
 
     Attributes:
         ratio: median distance of a sample to its nearest training image, divided by the
-            same of real test images: about 1 for new images, 0 for copies.
-        nearest: int64 (N,), each sample's nearest training image.
-        distances: float64 (N,), to it.
+            same distance of real test images. It is about 1 for new images and 0 for
+            copies.
+        nearest: int64 (N,), index of each sample's nearest training image.
+        distances: float64 (N,), distance to that image.
     """
 
     ratio: float
@@ -40,107 +41,119 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """A feature net laid against real images: what every measurement starts from.
+class ReferenceSet:
+    """The real images of a data set and the feature network for them.
 
     Attributes:
-        extractor: the feature net.
+        extractor: the feature network.
         train: all real training images.
         test: all real test images.
-        num_images: how many fakes one score takes, at most as many as test images.
-        reference: the first `num_images` test images, prepared.
+        num_images: number of images in each of the two sets that a score compares, at
+            most the number of test images.
     """
 
     extractor: Extractor
     train: Dataset
     test: Dataset
     num_images: int
-    reference: Reference
 
     @classmethod
-    def of(cls, data: DataConfig, num_images: int, weights: Path | None = None) -> Self:
-        """Loads both splits of a data set and chooses the ruler.
+    def load(
+        cls, data: DataConfig, num_images: int, weights: Path | None = None
+    ) -> Self:
+        """Loads both splits of a data set and the feature network.
+
+        Args:
+            data: the data set; all its images are used, whatever the limit is.
+            num_images: requested number; fewer are used if there are fewer real images.
+            weights: file with the weights of the network, see `choose_extractor`.
 
         Raises:
-            DataError: if the images cannot be had.
-            ExtractorError: see `choose`.
+            DataError: if the images cannot be loaded.
+            ExtractorError: if the weights or the images cannot be used.
         """
-        train, test = real_images(data)
+        train, test = load_splits(data)
         num_images = min(num_images, len(test.images_uint8), len(train.images_uint8))
-        if weights and weights.suffix in SUFFIXES:
-            extractor = load_inception(weights, test.images_uint8.shape[1:])
-        else:
-            extractor = choose(train, test, weights)
-        features = extractor.features(test.images_uint8[:num_images])
-        return cls(extractor, train, test, num_images, Reference.of(features))
+        return cls(choose_extractor(train, test, weights), train, test, num_images)
 
-    def draw(self, seed: int = 0, allowed: np.ndarray | None = None) -> np.ndarray:
-        """Returns `num_images` different training images, of those `allowed`."""
-        pool = np.arange(len(self.train.images_uint8)) if allowed is None else allowed
-        chosen = np.random.default_rng(seed).choice(
-            pool, self.num_images, replace=False
-        )
-        return self.train.images_uint8[chosen]
+    @cached_property
+    def features(self) -> Features:
+        """Features of the first `num_images` test images."""
+        return self.extractor.features(self.test.images_uint8[: self.num_images])
 
-    def score(self, images_uint8: np.ndarray) -> Scores:
-        """Returns all metrics of `num_images` images, see `metrics.compare`."""
-        return metrics.compare(self.reference, self.extractor.features(images_uint8))
+    def score(self, images_uint8: np.ndarray) -> dict[str, float]:
+        """Returns all metrics of `num_images` images, see `metrics.compute_scores`."""
+        fake = self.extractor.features(images_uint8)
+        return metrics.compute_scores(self.features, fake)
 
     def name(self, metric: str) -> str:
         """Returns the full name of a metric, see `metrics.metric_name`."""
         return metrics.metric_name(metric, self.num_images, self.extractor.id)
 
-    @cached_property
-    def spaces(self) -> dict[str, tuple[np.ndarray, float]]:
-        """All training images as points, and how far test images lie from them.
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Returns scores that show what a score means.
 
-        In "pixels" (grey levels) and in "features": float (K, D), and the median
-        distance of the first test images to the nearest training image.
+        "floor" is the score of real training images. "noise 5" and so on are the scores
+        of the same images after noise of so many grey levels was added.
         """
-        images, test = self.train.images_uint8, self.test.images_uint8[:NUM_COMPARED]
-        spaces = {}
-        for space, seen in self.points(images).items():
-            _, distances = metrics.nearest_targets(self.points(test)[space], seen)
-            spaces[space] = seen, float(np.median(distances))
-        return spaces
+        images = self.sample_train()
+        scores = {"floor": self.score(images)}
+        for levels in NOISE_LEVELS:
+            scores[f"noise {levels}"] = self.score(add_noise(images, levels))
+        return scores
 
-    def points(self, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns images as points in both spaces; of a large net in pixels alone."""
-        flat = images_uint8.reshape(len(images_uint8), -1).astype(np.float32)
-        if self.extractor.is_large:
-            return {"pixels": flat}
+    def sample_train(self, seed: int = 0) -> np.ndarray:
+        """Returns `num_images` different training images at random."""
+        images = self.train.images_uint8
+        rng = np.random.default_rng(seed)
+        return images[rng.choice(len(images), self.num_images, replace=False)]
+
+    def copies(self, images_uint8: np.ndarray) -> dict[str, Copies]:
+        """Compares the first 1000 images with all training images.
+
+        Returns:
+            "pixels": distances in grey levels; "features": distances in features.
+        """
+        points, result = self._points(images_uint8[:NUM_COMPARED]), {}
+        for space, (train, test_distance) in self._train_points.items():
+            nearest, distances = metrics.nearest_targets(points[space], train)
+            ratio = float(np.median(distances)) / test_distance
+            result[space] = Copies(ratio, nearest, distances)
+        return result
+
+    @cached_property
+    def _train_points(self) -> dict[str, tuple[np.ndarray, float]]:
+        """The training images as points, and the median distance of test images."""
+        test = self._points(self.test.images_uint8[:NUM_COMPARED])
+        result = {}
+        for space, train in self._points(self.train.images_uint8).items():
+            _, distances = metrics.nearest_targets(test[space], train)
+            result[space] = train, float(np.median(distances))
+        return result
+
+    def _points(self, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns images as float points (N, D), by pixels and by features."""
         return {
-            "pixels": flat,
+            "pixels": images_uint8.reshape(len(images_uint8), -1).astype(np.float32),
             "features": self.extractor.features(images_uint8).values,
         }
 
-    def copies(self, images_uint8: np.ndarray) -> dict[str, Copies]:
-        """Looks for copies of training images among the first 1000 images."""
-        points, found = self.points(images_uint8[:NUM_COMPARED]), {}
-        for space, (seen, usual) in self.spaces.items():
-            nearest, distances = metrics.nearest_targets(points[space], seen)
-            ratio = float(np.median(distances)) / usual
-            found[space] = Copies(ratio, nearest, distances)
-        return found
 
-    def anchors(self) -> dict[str, Scores]:
-        """Returns the scores that give all others their meaning.
+def add_noise(images_uint8: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
+    """Adds Gaussian noise with a standard deviation of `levels` grey levels.
 
-        The floor is what real training images score; the ladder, which a large net is
-        spared, is what noise of so many grey levels makes of them.
-        """
-        images = self.draw()
-        scores = {"floor": self.score(images)}
-        for levels in () if self.extractor.is_large else metrics.NOISE_LADDER:
-            noisy = metrics.add_noise(images, levels)
-            scores[f"noise {levels}"] = self.score(noisy)
-        return scores
+    Returns:
+        uint8, the shape of the input, rounded and clipped to 0..255.
+    """
+    noise = np.random.default_rng(seed).normal(0, levels, images_uint8.shape)
+    return round_to_uint8(images_uint8 + noise)
 
 
-def real_images(data: DataConfig) -> tuple[Dataset, Dataset]:
-    """Loads the training and the test images of a data set, all of them.
+def load_splits(data: DataConfig) -> tuple[Dataset, Dataset]:
+    """Loads all training and all test images of a data set.
 
-    A set without a test split lends every sixth training image, and a note says so.
+    Without a test split every sixth training image becomes a test image instead, and a
+    note of the test set says so.
     """
     data = dataclasses.replace(data, limit=0)
     train = load_dataset(data, "train")
@@ -149,11 +162,11 @@ def real_images(data: DataConfig) -> tuple[Dataset, Dataset]:
     except DataError:
         held_out = np.arange(len(train.images_uint8)) % 6 == 0
     note = "No test split: every sixth training image serves as test image."
-    return part(train, ~held_out, "train"), part(train, held_out, "held out", note)
+    return subset(train, ~held_out, "train"), subset(train, held_out, "held out", note)
 
 
-def part(dataset: Dataset, chosen: np.ndarray, split: str, *notes: str) -> Dataset:
-    """Returns the images of a boolean selection as a data set of their own."""
+def subset(dataset: Dataset, chosen: np.ndarray, split: str, *notes: str) -> Dataset:
+    """Returns the images that the boolean array `chosen` selects, as a data set."""
     images = dataset.images_uint8[chosen]
     labels = None if dataset.labels is None else dataset.labels[chosen]
     return Dataset(dataset.name, split, images, labels, digest(images), notes)

@@ -1,4 +1,6 @@
-"""One page, and its figures, about any runs or sets of images.
+"""How strong is the checkerboard of several runs or sets of images, side by side?
 
-Read `comparison.py` (what is compared), then `page.py` and `figures.py`.
+`compare` prints these numbers and `report` shows them on one HTML page. Read
+`comparison.py` (what is measured and predicted of each source), `figures.py`, and
+`page.py` (the text of the page).
 """

@@ -1,6 +1,6 @@
-"""One self-contained HTML page about a comparison, for people who read no code.
+"""One HTML page about a comparison, for people who read no code.
 
-Everything is inside the page, figures too; it asks the network for nothing and runs no
+The page contains everything, figures too. It asks the network for nothing and runs no
 script.
 """
 
@@ -9,44 +9,37 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from analysis.checkerboard import usual_meters
 from analysis.checkerboard.controls import Control
-from analysis.checkerboard.spectrum import mean_level, measure
-from analysis.checkerboard.usual_meters import Reading
-from analysis.report.comparison import Subject, basis
-from analysis.report.comparison_figures import FAMILY_NAMES
-from analysis.report.figures import Images
-from analysis.report.plates import Plate, number_plates, sample_plates, usual_plates
-from analysis.samples import Samples, halves
+from analysis.report.comparison import PREDICTORS, Source, conditions
+from analysis.report.figures import ReportFigure, comparison_figures, image_figures
+from analysis.samples import Samples
+from analysis.statistics import Interval
 
 ASSETS = Path(__file__).parents[1] / "assets"
-PERIODS = {"a_last": "repeats every 2 px", "a_prev": "repeats every 4 px"}
-RANGE = "{value:+.2f} ({low:+.2f} to {high:+.2f})"
-# Differences of these settings need no warning: they are what runs are compared for.
+# Runs are compared because they differ in these settings, so no warning is needed.
 EXPECTED_DIFFERENCES = ("model.upsample", "run.seed")
+FACTS = {
+    "upsample": "Upsampling",
+    "step": "Training steps",
+    "training_seed": "Training seed",
+    "latent_seeds": "Seeds of the latents",
+}
 
 
 def make_page(
-    subjects: Sequence[Subject], real: Samples, controls: Sequence[Control]
-) -> tuple[str, list[Plate]]:
+    sources: Sequence[Source], real: Samples, controls: Sequence[Control]
+) -> tuple[str, list[ReportFigure]]:
     """Writes the page.
 
     Args:
-        subjects: with their samples.
-        real: what they were measured against.
+        sources: sources with their samples.
+        real: the images that they were measured against.
         controls: results of the meter's controls on the real images.
 
     Returns:
         The page as HTML, and its figures.
     """
-    images = {"real": halves(real.images_uint8)[0][: usual_meters.NUM_IMAGES]}
-    images |= {
-        subject.label: subject.samples.images_uint8[: usual_meters.NUM_IMAGES]
-        for subject in subjects
-        if subject.samples
-    }
-    plates = [*sample_plates(subjects, real), *number_plates(subjects)]
-    plates += usual_plates(images)
+    figures = [*image_figures(sources, real), *comparison_figures(sources)]
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -55,64 +48,48 @@ def make_page(
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
-        subjects=subjects,
-        basis=basis(subjects[0].measurement.summary),
-        summary=subjects[0].measurement.summary,
+        sources=sources,
+        conditions=conditions(sources[0]),
+        summary=sources[0].measurement.summary,
         controls=controls,
         failed=[control.name for control in controls if not control.passed],
-        families={f: (FAMILY_NAMES[f], PERIODS[f]) for f in PERIODS},
-        verdict=verdict,
-        facts=facts(subjects),
-        cautions=cautions(subjects),
-        plates={plate.name: plate for plate in plates},
-        spectra=[plate for plate in plates if plate.name.startswith("spectra-")],
-        injected=usual_meters.read_injections(real.images_uint8),
-        readings=read_all(images),
-        others=other_numbers(subjects),
+        facts=fact_rows(sources),
+        cautions=cautions(sources),
+        figures={figure.name: figure for figure in figures},
+        spectra=[figure for figure in figures if figure.name.startswith("spectra-")],
+        predictors=PREDICTORS,
+        numbers=number_rows(sources),
+        text=interval_text,
     )
-    return page, plates
+    return page, figures
 
 
-def verdict(subject: Subject, family: str) -> str:
-    """One amplitude in words."""
-    found = subject.amplitude(family)
-    limit = subject.measurement.summary[family]["detection_limit"]
-    if found.low > 0:
-        size = "a pattern" if found.value > limit else "a faint pattern"
-        return f"{size} of {found.value:.1f} grey levels"
-    if found.high < 0:
-        return "no pattern: weaker at these frequencies than real images"
-    seen = max(found.high, limit)
-    return f"no pattern found; one of more than {seen:.1f} grey levels would show"
+def interval_text(found: Interval) -> str:
+    """Formats an interval with real minus signs: "−1.00 (−2.00 to +0.50)"."""
+    return found.text(to="to").replace("-", "−")
 
 
-def facts(subjects: Sequence[Subject]) -> dict[str, list[str]]:
-    """What was compared: a row of values, one for each subject."""
-    names = {
-        "upsample": "Upsampling",
-        "step": "Training steps",
-        "training_seed": "Training seed",
-        "latent_seeds": "Seeds of the latents",
-    }
-    summaries = [subject.measurement.summary for subject in subjects]
-    samples = [summary["samples"] for summary in summaries]
-    rows = {"Source": [f"{s['source']} {s['name']}" for s in samples]}
-    for key, name in names.items():
-        if any(key in s for s in samples):
-            rows[name] = [str(s.get(key, "–")) for s in samples]
-    for key, name in (("params", "Parameters"), ("macs", "Multiply-adds an image")):
-        if any(key in s.cost for s in subjects):
-            rows[name] = [f"{s.cost[key]:,}" if s.cost else "–" for s in subjects]
-    rows["Images measured"] = [f"{s['num_images']['samples']:,}" for s in summaries]
-    rows["Digest of the images"] = [s["digest"][:12] for s in samples]
-    for key in differing(subjects):
-        rows[key] = [str(subject.settings.get(key, "–")) for subject in subjects]
+def fact_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """Says what was compared: a row per fact, with a value for each source."""
+    facts = [source.facts for source in sources]
+    rows = {"Source": [f"{fact['source']} {fact['name']}" for fact in facts]}
+    for key, name in FACTS.items():
+        if any(key in fact for fact in facts):
+            rows[name] = [str(fact.get(key, "–")) for fact in facts]
+    for key, name in (("params", "Parameters"), ("macs", "Multiply-adds per image")):
+        if any(key in source.cost for source in sources):
+            rows[name] = [f"{s.cost[key]:,}" if s.cost else "–" for s in sources]
+    counts = [s.measurement.summary["num_images"]["samples"] for s in sources]
+    rows["Images measured"] = [f"{count:,}" for count in counts]
+    rows["Digest of the images"] = [fact["digest"][:12] for fact in facts]
+    for key in differing_settings(sources):
+        rows[key] = [str(source.settings.get(key, "–")) for source in sources]
     return rows
 
 
-def differing(subjects: Sequence[Subject]) -> list[str]:
-    """Settings in which runs differ, besides those of EXPECTED_DIFFERENCES."""
-    known = [subject.settings for subject in subjects if subject.settings]
+def differing_settings(sources: Sequence[Source]) -> list[str]:
+    """Lists settings in which runs differ, except EXPECTED_DIFFERENCES."""
+    known = [source.settings for source in sources if source.settings]
     keys = dict.fromkeys(key for settings in known for key in settings)
     return [
         key
@@ -122,47 +99,28 @@ def differing(subjects: Sequence[Subject]) -> list[str]:
     ]
 
 
-def cautions(subjects: Sequence[Subject]) -> list[str]:
-    """What a reader must know before comparing."""
+def cautions(sources: Sequence[Source]) -> list[str]:
+    """Says what a reader must know before comparing."""
     found = []
-    if names := ", ".join(differing(subjects)):
+    if names := ", ".join(differing_settings(sources)):
         found.append(f"The runs differ in more than their upsampling: {names}.")
-    steps = [s.measurement.summary["samples"].get("step") for s in subjects]
+    steps = [source.facts.get("step") for source in sources]
     if len(set(steps)) > 1 and None not in steps:
         counts = " and ".join(f"{step:,}" for step in steps)
         found.append(f"The runs were trained for {counts} steps.")
-    for subject in subjects:
-        notes = subject.measurement.summary["samples"]["notes"]
-        found += [f"{subject.label}: {note}" for note in notes]
+    for source in sources:
+        found += [f"{source.label}: {note}" for note in source.facts["notes"]]
     return found
 
 
-def read_all(images: Images) -> list[Reading]:
-    """Reads all meters at (1/2, 1/2): each set against the first, the real one."""
-    usual, *sets = images.values()
-    level = mean_level(usual)
-    spectrum = measure(usual, level=level)
-    corner = max(spectrum.layout.lines, key=lambda s: (s.layer == 1, s.row, s.column))
-    return [
-        usual_meters.read(label, i, usual, corner, (measure(i, level=level), spectrum))
-        for label, i in zip(list(images)[1:], sets, strict=True)
-    ]
-
-
-def other_numbers(subjects: Sequence[Subject]) -> dict[str, list[str]]:
-    """Rows for those who want more: a value for each subject."""
+def number_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """Lists all numbers that are not in the first table: a value for each source."""
     rows: dict[str, list[str]] = {}
-    summaries = [subject.measurement.summary for subject in subjects]
-    layout = subjects[0].measurement.layout
-    for line in layout.lines:
-        label = layout.label(line)
-        rows[f"ΔPNR at ({label}), dB"] = [
-            RANGE.format(**s["delta_pnr_db"][line.name]).replace("-", "−")
-            for s in summaries
-        ]
-        rows[f"Coherence at ({label})"] = [
-            f"{s['coherence'][line.name]:.3f}" for s in summaries
-        ]
+    for found in zip(*(source.frequencies for source in sources), strict=True):
+        label = found[0].label
+        rows[f"ΔPNR at ({label}), dB"] = [interval_text(f.delta_pnr_db) for f in found]
+        rows[f"Coherence at ({label})"] = [f"{f.coherence:.3f}" for f in found]
+    summaries = [source.measurement.summary for source in sources]
     for period in summaries[0]["phase_variance_db"]:
         rows[f"Phase variance, period {period} px, above real, dB"] = [
             f"{s['phase_variance_db'][period]:.2f}" for s in summaries
@@ -171,7 +129,7 @@ def other_numbers(subjects: Sequence[Subject]) -> dict[str, list[str]]:
         "{value:.2f} ({null:.2f})".format(**s["log_spectral_distance_db"])
         for s in summaries
     ]
-    rows["Share of power beyond 1/4 cycles per pixel (real)"] = [
+    rows["Part of the power beyond 1/4 cycles per pixel (real)"] = [
         "{samples:.3f} ({real:.3f})".format(**s["high_band_share"]) for s in summaries
     ]
     return rows

@@ -1,4 +1,7 @@
-"""Which upsampler, at what price: methods and seeds under one protocol.
+"""Which upsampling method leaves the weakest checkerboard, and at what price?
 
-Read `plan.py`, then `run.py` (one run, measured), `statistics.py` and `page.py`.
+A study trains every method with every seed under one protocol, and compares the methods
+over seeds. Read `plan.py` (what is run, and the results), `run.py` (one run is trained
+and measured; several run side by side), `page.py` (statistics and tables) and
+`figures.py`.
 """

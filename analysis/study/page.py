@@ -1,39 +1,48 @@
-"""The page of a study: tables and sentences from its results, nothing measured.
+"""The page of a study: statistics, tables and sentences from its results.
 
-What was named beforehand comes first, with corrected p-values; everything else is told
-with its interval and called exploratory.
+The unit of the statistics is the training run. Every method is compared with the first
+one in pairs of equal seeds. The end points that were chosen before any run come first,
+with p-values that are corrected over all their comparisons (Holm). All other numbers
+are exploratory and stand with their intervals.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from analysis.report.comparison_figures import render
-from analysis.statistics import Interval, t_interval
+from analysis.figures import render
+from analysis.statistics import Interval, holm, paired_difference, t_interval
 from analysis.study import figures
-from analysis.study.plan import Plan
-from analysis.study.results import Result, by_method, column
-from analysis.study.statistics import LEVEL, PRIMARY, compare_methods, difference
+from analysis.study.plan import (
+    PRIMARY_ENDPOINTS,
+    Plan,
+    Result,
+    results_by_method,
+    values_of,
+)
 from gan.files import write_atomically
 
-PAGE = "README.md"
+PAGE_FILE = "README.md"
+SIGNIFICANCE_LEVEL = 0.05  # of the corrected p-values
 FIGURES = {
     "headline": (
         figures.draw_headline,
-        "Samples of seed 0, the mean spectrum of all runs against real images (red: "
-        "stronger), and how far the lines stand out: a point a run, a bar their mean.",
+        "Samples of seed 0, the mean spectrum of all runs divided by that of real "
+        "images (red: stronger), and the amplitudes of the pattern: one point per run, "
+        "and a bar for their mean.",
     ),
     "amplitudes": (
         figures.draw_amplitudes,
-        "Amplitudes before training (hollow) and after (filled), a pair a run; right "
-        "of zero: a pattern that real images lack.",
+        "Amplitudes before training (hollow) and after it (filled), one pair per run. "
+        "Right of zero the images have a pattern that real images lack.",
     ),
     "course": (
         figures.draw_course,
-        "What the weights could do, over training: imbalance of the kernels and lines "
-        "on flat fields, mean over runs.",
+        "What the weights could cause during training: the imbalance of the kernels "
+        "and the pattern on flat fields, mean over runs.",
     ),
     "price": (
         figures.draw_price,
@@ -42,40 +51,100 @@ FIGURES = {
 }
 
 
+@dataclass(frozen=True)
+class MethodDifference:
+    """The difference of a method to the first one, over pairs of equal seeds.
+
+    Attributes:
+        method: label of the method.
+        endpoint: key of PRIMARY_ENDPOINTS.
+        difference: mean of method - first method, with a 95 % t-interval.
+        p_value: two-sided p-value of this comparison alone.
+        adjusted: the p-value after Holm's correction over all comparisons.
+        num_pairs: number of seeds that both methods have.
+    """
+
+    method: str
+    endpoint: str
+    difference: Interval
+    p_value: float
+    adjusted: float
+    num_pairs: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below SIGNIFICANCE_LEVEL."""
+        return self.adjusted < SIGNIFICANCE_LEVEL
+
+
+def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDifference]:
+    """Compares all methods with the first one on the end points chosen beforehand."""
+    rows = []
+    for method in plan.methods[1:]:
+        for endpoint in PRIMARY_ENDPOINTS:
+            pairs = pair_with_first(plan, results, method.label, endpoint)
+            if len(pairs) > 1:
+                found = paired_difference(*pairs.T)
+                rows.append((method.label, endpoint, *found, len(pairs)))
+    adjusted = holm(np.array([p_value for *_, p_value, _ in rows]))
+    return [
+        MethodDifference(label, endpoint, interval, p_value, float(corrected), pairs)
+        for (label, endpoint, interval, p_value, pairs), corrected in zip(
+            rows, adjusted, strict=True
+        )
+    ]
+
+
+def pair_with_first(
+    plan: Plan, results: Sequence[Result], label: str, key: str
+) -> np.ndarray:
+    """Pairs a value of a method with that of the first method by equal seeds.
+
+    Returns:
+        float64 (num_pairs, 2): method, first method.
+    """
+    method, first = (
+        {r.seed: r.trained[key] for r in results if r.method == name}
+        for name in (label, plan.methods[0].label)
+    )
+    seeds = sorted(set(method) & set(first))
+    return np.array([(method[seed], first[seed]) for seed in seeds])
+
+
 def write_page(
     folder: Path, plan: Plan, results: Sequence[Result], command: str
 ) -> Path:
     """Writes README.md and its figures into the folder of the study.
 
     Args:
-        folder: of the study.
+        folder: folder of the study.
         plan: what was to be run.
-        results: those that are there, at least one.
-        command: that made them.
+        results: results that are there, at least one.
+        command: the command that made them.
 
     Returns:
-        The page.
+        The path of the page.
     """
     images = folder / "figures"
     images.mkdir(parents=True, exist_ok=True)
     for name, (draw, _) in FIGURES.items():
         data = render(partial(draw, plan, results), "png")
         write_atomically(images / f"{name}.png", partial(Path.write_bytes, data=data))
-    page, text = folder / PAGE, make_page(plan, results, command)
+    page, text = folder / PAGE_FILE, make_page(plan, results, command)
     write_atomically(page, lambda p: p.write_text(text, encoding="utf-8"))
     return page
 
 
 def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
-    """The page as Markdown."""
+    """Returns the page as Markdown."""
     sections = [
         ("", introduction(plan, results, command)),
-        ("", picture("headline")),
+        ("", figure("headline")),
         ("After training", trained_table(plan, results)),
-        ("Against the first method", comparison_table(plan, results)),
+        ("Against the first method", difference_table(plan, results)),
         ("Before and after training", untrained_table(plan, results)),
-        ("", picture("amplitudes") + picture("course")),
-        ("Quality (exploratory)", quality_table(plan, results) + picture("price")),
+        ("", figure("amplitudes") + figure("course")),
+        ("Quality (exploratory)", quality_table(plan, results) + figure("price")),
         ("What was compared", cost_table(plan, results)),
     ]
     parts = ["# Which upsampler, at what price?\n"]
@@ -84,81 +153,88 @@ def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
 
 
 def introduction(plan: Plan, results: Sequence[Result], command: str) -> str:
-    """What this is, in a paragraph, and how to make it again."""
+    """Says in a paragraph what the study is, and how to make the page again."""
     train, data = plan.base.train, plan.base.data
-    passes = train.num_steps * train.batch_size
+    num_images = train.num_steps * train.batch_size
     matched = {"macs": "multiply-accumulates", "params": "parameters"}.get(plan.match)
     equal = f"at equal {matched}" if matched else "at the widths of the preset"
     return (
         f"{len(results)} of {len(plan.runs)} runs: {len(plan.methods)} methods, "
         f"{plan.num_seeds} seeds, {train.num_steps:,} steps of {train.batch_size} "
-        f"images ({passes:,} in all) of {data.dataset}, {equal}. Same seed: same "
-        "order, same noise, same weights wherever layers are shared. Written by\n\n"
+        f"images ({num_images:,} in all) of {data.dataset}, {equal}. Runs with the "
+        "same seed have the same batch order, the same noise, and the same initial "
+        "weights in all layers that they share. The page was written by\n\n"
         f"    {command}\n\n"
-        "from `plan.json` and `results/`; the same command makes the page again, and "
-        "trains nothing that is there. The protocol, with what was expected, is "
-        "docs/method.md. Intervals, in brackets, are 95 % t-intervals over runs.\n"
+        "from `plan.json` and `results/`. The same command writes it again and repeats "
+        "no run that has a result. docs/method.md describes the protocol and what was "
+        "expected. Intervals, in brackets, are 95 % t-intervals over runs.\n"
     )
 
 
-def picture(name: str) -> str:
-    """A figure with its caption."""
+def figure(name: str) -> str:
+    """Returns a figure with its caption."""
     caption = FIGURES[name][1]
     return f"![{caption}](figures/{name}.png)\n\n*{caption}*\n\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Returns a Markdown table whose numbers are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
 
 
-def spread(values: np.ndarray, digits: int = 2) -> str:
-    """Mean and t-interval of runs, or a single run's value."""
-    if len(values) < 2:
-        return f"{values[0]:z.{digits}f}"
-    return told(t_interval(values), digits)
-
-
-def told(found: Interval, digits: int = 2, sign: str = "") -> str:
-    """An estimate and its interval."""
-    numbers = (f"{x:{sign}z.{digits}f}" for x in (found.value, found.low, found.high))
-    return "{} ({} … {})".format(*numbers)
-
-
-def rows_of(
+def method_table(
     plan: Plan,
     results: Sequence[Result],
-    cells: Sequence[Callable[[list[Result]], str]],
-) -> list[list[str]]:
-    """A row a method, its label first."""
-    return [
-        [label, *(cell(found) for cell in cells)]
-        for label, found in by_method(plan, results)
+    columns: Mapping[str, Callable[[list[Result]], str]],
+) -> str:
+    """Returns a table of one row per method; a column is a function of its results."""
+    rows = [
+        [label, *(cell(found) for cell in columns.values())]
+        for label, found in results_by_method(plan, results)
     ]
+    return table(["method", *columns], rows)
+
+
+def mean_cell(key: str, digits: int = 2, factor: float = 1) -> Callable[..., str]:
+    """Returns a function from results to the mean of a value, with its t-interval."""
+    return lambda found: mean_text(factor * values_of(found, key), digits)
+
+
+def mean_text(values: np.ndarray, digits: int = 2) -> str:
+    """Formats the mean of runs with its t-interval, or the value of a single run."""
+    if len(values) < 2:
+        return f"{values[0]:z.{digits}f}"
+    return interval_text(t_interval(values), digits)
+
+
+def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
+    """Formats an estimate and its interval: "2.00 (-0.48 … 4.48)"."""
+    return found.text(f"{sign}z.{digits}f", to="…")
 
 
 def trained_table(plan: Plan, results: Sequence[Result]) -> str:
-    """The lines of trained generators."""
-    header = ["method", "A_last, grey levels", "A_prev, grey levels"]
-    header += ["ΔPNR last, dB", "ΔPNR prev, dB", "phase variance, dB"]
-    keys = ["a_last", "a_prev", "delta_pnr_last_db", "delta_pnr_prev_db"]
-    cells = [
-        lambda found, key=key: spread(column(found, key))
-        for key in (*keys, "phase_variance_db")
-    ]
+    """Shows the checkerboard of the trained generators."""
     real = results[0].measurement.summary
-    limits = " and ".join(f"{real[k]['detection_limit']:.2f}" for k in PRIMARY)
-    return table(header, rows_of(plan, results, cells)) + (
-        "A is the root mean square of the pattern, below 0 a lack of power against "
-        "real images (a notch). ΔPNR is the peak-to-neighbourhood ratio minus that of "
-        f"real images. One run's {real['num_images']['samples']:,} samples tell A_last "
-        f"and A_prev from none beyond {limits} grey levels.\n"
+    limits = [f"{real[key]['detection_limit']:.2f}" for key in PRIMARY_ENDPOINTS]
+    columns = {
+        "A_last, grey levels": mean_cell("a_last"),
+        "A_prev, grey levels": mean_cell("a_prev"),
+        "ΔPNR last, dB": mean_cell("delta_pnr_last_db"),
+        "ΔPNR prev, dB": mean_cell("delta_pnr_prev_db"),
+        "phase variance, dB": mean_cell("phase_variance_db"),
+    }
+    return method_table(plan, results, columns) + (
+        "A is the root mean square of the pattern; below 0 the images have less power "
+        "at these frequencies than real images. ΔPNR is the peak-to-neighbourhood "
+        "ratio minus that of real images. The "
+        f"{real['num_images']['samples']:,} samples of one run show an A_last or "
+        f"A_prev of more than {' and '.join(limits)} grey levels.\n"
     )
 
 
-def comparison_table(plan: Plan, results: Sequence[Result]) -> str:
-    """The confirmatory comparisons, then in words."""
+def difference_table(plan: Plan, results: Sequence[Result]) -> str:
+    """Shows the comparisons with corrected p-values, then says them in words."""
     found = compare_methods(plan, results)
     first = plan.methods[0].label
     if not found:
@@ -167,78 +243,95 @@ def comparison_table(plan: Plan, results: Sequence[Result]) -> str:
     rows = [
         [
             row.method,
-            PRIMARY[row.endpoint],
-            told(row.difference, sign="+"),
+            PRIMARY_ENDPOINTS[row.endpoint],
+            interval_text(row.difference, sign="+"),
             f"{row.p_value:.4f}",
             f"{row.adjusted:.4f}",
             str(row.num_pairs),
         ]
         for row in found
     ]
-    said = []
-    for endpoint, name in PRIMARY.items():
-        words: dict[str, list[str]] = {"lower": [], "higher": [], "not told apart": []}
-        for row in found:
-            if row.endpoint == endpoint:
-                side = "lower" if row.difference.value < 0 else "higher"
-                words[side if row.significant else "not told apart"].append(row.method)
-        listed = "; ".join(f"{k}: {', '.join(v)}" for k, v in words.items() if v)
-        said.append(f"- {name} against {first}: {listed}.\n")
     text = (
-        f"Holm's correction over these {len(found)} comparisons, level {LEVEL}. "
-        "*Not told apart* is no proof of equality: the interval says what is left.\n\n"
+        f"The p-values are corrected over these {len(found)} comparisons (Holm); the "
+        f"level is {SIGNIFICANCE_LEVEL}. *No difference shown* does not mean equal: "
+        "the interval says which differences remain possible.\n\n"
     )
-    header += ["p", "p (Holm)", "pairs"]
-    return table(header, rows) + text + "".join(said)
+    for endpoint, name in PRIMARY_ENDPOINTS.items():
+        groups: dict[str, list[str]] = {}
+        for word in ("lower", "higher", "no difference shown"):
+            groups[word] = [
+                row.method
+                for row in found
+                if row.endpoint == endpoint and outcome(row) == word
+            ]
+        said = "; ".join(f"{k}: {', '.join(v)}" for k, v in groups.items() if v)
+        text += f"- {name} against {first}: {said}.\n"
+    return table([*header, "p", "p (Holm)", "pairs"], rows) + text
+
+
+def outcome(row: MethodDifference) -> str:
+    """Says in a word how a method compares with the first one."""
+    if not row.significant:
+        return "no difference shown"
+    return "lower" if row.difference.value < 0 else "higher"
 
 
 def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
-    """Every line before and after, in samples, on flat fields and in weights."""
-    header = ["method", "A_last", "A_prev", "flat fields, last", "flat fields, prev"]
-    header += ["η last", "η prev"]
+    """Shows samples, flat fields and weights before and after training."""
+    columns = {
+        "A_last": "a_last",
+        "A_prev": "a_prev",
+        "flat fields, last": "probe_last",
+        "flat fields, prev": "probe_prev",
+        "η last": "eta_last",
+        "η prev": "eta_prev",
+    }
 
-    def cell(key: str) -> Callable[[list[Result]], str]:
-        return lambda found: " → ".join(
-            f"{column(found, key, when).mean():z.2f}"
+    def cell(found: list[Result], key: str) -> str:
+        before, after = (
+            f"{values_of(found, key, when).mean():z.2f}"
             for when in ("untrained", "trained")
         )
+        return f"{before} → {after}"
 
-    keys = ["a_last", "a_prev", "probe_last", "probe_prev", "eta_last", "eta_prev"]
-    return table(header, rows_of(plan, results, [cell(key) for key in keys])) + (
-        "Means over runs, before → after. A and lines on flat fields in grey levels; η "
-        "is the imbalance of the kernels, 0: no line from any constant, 0.75 on "
-        "average for independent weights (0 also where no learned kernel enlarges).\n"
+    cells = {name: partial(cell, key=key) for name, key in columns.items()}
+    return method_table(plan, results, cells) + (
+        "Means over runs, before → after. A and the pattern on flat fields are in grey "
+        "levels. η is the imbalance of the kernels. At 0 no constant input gives a "
+        "pattern; independent weights have 0.75 on average. It is also 0 where no "
+        "learned kernel enlarges.\n"
     )
 
 
 def quality_table(plan: Plan, results: Sequence[Result]) -> str:
-    """Distances to the test images, and their differences (exploratory)."""
-    header = ["method", "FCD", "FCD against the first", "KCD x1000"]
-    header += ["density", "coverage"]
+    """Shows distances to the test images, and their differences."""
 
-    def against(found: list[Result]) -> str:
+    def fcd_difference(found: list[Result]) -> str:
         if found[0].method == plan.methods[0].label:
             return "–"
-        interval, _, pairs = difference(plan, results, found[0].method, "fcd")
-        return told(interval, 1, "+") if pairs > 1 else "–"
+        pairs = pair_with_first(plan, results, found[0].method, "fcd")
+        if len(pairs) < 2:
+            return "–"
+        return interval_text(paired_difference(*pairs.T)[0], 1, "+")
 
-    cells = [
-        lambda found: spread(column(found, "fcd"), 1),
-        against,
-        lambda found: spread(1000 * column(found, "kcd"), 0),
-        lambda found: spread(column(found, "density")),
-        lambda found: spread(column(found, "coverage"), 3),
-    ]
-    return table(header, rows_of(plan, results, cells)) + (
-        f"{plan.num_images:,} samples against as many test images; FCD is no FID. "
-        "Differences are taken in pairs, their intervals not corrected.\n\n"
+    columns = {
+        "FCD": mean_cell("fcd", 1),
+        "FCD against the first": fcd_difference,
+        "KCD x1000": mean_cell("kcd", 0, 1000),
+        "density": mean_cell("density"),
+        "coverage": mean_cell("coverage", 3),
+    }
+    return method_table(plan, results, columns) + (
+        f"{plan.num_images:,} samples are compared with as many test images. FCD is "
+        "not FID: it uses another network. Differences are taken in pairs of equal "
+        "seeds; their intervals are not corrected.\n\n"
     )
 
 
 def cost_table(plan: Plan, results: Sequence[Result]) -> str:
-    """Widths and cost of each generator."""
-    header = ["method", "widths", "M parameters", "M MAC an image", "ms a step"]
-    done = dict(by_method(plan, results))
+    """Shows widths and cost of each generator, also of methods without results."""
+    header = ["method", "widths", "M parameters", "M MAC per image", "ms per step"]
+    done = dict(results_by_method(plan, results))
     rows = []
     for method in plan.methods:
         cost = plan.costs[method.label]
@@ -247,7 +340,7 @@ def cost_table(plan: Plan, results: Sequence[Result]) -> str:
         row += [f"{cost['params'] / 1e6:.3f}", f"{cost['macs'] / 1e6:.2f}"]
         rows.append([*row, f"{np.median(times):.0f}" if times else "–"])
     return table(header, rows) + (
-        "Widths: channels of the base map, before and after the first doubling. The "
-        "step is the whole one, discriminator too; its time is the median of runs side "
-        "by side and says less than the counts.\n"
+        "Widths are the channels of the base map, before and after the first doubling. "
+        "A step is a whole training step with the discriminator. Its time is the "
+        "median over runs that went side by side, so it says less than the counts.\n"
     )

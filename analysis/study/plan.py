@@ -1,24 +1,29 @@
-"""A study of upsamplers: methods x seeds under one protocol, planned, run and measured.
+"""The plan of a study, which is methods x seeds under one protocol, and its results.
 
-`docs/method.md` is the protocol. A plan is written before anything runs; each run is a
-process of its own (`python -m analysis study --only NAME`), trains with the loop that
-`train.py` calls and leaves one result. A result that is there is never made again, and
-a run without one continues exactly, so that a study may be killed at any moment.
+`docs/method.md` describes the protocol. The plan is written before anything runs. A run
+that has a result is never repeated, and a run without one continues from its last
+checkpoint, so a study may be killed at any moment.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
+from analysis.checkerboard.measurement import Measurement, load_measurement
 from config.loader import from_dict, load_config, to_dict, with_budget
-from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config
+from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config, ModelConfig
 from gan.files import write_atomically
 
-PLAN = "plan.json"
-RESULTS = "results"
+PLAN_FILE = "plan.json"
+RESULTS_FOLDER = "results"
+# The end points that were chosen before any run, with their names in tables. All are in
+# grey levels. The corrected p-values of the page are about these alone.
+PRIMARY_ENDPOINTS = {"a_last": "A_last", "a_prev": "A_prev"}
 
 
 class StudyError(ValueError):
@@ -27,12 +32,12 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Method:
-    """One upsampling method of a study: `NAME[/LAST]:KERNEL`.
+    """One upsampling method of a study, written as `NAME[/LAST][:KERNEL]`.
 
     Attributes:
-        upsample: of the catalogue.
-        upsample_last: of the last stage; empty: the same.
-        kernel_size: in taps.
+        upsample: upsampling method of all stages.
+        upsample_last: upsampling method of the last stage; empty: the same as above.
+        kernel_size: width of the kernels in taps.
     """
 
     upsample: str
@@ -41,10 +46,10 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `transpose:4`, `transpose/resize-nearest:5`, `transpose` (5 taps).
+        """Reads `transpose:4`, `transpose/resize-nearest:5` or `transpose` (5 taps).
 
         Raises:
-            StudyError: for a name that is not in the catalogue.
+            StudyError: if a name is no upsampling method, or the taps no number.
         """
         names, _, kernel = text.strip().partition(":")
         first, _, last = names.partition("/")
@@ -60,24 +65,24 @@ class Method:
 
     @property
     def label(self) -> str:
-        """Name and kernel, for tables: `transpose k5`."""
+        """Name and kernel size for tables, such as `transpose k5`."""
         last = f"/{self.upsample_last}" if self.upsample_last else ""
         return f"{self.upsample}{last} k{self.kernel_size}"
 
     @property
     def file_name(self) -> str:
-        """The same for files: `transpose-k5`."""
+        """Name and kernel size for files, such as `transpose-k5`."""
         return self.label.replace("/", "-last_").replace(" ", "-")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One planned training run.
+class PlannedRun:
+    """One training run of a plan.
 
     Attributes:
-        name: of its folder and its result.
-        method: label of the method.
-        config: all settings, the step budget resolved.
+        name: name of its folder and of its result.
+        method: label of its method.
+        config: all its settings; the number of steps is resolved.
     """
 
     name: str
@@ -87,16 +92,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is made of.
+    """What a study trains and measures. The fields are those of plan.json.
 
     Attributes:
-        base: settings that all runs share, the step budget resolved.
-        methods: the first is the one that others are compared with.
-        num_seeds: runs of each method, seeds 0, 1, ...
-        match: which cost is made equal: "macs", "params", or "none".
-        num_images: samples that each measurement takes.
-        widths: label of a method to its `generator_widths`.
-        costs: label to `params` and `macs` of its generator.
+        base: settings that all runs share; the number of steps is resolved.
+        methods: the other methods are compared with the first one.
+        num_seeds: number of runs per method, with the seeds 0, 1, ...
+        match: cost that is equal for all methods: "macs", "params" or "none".
+        num_images: number of samples per measurement.
+        widths: `generator_widths` by label of the method.
+        costs: `params` and `macs` of the generator by label of the method.
     """
 
     base: Config
@@ -108,16 +113,16 @@ class Plan:
     costs: dict[str, dict[str, int]]
 
     @property
-    def runs(self) -> list[Run]:
-        """All runs, seed by seed, so that an unfinished study has whole seeds."""
+    def runs(self) -> list[PlannedRun]:
+        """All runs, seed by seed, so that an unfinished study has complete seeds."""
         return [
             self.run(method, seed)
             for seed in range(self.num_seeds)
             for method in self.methods
         ]
 
-    def run(self, method: Method, seed: int) -> Run:
-        """The run of a method and seed."""
+    def run(self, method: Method, seed: int) -> PlannedRun:
+        """Returns the run of a method with a seed."""
         model = dataclasses.replace(
             self.base.model,
             **dataclasses.asdict(method),
@@ -125,56 +130,57 @@ class Plan:
         )
         seeded = dataclasses.replace(self.base.run, seed=seed)
         config = dataclasses.replace(self.base, model=model, run=seeded)
-        return Run(f"{method.file_name}-seed{seed}", method.label, config)
-
-    @property
-    def basis(self) -> dict[str, Any]:
-        """What all results share besides their settings."""
-        first = self.methods[0].label
-        return {"first method": first, "--match": self.match, "--n": self.num_images}
+        return PlannedRun(f"{method.file_name}-seed{seed}", method.label, config)
 
     def save(self, folder: Path) -> None:
-        """Writes plan.json, and refuses to change what earlier runs were made with.
-
-        More methods and more seeds may be added to a study.
+        """Writes plan.json. Methods and seeds may be added to a plan that is there.
 
         Raises:
-            StudyError: if the folder holds another study.
+            StudyError: if the folder holds a plan with a run that this one has not.
         """
-        path = folder / PLAN
+        path = folder / PLAN_FILE
         if path.exists():
-            self.check_extends(load_plan(folder), path)
+            self._check_extends(load_plan(folder), path)
         folder.mkdir(parents=True, exist_ok=True)
-        content = dataclasses.asdict(self) | {"base": to_dict(self.base)}
-        text = json.dumps(content, indent=1) + "\n"
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        write_json(path, dataclasses.asdict(self) | {"base": to_dict(self.base)})
 
-    def check_extends(self, old: "Plan", path: Path) -> None:
-        """Raises StudyError unless every run of `old` is a run of this plan."""
-        if self.basis != old.basis:
-            found = ", ".join(f"{key} {value}" for key, value in old.basis.items())
+    def _check_extends(self, old: "Plan", path: Path) -> None:
+        if self._constants != old._constants:
+            found = ", ".join(f"{key} {value}" for key, value in old._constants.items())
             raise StudyError(f"{path} plans {found}; choose another --out")
-        mine = {run.name: run.config for run in self.runs}
+        configs = {run.name: run.config for run in self.runs}
         for run in old.runs:
-            if run.name not in mine:
+            if run.name not in configs:
                 raise StudyError(
                     f"{path} plans {run.name}, which this call leaves out; name all of "
                     "its methods and seeds, or choose another --out"
                 )
-            if mine[run.name] != run.config:
+            if configs[run.name] != run.config:
                 raise StudyError(
                     f"{path} plans other settings, such as the budget or the preset; "
                     "choose another --out"
                 )
+
+    @property
+    def _constants(self) -> dict[str, Any]:
+        """What may not change while a study grows, besides the settings of its runs."""
+        first = self.methods[0].label
+        return {"first method": first, "--match": self.match, "--n": self.num_images}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that appears complete or not at all."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def load_plan(folder: Path) -> Plan:
     """Reads plan.json.
 
     Raises:
-        StudyError: if there is none, or it is damaged.
+        StudyError: if there is none, or if it is damaged.
     """
-    path = folder / PLAN
+    path = folder / PLAN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Plan(
@@ -187,7 +193,7 @@ def load_plan(folder: Path) -> Plan:
             costs=content["costs"],
         )
     except OSError:
-        raise StudyError(f"{folder} holds no study: no {PLAN}") from None
+        raise StudyError(f"{folder} holds no study: no {PLAN_FILE}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudyError(f"{path} is damaged: {error!r}") from None
 
@@ -201,20 +207,20 @@ def make_plan(
     match: str,
     num_images: int,
 ) -> Plan:
-    """Resolves settings and finds the widths at which the methods cost the same.
+    """Resolves the settings and finds the widths at which all methods cost the same.
 
     Args:
-        preset: name or path of the shared settings.
-        sets: further ones, `section.key=value`.
-        methods: as `Method.parse` reads them.
-        num_seeds: runs of each.
-        epochs: budget of a run in passes over the data; None: the preset's.
+        preset: name or path of the settings that all runs share.
+        sets: further settings, written as `section.key=value`.
+        methods: texts that `Method.parse` reads.
+        num_seeds: number of runs per method.
+        epochs: length of a run in passes over the data; None: as in the preset.
         match: "macs", "params" or "none".
-        num_images: samples that each measurement takes.
+        num_images: number of samples per measurement.
 
     Raises:
-        StudyError: for an unknown method, or one that is named twice.
-        ConfigError: for a setting.
+        StudyError: if a method is unknown or is named twice.
+        ConfigError: if a setting is wrong.
     """
     from gan.data.dataset import load_dataset
 
@@ -224,14 +230,13 @@ def make_plan(
     base = load_config(preset, {"train.epochs": epochs}, sets)
     images = load_dataset(base.data).images_uint8
     base = with_budget(base, len(images))
-    run, steps = base.run, base.train.num_steps
-    every = max(1, -(-steps // run.keep_checkpoints))
-    base = dataclasses.replace(
-        base,
-        run=dataclasses.replace(
-            run, checkpoint_every_steps=every, evaluate_every_steps=steps
-        ),
+    # The kept checkpoints are spread evenly over the run; the last one is at its end.
+    run, num_steps = base.run, base.train.num_steps
+    every = max(1, -(-num_steps // run.keep_checkpoints))
+    run = dataclasses.replace(
+        run, checkpoint_every_steps=every, evaluate_every_steps=num_steps
     )
+    base = dataclasses.replace(base, run=run)
     shape = images.shape[1], images.shape[3]
     widths: dict[str, tuple[int, ...]] = {}
     costs: dict[str, dict[str, int]] = {}
@@ -249,17 +254,21 @@ def match_widths(
     match: str,
     goal: Mapping[str, int] | None,
 ) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Widths at which a method costs what the first one does, and that cost.
+    """Finds the widths at which a method costs what the first method does.
 
-    Only the channels between the two doublings change: both costs are linear in them,
-    and all layers before stay equal to the bit. The rest is rounding.
+    Only the number of channels between the two doublings changes. Both costs are linear
+    in it, and all layers before it keep their initial weights. What remains is the
+    rounding to a whole channel.
 
     Args:
         base: settings of all runs.
-        method: whose widths are sought.
-        shape: image size and channels.
-        match: the cost to be made equal, or "none".
-        goal: costs of the first method; None: this is the first.
+        method: method whose widths are wanted.
+        shape: side of the images in pixels, and number of their channels.
+        match: cost that shall be equal, or "none".
+        goal: cost of the first method; None: this is the first method.
+
+    Returns:
+        The widths, and the cost at these widths.
     """
     *front, last = base.model.generator_widths
 
@@ -277,8 +286,8 @@ def match_widths(
     return (*front, last), cost(last)
 
 
-def generator_cost(model: Any, shape: tuple[int, int]) -> dict[str, int]:
-    """Trained parameters, and multiply-accumulates for one image, of a generator."""
+def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]:
+    """Counts trained parameters, and multiply-accumulates per image, of a generator."""
     from analysis.geometry.audit import audit_model
     from gan.models import build_generator
 
@@ -289,6 +298,75 @@ def generator_cost(model: Any, shape: tuple[int, int]) -> dict[str, int]:
     }
 
 
-def has_result(folder: Path, run: Run) -> bool:
-    """Whether a run is done."""
-    return (folder / RESULTS / f"{run.name}.json").exists()
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one run. The fields but the last are those of its JSON file.
+
+    Attributes:
+        run: name of the run.
+        method: label of its method.
+        seed: seed of the training.
+        trained: values of the trained generator, see `analysis.study.run`.
+        untrained: the same before the first step, without quality metrics.
+        course: the same at each kept step, with the key "step".
+        seconds_per_step: median over the log of the run.
+        measurement: spectra and examples of the trained generator's samples.
+    """
+
+    run: str
+    method: str
+    seed: int
+    trained: dict[str, float]
+    untrained: dict[str, float]
+    course: list[dict[str, float]]
+    seconds_per_step: float
+    measurement: Measurement
+
+    def save(self, folder: Path) -> None:
+        """Writes NAME.npz, then NAME.json, which makes the result complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{self.run}.npz", self.measurement.save)
+        content = {k: v for k, v in vars(self).items() if k != "measurement"}
+        write_json(folder / f"{self.run}.json", content)
+
+
+def has_result(folder: Path, run: PlannedRun) -> bool:
+    """Tells whether the result of a run is complete."""
+    return (folder / RESULTS_FOLDER / f"{run.name}.json").exists()
+
+
+def load_results(folder: Path, plan: Plan) -> list[Result]:
+    """Reads the results that are there, in the order of the plan.
+
+    Raises:
+        StudyError: if one of them is damaged.
+    """
+    return [load_result(folder, r.name) for r in plan.runs if has_result(folder, r)]
+
+
+def load_result(folder: Path, name: str) -> Result:
+    """Reads the result of the run `name`."""
+    path = folder / RESULTS_FOLDER / f"{name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["measurement"] = load_measurement(path.with_suffix(".npz"))
+        return Result(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise StudyError(
+            f"{path} is damaged ({error}); remove it, and the study makes it again"
+        ) from None
+
+
+def results_by_method(
+    plan: Plan, results: Sequence[Result]
+) -> Iterator[tuple[str, list[Result]]]:
+    """Yields the label of each method that has results, and these sorted by seed."""
+    for method in plan.methods:
+        found = [result for result in results if result.method == method.label]
+        if found:
+            yield method.label, sorted(found, key=lambda result: result.seed)
+
+
+def values_of(results: Sequence[Result], key: str, when: str = "trained") -> np.ndarray:
+    """Collects one value of several results: float64 (num_results,)."""
+    return np.array([getattr(result, when)[key] for result in results])

@@ -1,10 +1,23 @@
-"""One run of a study: trained to its budget, then measured at every kept step."""
+"""One run of a study is trained and measured; several runs go side by side.
+
+Each run is a process of its own, `python -m analysis study --only NAME`, with the
+training loop of `train.py`. It gets one GPU if there are any, else its part of the CPU
+cores. If the study is killed, its processes may live on, so a later call waits for a
+run folder that is still in use.
+"""
 
 import dataclasses
 import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from queue import SimpleQueue
 
 import keras
 import numpy as np
@@ -12,43 +25,58 @@ import numpy as np
 from analysis.checkerboard.layout import Protocol
 from analysis.checkerboard.measurement import Measurement, measure_samples
 from analysis.checkerboard.probe import measure_lines
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
-from analysis.quality.reference import Yardstick
+from analysis.geometry.audit import audit_model, upsamplers
+from analysis.quality.reference import ReferenceSet
 from analysis.samples import Samples, make_samples
-from analysis.study.plan import RESULTS, Run, StudyError
-from analysis.study.results import Result
+from analysis.study.plan import (
+    RESULTS_FOLDER,
+    Method,
+    Plan,
+    PlannedRun,
+    Result,
+    StudyError,
+    has_result,
+)
 from config.schema import Config
 from gan.data.dataset import Dataset, latents_from_seeds, load_dataset
 from gan.models import build_generator
 from gan.run.checkpoint import available
-from gan.run.folder import RunFolder
+from gan.run.folder import RunFolder, RunInUse
 from gan.sampling import open_run, sample
+from gan.state import build_state
+from gan.step import batch_inputs, make_train_steps
 from gan.training import train
 
-NUM_STATISTICS = 1000  # images whose batch statistics an untrained generator gets
-# End points of every kept step, and those of the trained generator alone.
-LINES = (
+# Number of images whose batch statistics an untrained generator gets.
+NUM_STATISTICS = 1000
+# Values that are measured at every kept step, and those of the trained generator only.
+CHECKERBOARD_KEYS = (
     *("a_last", "a_prev", "delta_pnr_last_db", "delta_pnr_prev_db"),
     *("probe_last", "probe_prev", "eta_last", "eta_prev"),
     *("phase_variance_db", "log_spectral_distance_db"),
 )
-QUALITY = ("fcd", "kcd", "density", "coverage", "diversity", "class_tv", "num_classes")
-ENDPOINTS = (*LINES, *QUALITY)
+QUALITY_KEYS = (
+    *("fcd", "kcd", "density", "coverage"),
+    *("diversity", "class_tv", "num_classes"),
+)
+NUM_WARM_STEPS, NUM_TIMED_STEPS = 2, 10
+POLL_SECONDS = 2.0
 
 
-def perform(run: Run, folder: Path, runs_dir: Path, num_images: int) -> Result:
-    """Trains a run, or what is left of it, measures it and saves the result.
+def train_and_measure(
+    run: PlannedRun, folder: Path, runs_dir: Path, num_images: int
+) -> Result:
+    """Trains a run to its end, or what is left of it, measures it, saves the result.
 
     Args:
-        run: of the plan.
-        folder: of the study.
-        runs_dir: where run folders are.
-        num_images: samples that each measurement takes.
+        run: a run of the plan.
+        folder: folder of the study.
+        runs_dir: folder of the run folders.
+        num_images: number of samples per measurement.
 
     Raises:
-        StudyError: if something stopped it before its budget.
-        ValueError, RuntimeError: from training, in one line.
+        StudyError: if something stopped the training early.
+        ValueError, RuntimeError: from the training, with a message of one line.
     """
     dataset = load_dataset(run.config.data)
     directory = runs_dir / run.name
@@ -57,43 +85,46 @@ def perform(run: Run, folder: Path, runs_dir: Path, num_images: int) -> Result:
     if outcome.stop:
         raise StudyError(f"{run.name}: {outcome.stop} after step {outcome.step}")
     result = measure_run(run, directory, dataset, num_images)
-    result.save(folder / RESULTS)
+    result.save(folder / RESULTS_FOLDER)
     return result
 
 
-def measure_run(run: Run, directory: Path, dataset: Dataset, num_images: int) -> Result:
-    """Measures a finished run at all steps that it kept, and before the first."""
-    facts = {"split": "train"}
-    real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
-    shape = dataset.images_uint8.shape[2:]
-    generator = untrained_generator(run.config, *shape)
-    untrained, *_ = measure_lines_of(generator, run, real, num_images)
+def measure_run(
+    run: PlannedRun, directory: Path, dataset: Dataset, num_images: int
+) -> Result:
+    """Measures a finished run before its first step and at all steps that it kept."""
+    real = make_samples(
+        dataset.images_uint8, dataset.name, "data set", {"split": "train"}
+    )
+    generator = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
+    untrained, *_ = measure_generator(generator, run, real, num_images, step=0)
     course = []
     for step, _ in reversed(available(directory / "state")):
         generator = open_run(directory, str(step)).generator
-        lines, measurement, images = measure_lines_of(
+        values, measurement, images = measure_generator(
             generator, run, real, num_images, step
         )
-        course.append({"step": step} | lines)
-    yardstick = Yardstick.of(run.config.data, num_images)
+        course.append({"step": step} | values)
+    yardstick = ReferenceSet.load(run.config.data, num_images)
     scores = yardstick.score(images[: yardstick.num_images])
+    quality = {key: float(scores[key]) for key in QUALITY_KEYS if key in scores}
     return Result(
         run=run.name,
         method=run.method,
         seed=run.config.run.seed,
-        trained=lines
-        | {name: float(scores[name]) for name in QUALITY if name in scores},
+        trained=values | quality,
         untrained=untrained,
         course=course,
-        seconds_per_step=seconds_per_step(directory),
+        seconds_per_step=logged_seconds_per_step(directory),
         measurement=measurement,
     )
 
 
 def untrained_generator(config: Config, size: int, channels: int) -> keras.Model:
-    """The generator before its first step, with the statistics of one large batch.
+    """Builds the generator before its first step.
 
-    With those of a fresh layer, 0 and 1, its pictures would be nearly flat.
+    Its batch normalization gets the statistics of one large batch. With those of a
+    fresh layer, 0 and 1, its images would be nearly constant.
     """
     model = dataclasses.replace(config.model, batch_norm_momentum=0.0)
     generator = build_generator(model, size, channels, config.run.seed)
@@ -103,10 +134,10 @@ def untrained_generator(config: Config, size: int, channels: int) -> keras.Model
     return generator
 
 
-def measure_lines_of(
-    generator: keras.Model, run: Run, real: Samples, num_images: int, step: int = 0
+def measure_generator(
+    generator: keras.Model, run: PlannedRun, real: Samples, num_images: int, step: int
 ) -> tuple[dict[str, float], Measurement, np.ndarray]:
-    """The end points in LINES of one generator, the measurement, and the samples."""
+    """Returns the values of CHECKERBOARD_KEYS, the measurement and the samples."""
     images = sample(generator, range(num_images))
     facts = {
         "upsample": run.config.model.upsample,
@@ -116,28 +147,162 @@ def measure_lines_of(
     }
     samples = make_samples(images, run.name, "run", facts)
     measurement = measure_samples(samples, real, Protocol())
+    return checkerboard_values(generator, measurement), measurement, images
+
+
+def checkerboard_values(
+    generator: keras.Model, measurement: Measurement
+) -> dict[str, float]:
+    """Takes the values of CHECKERBOARD_KEYS from samples, flat fields and weights."""
     found = measurement.summary
-    layers = measure_lines(generator, upsamplers(audit_model(generator)))
-    previous, last = (
-        {"probe": layer["line_grey"], "eta": layer["imbalance"] or 0.0}
-        for layer in layers
-    )
-    values: dict[str, Any] = {
+    previous, last = measure_lines(generator, upsamplers(audit_model(generator)))
+    values = {
         "a_last": found["a_last"]["value"],
         "a_prev": found["a_prev"]["value"],
         "delta_pnr_last_db": found["family_delta_pnr_db"]["1"]["value"],
         "delta_pnr_prev_db": found["family_delta_pnr_db"]["2"]["value"],
-        **{f"{name}_last": value for name, value in last.items()},
-        **{f"{name}_prev": value for name, value in previous.items()},
+        "probe_last": last["line_grey"],
+        "probe_prev": previous["line_grey"],
+        "eta_last": last["imbalance"] or 0.0,
+        "eta_prev": previous["imbalance"] or 0.0,
         "phase_variance_db": found["phase_variance_db"]["2"],
         "log_spectral_distance_db": found["log_spectral_distance_db"]["value"],
     }
-    return {name: float(values[name]) for name in LINES}, measurement, images
+    return {key: float(values[key]) for key in CHECKERBOARD_KEYS}
 
 
-def seconds_per_step(directory: Path) -> float:
-    """Median over the lines of the run's log."""
+def logged_seconds_per_step(directory: Path) -> float:
+    """Returns the median over the log of a run."""
     lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    entries = [json.loads(line) for line in lines]
     key = "speed/seconds_per_step"
-    return median(row[key] for row in rows if key in row)
+    return statistics.median(entry[key] for entry in entries if key in entry)
+
+
+@dataclass(frozen=True)
+class JobResources:
+    """What one of several jobs may use: a GPU, or some CPU cores.
+
+    Attributes:
+        gpu: number of the GPU; None: no GPU.
+        cores: numbers of the CPU cores; empty: all.
+    """
+
+    gpu: int | None
+    cores: tuple[int, ...]
+
+    def restrict_thread(self) -> None:
+        """Restricts this thread, and what it starts from now on, to the cores."""
+        if self.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self.cores)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of a process of this job."""
+        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        return dict(os.environ) | gpu
+
+
+def divide_machine(num_jobs: int, num_gpus: int) -> list[JobResources]:
+    """Divides the machine among jobs: one GPU each, or equal numbers of cores."""
+    if num_gpus:
+        return [JobResources(job % num_gpus, ()) for job in range(num_jobs)]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if num_jobs == 1 or len(cores) < num_jobs:
+        return [JobResources(None, ())] * num_jobs
+    size = len(cores) // num_jobs
+    return [
+        JobResources(None, tuple(cores[job * size : (job + 1) * size]))
+        for job in range(num_jobs)
+    ]
+
+
+def run_missing(
+    plan: Plan,
+    folder: Path,
+    runs_dir: Path,
+    jobs: Sequence[JobResources],
+    report: Callable[[PlannedRun, float, str], None],
+) -> int:
+    """Runs what has no result yet.
+
+    Args:
+        plan: plan of the study.
+        folder: folder of the study.
+        runs_dir: folder of the run folders.
+        jobs: one entry for each run that goes at the same time.
+        report: called when a run ends, with its seconds and its error, "" if none.
+
+    Returns:
+        The number of runs that failed.
+    """
+    free: SimpleQueue[JobResources] = SimpleQueue()
+    for job in jobs:
+        free.put(job)
+
+    def work(run: PlannedRun) -> bool:
+        job = free.get()
+        start = time.monotonic()
+        try:
+            error = run_process(run, folder, runs_dir, job)
+        finally:
+            free.put(job)
+        report(run, time.monotonic() - start, error)
+        return bool(error)
+
+    missing = [run for run in plan.runs if not has_result(folder, run)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return sum(pool.map(work, missing))
+
+
+def run_process(
+    run: PlannedRun, folder: Path, runs_dir: Path, job: JobResources
+) -> str:
+    """Does one run in a process of its own; returns its last line if it failed."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    wait_until_free(runs_dir / run.name)
+    if has_result(folder, run):
+        return ""
+    job.restrict_thread()
+    command = [sys.executable, "-m", "analysis", "study", "--out", str(folder)]
+    command += ["--runs-dir", str(runs_dir), "--only", run.name]
+    log = runs_dir / f"{run.name}.log"
+    with log.open("ab") as output:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=job.environment,
+        )
+    if done.returncode == 0:
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    message = lines[-1] if lines else "no message"
+    return f"exit code {done.returncode}: {message} ({log})"
+
+
+def wait_until_free(directory: Path) -> None:
+    """Waits while a process of an earlier, killed study still uses a run folder."""
+    while directory.exists():
+        try:
+            with RunFolder(directory):
+                return
+        except RunInUse:
+            time.sleep(POLL_SECONDS)
+
+
+def time_step(plan: Plan, method: Method) -> float:
+    """Times some training steps of a method, without compilation: seconds per step."""
+    config = plan.run(method, 0).config
+    images = load_dataset(config.data).images_uint8
+    train_steps = make_train_steps(config, build_state(config, *images.shape[2:]))
+
+    def run(first: int, number: int) -> float:
+        inputs = batch_inputs(config, range(first, first + number), len(images))
+        start = time.perf_counter()
+        train_steps(images, *inputs).numpy()
+        return time.perf_counter() - start
+
+    run(0, NUM_WARM_STEPS)
+    return run(NUM_WARM_STEPS, NUM_TIMED_STEPS) / NUM_TIMED_STEPS

@@ -1,20 +1,22 @@
 """From a data set's name or a path to uint8 images in memory; batch order and noise.
 
-Reading files and tensorflow-datasets is left to `file_source` and `tfds_source`,
-imported only when needed: the bundled set asks for NumPy and Pillow alone.
+TensorFlow is imported only for a data set of tensorflow-datasets; the bundled set and
+the user's own files need only NumPy and Pillow.
 """
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from config.schema import DataConfig
+from gan.data.files import open_path
 from gan.data.images import fit_image
+from gan.data.source import DataError, Source, array_source
 from gan.files import MAX_BYTES
 
 BUNDLED_NAME = "fashion_mnist"
@@ -23,21 +25,17 @@ BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "fashion_mnist.npz"
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 
 
-class DataError(ValueError):
-    """The images asked for cannot be had; the message is one line for the user."""
-
-
 @dataclass(frozen=True)
 class Dataset:
     """Images of one size in memory.
 
     Attributes:
-        name: data set name, or the name of the folder or file.
+        name: name of the data set, or of the folder or file.
         split: "train" or "test".
         images_uint8: uint8 (N, H, W, C), contiguous, H = W, C 1 or 3.
         labels: int64 (N,), or None where there are none.
         digest: hexadecimal sha256 of shape and bytes of the images.
-        notes: what was skipped or changed on the way, one sentence each.
+        notes: one sentence for each thing that was skipped or changed.
     """
 
     name: str
@@ -48,27 +46,6 @@ class Dataset:
     notes: tuple[str, ...]
 
 
-@dataclass
-class Source:
-    """Images on their way in, before they all have one size.
-
-    Attributes:
-        name: see `Dataset`.
-        shapes: every (height, width, channels) that occurs.
-        examples: pairs of a uint8 (H, W, 1 or 3) image and its label, read once.
-        has_labels: whether the labels mean anything.
-        notes: see `Dataset`.
-        skipped: unreadable files; grows while `examples` is read.
-    """
-
-    name: str
-    shapes: set[tuple[int, int, int]]
-    examples: Iterable[tuple[np.ndarray, int]]
-    has_labels: bool
-    notes: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
     """Loads all images of a split, brought to one size and number of channels.
 
@@ -77,18 +54,19 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         split: "train" or "test".
 
     Raises:
-        DataError: if they cannot be had, in one line that says what to do.
+        DataError: if they cannot be loaded, in one line that says what to do.
     """
     source = open_source(config, split)
     size, channels = target_shape(source, config)
     images: list[np.ndarray] = []
     labels: list[int] = []
-    most = MAX_BYTES // (size * size * channels)
+    max_images = MAX_BYTES // (size * size * channels)
     for image, label in islice(source.examples, config.limit or None):
-        if len(images) == most:
+        if len(images) == max_images:
             raise DataError(
-                f"{config.dataset}: received more than {most} images of {size} px, the "
-                "most that are held in memory; give a number with --set data.limit"
+                f"{config.dataset}: received more than {max_images} images of {size} "
+                "px, the most that are held in memory; give a number with --set "
+                "data.limit"
             )
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit))
@@ -108,7 +86,7 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
 
 
 def open_source(config: DataConfig, split: str) -> Source:
-    """Finds out what `config.dataset` means: the bundled set, a path, or a name."""
+    """Opens the bundled set, a path, or a data set of tensorflow-datasets."""
     name = config.dataset
     if name == BUNDLED_NAME:
         with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
@@ -116,29 +94,13 @@ def open_source(config: DataConfig, split: str) -> Source:
         return array_source(name, images[..., np.newaxis], labels)
     path = Path(name).expanduser()
     if name and path.exists():
-        from gan.data.files import open_path
-
-        # Transparent pixels are black in the end.
+        # Transparent pixels must be black after the inversion.
         return open_path(path, split, background=255 if config.invert else 0)
     if name.startswith((".", "~", "/")) or path.suffix in (".npz", ".npy"):
         raise DataError(f"{name}: no such folder or file")
-    from gan.data.tfds import open_tfds
+    from gan.data.tfds import open_tfds  # imports TensorFlow
 
     return open_tfds(name, split)
-
-
-def array_source(
-    name: str, images_uint8: np.ndarray, labels: np.ndarray | None
-) -> Source:
-    """Wraps uint8 (N, H, W, C) images and labels (N,) that are in memory."""
-    num_images = len(images_uint8)
-    numbers = np.zeros(num_images, np.int64) if labels is None else labels
-    return Source(
-        name,
-        {images_uint8.shape[1:]},
-        zip(images_uint8, numbers, strict=True),
-        has_labels=labels is not None,
-    )
 
 
 def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
@@ -147,10 +109,10 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
     sides = {shape[:2] for shape in source.shapes}
     lengths = {length for pair in sides for length in pair}
     shortest = min(lengths, default=28)
-    own = len(lengths) == 1 and shortest % 4 == 0
+    fits_as_it_is = len(lengths) == 1 and shortest % 4 == 0
     if config.image_size:
         size = config.image_size
-    elif own and shortest <= LARGEST_OWN_SIZE:
+    elif fits_as_it_is and shortest <= LARGEST_OWN_SIZE:
         size = shortest
     else:
         size = next((size for size in (64, 32) if shortest >= size), 28)
@@ -178,9 +140,9 @@ def digest(images_uint8: np.ndarray) -> str:
 def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.ndarray:
     """Returns which images form the batch of a step, as int64 (batch_size,).
 
-    Batch `step` covers positions step*B .. step*B + B-1 of an endless list of epochs,
-    each a permutation of all images: every batch is full, nothing is dropped, and a
-    resumed run needs only its step.
+    With B = batch_size, batch `step` covers positions step*B to step*B + B-1 of an
+    endless list of epochs, each a permutation of all images. Every batch is full, no
+    image is dropped, and a resumed run needs only its step.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, num_images)
@@ -195,8 +157,8 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.
 def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     """Returns the order of an epoch, int64 (num_images,), read-only.
 
-    Sorts raw Philox numbers, whose streams NumPy keeps between versions, which it does
-    not promise for `Generator.permutation`.
+    Sorts raw Philox numbers: NumPy promises that their stream stays the same between
+    versions, and does not promise it for `Generator.permutation`.
     """
     raw = np.random.Philox(key=_key(seed, epoch)).random_raw(num_images)
     order = np.argsort(raw, kind="stable")
@@ -205,18 +167,25 @@ def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 
 def latents(seed: int, step: int, batch_size: int, latent_dim: int) -> np.ndarray:
-    """Returns a step's standard normal noise, float32 (batch_size, latent_dim)."""
+    """Returns the standard normal noise of a step, float32 (batch_size, latent_dim)."""
     return _normal(_key(seed, 2**63 + step), (batch_size, latent_dim))
 
 
 def latents_from_seeds(seeds: Sequence[int], latent_dim: int) -> np.ndarray:
-    """Returns one latent vector a seed, whatever its neighbours: float32 (N, dim)."""
+    """Returns one latent vector per seed, float32 (len(seeds), latent_dim).
+
+    The vector of a seed does not depend on the other seeds.
+    """
     rows = [_normal(_key(seed, 2**64 - 1), (latent_dim,)) for seed in seeds]
     return np.stack(rows)
 
 
 def _key(seed: int, stream: int) -> np.ndarray:
-    """Epochs are streams from 0, steps from 2**63, pictures the last: never shared."""
+    """Returns a Philox key, uint64 (2,).
+
+    Epochs use the streams from 0, steps those from 2**63, and samples of one seed the
+    last stream, so that no two uses share random numbers.
+    """
     return np.array([seed, stream], np.uint64)
 
 

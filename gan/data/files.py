@@ -1,6 +1,7 @@
 """Images from the user's own files: a folder, IDX files, .npz or .npy.
 
-Damaged pictures in a folder are skipped and named; a damaged array file is an error.
+Damaged pictures in a folder are skipped and named; a damaged file of arrays is an
+error.
 """
 
 import gzip
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from gan.data.dataset import DataError, Source, array_source
-from gan.files import MAX_BYTES
+from gan.data.source import DataError, Source, array_source
+from gan.files import MAX_BYTES, first_line
 
-# What Pillow decodes itself; an EPS file is a program, which Ghostscript would run.
+# Formats that Pillow decodes itself. EPS is left out: an EPS file is a program, and
+# Pillow would have Ghostscript run it.
 FORMATS = """
 AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP
 """.split()
@@ -27,12 +29,12 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
     """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
 
     Args:
-        path: must exist.
+        path: an existing path.
         split: "train" or "test".
-        background: grey level put under transparent pixels of pictures.
+        background: grey level (0 to 255) put under transparent pixels of pictures.
 
     Raises:
-        DataError: if there is nothing to read here, or no such split.
+        DataError: if there is nothing to read, or no such split.
     """
     if path.suffix in (".npz", ".npy") and path.is_file():
         return open_arrays(path, split)
@@ -44,10 +46,11 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
 
 
 def open_folder(path: Path, split: str, background: int) -> Source:
-    """Finds all pictures below a folder, in the order of their relative POSIX paths.
+    """Opens all pictures below a folder, in the order of their relative POSIX paths.
 
-    Where all lie in sub-folders, the top ones are the labels, numbered by name. If
-    there is a sub-folder `train`, it is the root of that split, and `test` likewise.
+    If all pictures lie in sub-folders, the sub-folders at the top are the labels,
+    numbered in the order of their names. If there is a sub-folder `train`, the
+    sub-folders `train` and `test` are the splits.
     """
     root = path / split if (path / "train").is_dir() else path
     if not root.is_dir() or (root == path and split != "train"):
@@ -63,7 +66,7 @@ def open_folder(path: Path, split: str, background: int) -> Source:
             with open_picture(root / name) as picture:
                 shapes.add((picture.height, picture.width, num_channels(picture)))
             readable.append(name)
-        except Exception:  # see examples()
+        except Exception:  # Pillow raises many types for a damaged file
             skipped.append(name.as_posix())
     has_labels = all(len(name.parts) > 1 for name in readable)
     folders = sorted({name.parts[0] for name in readable})
@@ -72,7 +75,7 @@ def open_folder(path: Path, split: str, background: int) -> Source:
         for name in readable:
             try:
                 image = read_picture(root / name, background)
-            except Exception:  # Pillow raises about anything for a damaged file
+            except Exception:
                 skipped.append(name.as_posix())
                 continue
             yield image, folders.index(name.parts[0])
@@ -91,14 +94,14 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def read_grids(paths: list[Path]) -> list[Image.Image]:
-    """Reads sample grids, which may be a stranger's, as far as they fit into memory.
+    """Reads the sample grids of a run, whose files are not trusted.
 
     Raises:
-        DataError: naming the first that cannot be read.
+        DataError: if a file cannot be read, or the grids do not fit into memory.
     """
     frames, num_bytes = [], 0
     for path in paths:
-        with one_line_errors(path), open_picture(path) as picture:
+        with data_errors(path), open_picture(path) as picture:
             num_bytes += 4 * picture.width * picture.height
             if num_bytes > MAX_BYTES:
                 raise ValueError("the grids do not fit into memory")
@@ -135,7 +138,7 @@ def read_picture(path: Path, background: int) -> np.ndarray:
 
 
 def open_idx(path: Path, split: str) -> Source:
-    """Opens `train-*` or `t10k-*` IDX files; the labels may be absent."""
+    """Opens `train-*` or `t10k-*` IDX files; the file of labels may be absent."""
     prefix = path / ("train" if split == "train" else "t10k")
     labels_file = Path(f"{prefix}-labels-idx1-ubyte")
     has_labels = labels_file.exists() or Path(f"{labels_file}.gz").exists()
@@ -147,8 +150,8 @@ def open_idx(path: Path, split: str) -> Source:
 def read_idx(path: Path) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, or its `.gz` if only that exists.
 
-    The format: bytes 0, 0, 8 (uint8), the number of axes, then one big-endian uint32
-    an axis, then the elements.
+    The format has the bytes 0, 0, 8 (for uint8) and the number of axes, then one
+    big-endian uint32 per axis, then the elements.
 
     Returns:
         uint8 array of the shape in the header.
@@ -159,7 +162,7 @@ def read_idx(path: Path) -> np.ndarray:
     compressed = path.with_name(path.name + ".gz")
     if not path.exists() and compressed.exists():
         path = compressed
-    with one_line_errors(path):
+    with data_errors(path):
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             magic = stream.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
@@ -182,7 +185,7 @@ def open_arrays(path: Path, split: str) -> Source:
     keys = [(f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")]
     if split == "train":
         keys.append(("images", "labels"))
-    with one_line_errors(path):
+    with data_errors(path):
         if path.suffix == ".npy":
             if split != "train":
                 raise DataError(f"{path}: an .npy file has no {split} split")
@@ -190,7 +193,7 @@ def open_arrays(path: Path, split: str) -> Source:
             return checked_source(path, images, None)
         if not zipfile.is_zipfile(path):
             raise ValueError("not an .npz archive")
-        # Opened here: NumPy does not close what it opened and cannot read.
+        # NumPy leaves a file open that it opened itself and cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for images_key, labels_key in keys:
                 if images_key not in archive:
@@ -207,7 +210,7 @@ def open_arrays(path: Path, split: str) -> Source:
 
 
 def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Source:
-    """Wraps arrays that came from a file after checking type and shape."""
+    """Checks type and shape of arrays that came from a file, and wraps them."""
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
@@ -228,12 +231,11 @@ def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) ->
 
 
 @contextmanager
-def one_line_errors(path: Path) -> Iterator[None]:
-    """Turns whatever a damaged file makes its reader raise into one clear line."""
+def data_errors(path: Path) -> Iterator[None]:
+    """Turns any error about a damaged file into a DataError of one line."""
     try:
         yield
     except DataError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}: cannot be read ({reason})") from error
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error

@@ -1,7 +1,7 @@
-"""Images as numbers: float and uint8, one size for all, tiled into a grid.
+"""Conversions of images: float and uint8, to one size, into a grid.
 
-It reads and writes no files. Two forms only: `images`, float32 in [-1, 1], and
-`images_uint8`; axes are (batch, height, width, channels).
+Nothing here reads or writes files. Images have two forms: `images` are float32 in
+[-1, 1], `images_uint8` are 0 to 255. Axes are (batch, height, width, channels).
 """
 
 import math
@@ -18,21 +18,26 @@ def to_float(images_uint8: np.ndarray) -> np.ndarray:
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Maps [-1, 1] to uint8 0..255, rounded; any shape.
 
-    Values outside are clipped and NaN becomes 0, so that a diverged generator can
-    still be looked at.
+    Values outside are clipped and NaN becomes 0, so that the samples of a diverged
+    generator can still be shown.
     """
     levels = np.nan_to_num((np.asarray(images, np.float32) + 1) * 127.5, nan=0.0)
+    return round_to_uint8(levels)
+
+
+def round_to_uint8(levels: np.ndarray) -> np.ndarray:
+    """Rounds grey levels to whole ones and clips them to uint8 0..255; any shape."""
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 def tile(
     images_uint8: np.ndarray, columns: int | None = None, gap: int = 1
 ) -> np.ndarray:
-    """Lays images out row by row into one picture.
+    """Puts images row by row into one picture.
 
     Args:
         images_uint8: uint8 (N, H, W, C), N at least 1.
-        columns: images in a row; None: as square as possible.
+        columns: images per row; None: as many as make the grid nearly square.
         gap: grey pixels between neighbours.
 
     Returns:
@@ -66,11 +71,11 @@ def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarr
         image: uint8 (H, W, 1) or (H, W, 3).
         size: height and width of the result, in pixels.
         channels: 1 (grey, ITU-R 601 luma) or 3.
-        fit: "crop" scales the short side and cuts the centre, "pad" scales the long
-            side and centres on black, "stretch" scales both sides.
+        fit: "crop" scales the short side and cuts out the centre, "pad" scales the
+            long side and centres the image on black, "stretch" scales both sides.
 
     Returns:
-        uint8 (size, size, channels); the image itself if nothing is to be done.
+        uint8 (size, size, channels); the image itself if it has that shape already.
     """
     if image.shape == (size, size, channels):
         return image

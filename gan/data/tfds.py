@@ -1,7 +1,8 @@
-"""Image data sets of tensorflow-datasets (TFDS), behind a check of the network.
+"""Image data sets of tensorflow-datasets (TFDS).
 
-TFDS itself may wait for minutes for a host that does not answer. Its folder is the
-environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`.
+The network is checked before a download, because TFDS may wait for minutes for a host
+that does not answer. TFDS stores its data in the folder that the environment variable
+TFDS_DATA_DIR names, or in `~/tensorflow_datasets`.
 """
 
 import difflib
@@ -17,17 +18,18 @@ from urllib.parse import urlsplit
 import numpy as np
 import tensorflow_datasets as tfds
 
-from gan.data.dataset import DataError, Source
+from gan.data.source import DataError, Source
 
 PROBE_SECONDS = 5.0
-STORED_SIDEWAYS = ("emnist",)  # rows and columns swapped, says its catalogue page
+# Data sets with rows and columns swapped, as their page in the TFDS catalogue says.
+STORED_TRANSPOSED = ("emnist",)
 
 
 def open_tfds(name: str, split: str) -> Source:
-    """Prepares a TFDS data set if need be, and opens one of its splits.
+    """Opens one split of a TFDS data set, which is downloaded first if necessary.
 
     Args:
-        name: as TFDS writes it, `kmnist` or `emnist/letters`.
+        name: name in TFDS, for example `kmnist` or `emnist/letters`.
         split: "train" or "test".
 
     Raises:
@@ -36,8 +38,8 @@ def open_tfds(name: str, split: str) -> Source:
     """
     builder = find_builder(name)
     image_key, has_labels = find_features(builder)
-    if not builder.info.splits:  # known only once it is prepared
-        prepare(builder)
+    if not builder.info.splits:  # TFDS knows them only after the download
+        download(builder)
     if split not in builder.info.splits:
         raise DataError(f"{name}: no {split} split, only {list(builder.info.splits)}")
     keys = {image_key: True} | ({"label": True} if has_labels else {})
@@ -48,8 +50,8 @@ def open_tfds(name: str, split: str) -> Source:
     def pairs() -> Iterator[tuple[np.ndarray, int]]:
         for example in tfds.as_numpy(examples):
             image = example[image_key]
-            sideways = builder.name in STORED_SIDEWAYS
-            image = image.swapaxes(0, 1) if sideways else image
+            if builder.name in STORED_TRANSPOSED:
+                image = image.swapaxes(0, 1)
             yield image, int(example.get("label", 0))
 
     shapes = {builder.info.features[image_key].shape}
@@ -62,7 +64,7 @@ def open_tfds(name: str, split: str) -> Source:
 def find_builder(name: str) -> Any:
     """Returns the builder of `name` or `name/config` from the code of TFDS.
 
-    `tfds.builder` would look for an unknown one in the cloud, and wait for it.
+    `tfds.builder` is not used: it would search the cloud for an unknown name.
     """
     base, _, config = name.partition("/")
     known = tfds.list_builders(with_community_datasets=False)
@@ -97,9 +99,14 @@ def find_features(builder: Any) -> tuple[str, bool]:
     return "image" if "image" in keys else keys[0], has_labels
 
 
-def prepare(builder: Any) -> None:
-    """Downloads and converts, unless none of the hosts needed answers."""
-    manual = builder.data_dir_root / "downloads" / "manual"  # where TFDS looks first
+def download(builder: Any) -> None:
+    """Downloads and converts a data set.
+
+    Raises:
+        DataError: if no host answers, or TFDS fails.
+    """
+    # TFDS takes files that are in this folder instead of downloading them.
+    manual = builder.data_dir_root / "downloads" / "manual"
     missing = [
         url
         for url, info in (builder.url_infos or {}).items()
@@ -114,16 +121,16 @@ def prepare(builder: Any) -> None:
         )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # from the network, the disk, or the builder's own code
+    except Exception as error:  # by the network, the disk, or the builder's own code
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise DataError(f"{builder.name}: cannot be prepared ({reason})") from error
 
 
 def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Sends one HTTP HEAD to each host at once; any answer, a 404 too, counts.
+    """Whether any host answers an HTTP HEAD request in time, be it with an error.
 
-    One deadline holds for all. The threads are daemons, because a DNS query cannot be
-    cancelled, only abandoned. Proxies of the environment are used.
+    All hosts are asked at once, through the proxies of the environment. The threads
+    are daemons, because a DNS query cannot be cancelled.
     """
     answers: queue.Queue[bool] = queue.Queue()
 
@@ -133,7 +140,7 @@ def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
             urllib.request.urlopen(request, timeout=seconds).close()
         except urllib.error.HTTPError as error:
             error.close()
-        except Exception:  # whatever it was, there is no answer
+        except Exception:  # any other error means that there was no answer
             answers.put(False)
             return
         answers.put(True)

@@ -1,38 +1,44 @@
-"""State on disk: committed whole or not at all, verified before it is read.
+"""Checkpoints: committed whole or not at all, and verified before they are read.
 
 A checkpoint is a folder `step-00001000/` with TensorFlow's files and a manifest of
 their sizes and SHA-256 sums. It is written under a temporary name and appears by one
-rename, after everything in it has reached the disk. TensorFlow's own `checkpoint` state
-file is not used: a torn one makes a run start over in silence.
+rename, after everything in it has reached the disk. TensorFlow's own `checkpoint` file
+is not used, because a damaged one makes a run start again without a message.
 """
 
 import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from gan.files import fingerprint, first_line, flush, read_text
+from config.schema import UserError
+from gan.files import fingerprint, first_line, flush, read_text, write_atomically
+from gan.run.folder import RunFolder, RunRecord
+from gan.state import TrainState
 
 MANIFEST = "manifest.json"
+RATE_SCALE = "rate_scale/.ATTRIBUTES/VARIABLE_VALUE"  # its key in a checkpoint
 REPLACED = ".old-"  # prefix of a checkpoint while a new one of its step takes its place
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint cannot be written, or none can be read."""
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a restore found.
+    """The result of restoring a checkpoint.
 
     Attributes:
         step: number of finished steps.
-        facts: what the writer recorded about itself.
+        facts: the writer's record of its configuration, environment and alarms.
         warnings: one line for each checkpoint that was set aside.
     """
 
@@ -50,9 +56,9 @@ def save(
     *,
     replace: bool = False,
 ) -> Path:
-    """Commits a checkpoint and removes the oldest beyond `keep`.
+    """Commits a checkpoint, and then removes all but the `keep` newest ones.
 
-    One of the same step stays as it is, unless `replace` says that it is outdated.
+    A checkpoint of the same step is left as it is, unless `replace` is true.
 
     Raises:
         CheckpointError: when the disk refuses; earlier checkpoints stay as they were.
@@ -70,7 +76,7 @@ def save(
             "files": {p.name: fingerprint(p) for p in files},
             "facts": facts,
         }
-        manifest["sha256"] = seal(manifest)
+        manifest["sha256"] = checksum(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
             flush(path)
@@ -79,21 +85,20 @@ def save(
         temporary.rename(final)  # the commit
         flush(directory)
         clean(directory)
-    except BaseException as error:
+    except (OSError, tf.errors.OpError) as error:
+        raise CheckpointError(
+            f"checkpoint of step {step} not written: {first_line(error)}"
+        ) from error
+    finally:  # after the commit there is nothing left to undo
         shutil.rmtree(temporary, ignore_errors=True)
         put_back(directory)
-        if isinstance(error, (OSError, tf.errors.OpError)):
-            raise CheckpointError(
-                f"checkpoint of step {step} not written: {first_line(error)}"
-            ) from error
-        raise
     for _, path in available(directory)[keep:]:
         remove(path)
     return final
 
 
 def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored | None:
-    """Restores the newest valid checkpoint and sets invalid ones aside.
+    """Restores the newest valid checkpoint, and sets damaged ones aside.
 
     Returns:
         None when no checkpoint was ever committed.
@@ -126,11 +131,14 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
     """Restores every variable from a verified checkpoint.
 
     Raises:
-        CheckpointError: when it holds others. Its bytes are those that were written, so
-            another version of the code wrote it, and it stays where it is.
+        CheckpointError: when it holds other variables. Its bytes are undamaged, so
+            another version of the code wrote it, and it is left where it is.
     """
     try:
-        checkpoint.read(str(path / "ckpt")).assert_consumed()
+        with old_rate_scale(path, checkpoint):
+            checkpoint.read(str(path / "ckpt")).assert_consumed()
+    except CheckpointError:
+        raise
     # ValueError: of other shapes. AssertionError: of other variables.
     except (ValueError, AssertionError, tf.errors.OpError) as error:
         raise CheckpointError(
@@ -140,8 +148,34 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
         ) from None
 
 
+@contextmanager
+def old_rate_scale(path: Path, checkpoint: tf.train.Checkpoint) -> Iterator[None]:
+    """Lets `checkpoint` read what a version with `--on-alarm rollback` wrote.
+
+    Such a version also saved a factor on both learning rates, 1 before any rollback.
+
+    Raises:
+        CheckpointError: when the factor is smaller.
+    """
+    stored = tf.train.load_checkpoint(str(path / "ckpt"))
+    if not stored.has_tensor(RATE_SCALE):
+        yield
+        return
+    if (factor := float(stored.get_tensor(RATE_SCALE))) != 1:
+        raise CheckpointError(
+            f"{path} belongs to a run whose learning rates a rollback multiplied by "
+            f"{factor:g}, and rollback was removed; continue with the version that "
+            "wrote it, or start a new run with lower rates and --run NAME"
+        )
+    checkpoint.rate_scale = tf.Variable(1.0)
+    try:
+        yield
+    finally:
+        del checkpoint.rate_scale
+
+
 def available(directory: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of committed checkpoints, newest first, not yet verified."""
+    """Steps and folders of all committed checkpoints, newest first, not verified."""
     found = []
     for path in directory.glob("step-*"):
         digits = path.name.removeprefix("step-")
@@ -158,8 +192,8 @@ def verify(path: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(read_text(path / MANIFEST))
-        sealed = manifest.pop("sha256", None)  # the first versions wrote none
-        if sealed not in (None, seal(manifest)):
+        recorded = manifest.pop("sha256", None)  # early versions wrote none
+        if recorded not in (None, checksum(manifest)):
             raise ValueError
         files, step, facts = (manifest.pop(key) for key in ("files", "step", "facts"))
         if manifest or not isinstance(files, dict) or not isinstance(facts, dict):
@@ -181,13 +215,13 @@ def verify(path: Path) -> dict[str, Any]:
     return {"step": step, "files": files, "facts": facts}
 
 
-def seal(manifest: dict[str, Any]) -> str:
-    """SHA-256 of a manifest's values, so that its own damage is seen too."""
+def checksum(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the manifest's values, with which damage of the manifest is found."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def clean(directory: Path) -> list[Path]:
-    """Removes what a killed writer left behind, and says what."""
+    """Removes the files that a killed writer left behind, and returns their paths."""
     put_back(directory)
     patterns = (".tmp-*", ".del-*", f"{REPLACED}*")
     found = [path for pattern in patterns for path in directory.glob(pattern)]
@@ -197,7 +231,7 @@ def clean(directory: Path) -> list[Path]:
 
 
 def put_back(directory: Path) -> None:
-    """Undoes a replacement that ended between its two renames."""
+    """Undoes a replacement that was interrupted between its two renames."""
     for path in directory.glob(f"{REPLACED}*"):
         final = directory / path.name.removeprefix(REPLACED)
         if not final.exists():
@@ -205,7 +239,7 @@ def put_back(directory: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged checkpoint, for whoever wants to know; returns its new path."""
+    """Renames a damaged checkpoint to `corrupt-…`, and returns its new path."""
     step = path.name.removeprefix("step-")
     aside = path.with_name(f"corrupt-{step}-{uuid.uuid4().hex[:8]}")
     path.rename(aside)
@@ -213,7 +247,96 @@ def set_aside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint so that no reader ever sees half of it."""
+    """Removes a checkpoint in such a way that no reader ever finds a part of it."""
     doomed = path.with_name(f".del-{path.name}")
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+class RunCheckpoints:
+    """The checkpoints of one run, and its exported generator.
+
+    `state/` holds the newest states, from which the run continues; `best/` holds the
+    averaged generator with the lowest score so far.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        state: TrainState,
+        record: RunRecord,
+        say: Callable[[str], None],
+    ) -> None:
+        """Reads which score is the best so far.
+
+        Args:
+            folder: the run folder.
+            state: the state that is saved.
+            record: configuration and environment, saved with each state.
+            say: shows a message to the user.
+        """
+        self.folder, self.state, self.record, self.say = folder, state, record, say
+        self.best: dict[str, Any] = {}
+        clean(folder.best)
+        for _, path in available(folder.best)[:1]:
+            try:
+                kept = verify(path)["facts"]
+                score, value = str(kept["score"]), float(kept["value"])
+                self.best = {"score": score, "value": value}
+            except (CheckpointError, KeyError, TypeError, ValueError) as error:
+                say(f"warning: {path}: {error}; the best score so far is not known")
+
+    def save(self, step: int, alarms: dict[str, Any], *, required: bool) -> None:
+        """Commits the state after `step` steps.
+
+        Args:
+            step: number of finished steps.
+            alarms: the counts of `gan.run.health.Alarms`.
+            required: whether a failure is an error; if not, it is only a warning.
+
+        Raises:
+            CheckpointError: when a required checkpoint cannot be written.
+        """
+        facts = self.record.to_json() | {"alarms": alarms}
+        keep = self.record.config.run.keep_checkpoints
+        try:
+            save(self.folder.state, step, self.state.checkpoint, facts, keep)
+        except CheckpointError as error:
+            if required:
+                raise
+            self.say(f"warning: {error}; training goes on")
+
+    def keep_best(self, step: int, score: str, value: float) -> None:
+        """Keeps the averaged generator if no earlier one had a lower score.
+
+        Args:
+            step: number of finished steps.
+            score: name of the score; scores of other names are not compared.
+            value: of the score; lower is better.
+        """
+        if self.best.get("score") == score and not value < self.best["value"]:
+            return
+        facts = {"score": score, "value": value}
+        average = tf.train.Checkpoint(ema_generator=self.state.ema_generator)
+        directory = self.folder.best
+        try:
+            kept = save(directory, step, average, facts, keep=2, replace=True)
+        except CheckpointError as error:
+            self.say(f"warning: best {error}")
+            return
+        self.best = facts
+        for _, path in available(directory):
+            if path != kept:
+                remove(path)
+
+    def export(self) -> None:
+        """Writes generator.keras with the averaged weights.
+
+        Raises:
+            CheckpointError: when the disk refuses.
+        """
+        path = self.folder.directory / "generator.keras"
+        try:
+            write_atomically(path, self.state.ema_generator.save)
+        except OSError as error:
+            raise CheckpointError(f"{path} not written: {error}") from error

@@ -1,47 +1,94 @@
-"""What decides the bits of a run besides its configuration."""
+"""The software and hardware of a process: TensorFlow itself, versions and devices.
+
+TensorFlow is imported inside the functions, so that commands can import this module and
+still answer `--help` at once.
+"""
 
 import os
 import platform
 import resource
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
+from config.schema import ConfigError
 
 
-def describe(replicas: int = 1) -> dict[str, Any]:
-    """Versions, devices and numerics on which a bit-exact resume depends.
+def prepare_tensorflow() -> None:
+    """Imports TensorFlow and Keras with the options that every run uses.
+
+    Raises:
+        ConfigError: when another backend of Keras is chosen.
+        ImportError: with what TensorFlow printed, when it cannot be imported.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ConfigError(f"KERAS_BACKEND: received {backend!r}, expected tensorflow")
+    with silent_stderr():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # missing drivers are reported here
+    # The remapper tries to fuse the bias and the LeakyReLU of the discriminator. It
+    # fails, because the gradient needs the sum between them, and prints a message on
+    # the terminal at every start.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Holds back what native code prints to file descriptor 2, unless the block fails.
+
+    TensorFlow writes several lines before any log level applies.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def describe_environment(replicas: int = 1) -> dict[str, Any]:
+    """Versions, devices and options on which a bit-exact resume depends.
 
     Args:
-        replicas: into how many parts a batch is divided.
+        replicas: number of parts into which a batch is divided.
     """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
     threads = tf.config.threading.get_intra_op_parallelism_threads()
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     return {
         "python": sys.version.split()[0],
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
-        "device": device(),
+        "device": ", ".join(d.get("device_name", "GPU") for d in details) or "CPU",
         "replicas": replicas,
         "threads": threads or len(os.sched_getaffinity(0)),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", "default"),
-        "processor": processor(),
+        "processor": processor_name(),
     }
 
 
-def device() -> str:
-    """Model of each GPU, else "CPU": another one rounds in other places."""
-    found = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in found]
-    return ", ".join(d.get("device_name", "GPU") for d in details) or "CPU"
-
-
-def processor() -> str:
-    """Model name of the CPU, on whose vector units kernels are chosen."""
+def processor_name() -> str:
+    """Model name of the CPU: its vector units decide which kernels are used."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -50,8 +97,8 @@ def processor() -> str:
     return names[0].strip() if names else platform.machine()
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each fact that was recorded and is different now."""
+def environment_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One text `name: old -> new` for each recorded value that is different now."""
     return [
         f"{key}: {old[key]} -> {new[key]}"
         for key in new
@@ -60,7 +107,9 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def peak_memory_bytes() -> int:
-    """Peak memory of the GPU, where there is one, else of this process."""
+    """Peak memory of the GPU, or of this process where there is no GPU."""
+    import tensorflow as tf
+
     if tf.config.list_physical_devices("GPU"):
         return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""The run folder: who owns it, and which configuration it belongs to."""
+"""The run folder: which process owns it, and which configuration it belongs to."""
 
 import fcntl
 import json
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from config.loader import differences, from_dict, to_dict
-from config.schema import Config, ModelConfig
+from config.schema import Config, ModelConfig, UserError
 from gan.files import read_text, remove_temporaries, write_atomically
 
 CONFIG = "config.json"
 MAX_IMAGE_SIZE = 1024  # px, as `data.image_size` allows
-MAX_WEIGHTS = 1 << 28  # of the largest layers together: 1 GiB in float32
-# A larger step budget continues the same run; anything else makes it another one.
+MAX_WEIGHTS = 1 << 28  # in the largest layers together: 1 GiB in float32
+# A larger step budget continues the same run; any other change makes another run.
 EXTENDABLE = ("train.num_steps", "train.epochs")
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run folder cannot be used; the message says why and what to do."""
 
 
@@ -29,21 +29,21 @@ class RunInUse(RunError):
 
 
 @dataclass(frozen=True)
-class RunFacts:
-    """What config.json holds.
+class RunRecord:
+    """The content of config.json.
 
     Attributes:
         config: resolved settings.
-        dataset: name, digest, num_images, image_size, channels, kind of labels.
-        environment: versions and numerics of the machine that started the run.
+        dataset: name, digest, num_images, image_size and channels.
+        environment: versions, devices and options where the run was started.
     """
 
     config: Config
     dataset: dict[str, Any]
     environment: dict[str, Any]
 
-    def content(self) -> dict[str, Any]:
-        """All of it as plain data; `parse_facts` is the inverse."""
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain data; `parse_record` is the inverse."""
         return {
             "config": to_dict(self.config),
             "dataset": self.dataset,
@@ -52,20 +52,23 @@ class RunFacts:
 
 
 def default_name(config: Config, preset: str = "") -> str:
-    """Data set, upsampler, seed, preset; the last upsampler and kernel if unusual."""
-    parts = [plain(config.data.dataset) or "data", config.model.upsample]
+    """The name of a run without --run: data set, upsampler, seed and preset.
+
+    The upsampler of the last stage and the kernel size are named if they are unusual.
+    """
+    parts = [plain_name(config.data.dataset) or "data", config.model.upsample]
     if config.model.upsample_last not in ("", config.model.upsample):
         parts.append(f"last_{config.model.upsample_last}")
     if config.model.kernel_size != 5:
         parts.append(f"k{config.model.kernel_size}")
     parts.append(f"seed{config.run.seed}")
     if preset and Path(preset).stem != "fashion_mnist":
-        parts.append(plain(Path(preset).stem) or "preset")
+        parts.append(plain_name(Path(preset).stem) or "preset")
     return "-".join(parts)
 
 
-def plain(path: str) -> str:
-    """The last part of a path or name, in the characters of a run's name."""
+def plain_name(path: str) -> str:
+    """The last part of a path, with the characters that a run's name may have."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", Path(path).name).strip("._")
 
 
@@ -78,7 +81,7 @@ def run_directory(runs_dir: str | Path, name: str) -> Path:
     return Path(runs_dir) / name
 
 
-def read_run(directory: Path) -> RunFacts:
+def read_run(directory: Path) -> RunRecord:
     """Reads config.json of a run folder.
 
     Raises:
@@ -86,18 +89,20 @@ def read_run(directory: Path) -> RunFacts:
     """
     path = directory / CONFIG
     try:
-        return parse_facts(json.loads(read_text(path)))
+        return parse_record(json.loads(read_text(path)))
     except OSError:
         raise RunError(f"{directory} is not a run folder: no {CONFIG}") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
 
 
-def parse_facts(content: Any) -> RunFacts:
-    """Checks what may be a stranger's config.json before a network is built from it.
+def parse_record(content: Any) -> RunRecord:
+    """Checks the content of config.json, before any network is built from it.
+
+    The file may come from an unknown source, so that sizes are limited as well.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: with what is wrong in it.
     """
     try:
         dataset = content["dataset"]
@@ -108,16 +113,16 @@ def parse_facts(content: Any) -> RunFacts:
         environment = dict(content.get("environment", {}))
         config = from_dict(content["config"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not the facts of a run: {error!r}") from None
+        raise ValueError(f"not the record of a run: {error!r}") from None
     if size > MAX_IMAGE_SIZE or size % 4 or channels not in (1, 3):
         raise ValueError(f"received images of {size} px and {channels} channels")
     if (weights := num_weights(config.model, size)) > MAX_WEIGHTS:
         raise ValueError(f"{weights} weights, expected at most {MAX_WEIGHTS}")
-    return RunFacts(config, dataset, environment)
+    return RunRecord(config, dataset, environment)
 
 
 def num_weights(model: ModelConfig, image_size: int) -> int:
-    """About how many weights the largest layers have, known without building any."""
+    """The approximate number of weights in the largest layers, without building any."""
     widths = model.generator_widths
     base = model.latent_dim * (image_size // 4) ** 2 * widths[0]
     pairs = [*pairwise(widths), *pairwise(model.discriminator_widths)]
@@ -125,24 +130,23 @@ def num_weights(model: ModelConfig, image_size: int) -> int:
 
 
 class RunFolder:
-    """A run folder owned by this process for the length of a `with` block."""
+    """A run folder that this process owns during a `with` block."""
 
     def __init__(self, directory: Path) -> None:
-        """Names the folder; nothing is touched until the block is entered."""
+        """Names the folder; nothing is created before the block is entered."""
         self.directory = directory
         self.state = directory / "state"
         self.samples = directory / "samples"
         self.best = directory / "best"
-        self.diverged = directory / "diverged"
 
     def __enter__(self) -> Self:
-        """Creates the folder, locks it and clears what a killed owner left.
+        """Creates and locks the folder, and removes temporary files of killed owners.
 
-        The lock is the kernel's, so that it dies with its process.
+        The operating system releases the lock when its process ends in any way.
 
         Raises:
-            RunError: when the folder cannot be written, another process has it, or it
-                leads elsewhere.
+            RunError: when the folder cannot be written, another process owns it, or it
+                holds a link.
         """
         try:
             for path in (self.directory, self.state, self.samples):
@@ -177,45 +181,45 @@ class RunFolder:
         """Releases the lock."""
         self._lock.close()
 
-    def claim(self, facts: RunFacts) -> bool:
-        """Binds the folder to a configuration and data set.
+    def claim(self, record: RunRecord) -> bool:
+        """Connects the folder with a configuration and a data set.
 
         Returns:
-            True when the folder belonged to this run already.
+            True when the folder already belonged to this run.
 
         Raises:
-            RunError: with the list of differences, when it belongs to another one.
+            RunError: with the list of differences, when it belongs to another run.
         """
         path = self.directory / CONFIG
         known = path.exists()
         if known:
             old = read_run(self.directory)
-            changes = forbidden_changes(old, facts)
+            changes = forbidden_changes(old, record)
             if changes:
                 raise RunError(
                     f"{self.directory} was made with other settings "
                     f"({'; '.join(changes)}); choose another name with --run"
                 )
-            if old.config == facts.config:
+            if old.config == record.config:
                 return True
         elif any(self.state.glob("step-*")):
             raise RunError(
-                f"{self.directory} has checkpoints but no {CONFIG} that says what they "
-                "are; put it back or choose another name with --run"
+                f"{self.directory} has checkpoints but no {CONFIG} that describes "
+                "them; put it back or choose another name with --run"
             )
-        self.write_config(facts)
+        self.write_config(record)
         return known
 
-    def write_config(self, facts: RunFacts) -> None:
-        """Stores the configuration whole, or not at all."""
-        text = json.dumps(facts.content(), indent=2) + "\n"
+    def write_config(self, record: RunRecord) -> None:
+        """Writes config.json whole or not at all."""
+        text = json.dumps(record.to_json(), indent=2) + "\n"
         write_atomically(
             self.directory / CONFIG, lambda p: p.write_text(text, encoding="utf-8")
         )
 
 
 def refuse_links(directory: Path) -> None:
-    """Refuses a folder with entries through which writes would end up outside it.
+    """Refuses a folder whose entries lead to files outside of it.
 
     Raises:
         RunError: naming the first link, pipe or device.
@@ -223,13 +227,13 @@ def refuse_links(directory: Path) -> None:
     for path in sorted(directory.iterdir()):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise RunError(
-                f"{path} is a link or no file; a run folder holds its own files, "
-                "put a copy in its place"
+                f"{path} is a link or a special file; a run folder holds only its own "
+                "files, put a copy in its place"
             )
 
 
-def forbidden_changes(old: RunFacts, new: RunFacts) -> list[str]:
-    """Differences that make a continued run another run."""
+def forbidden_changes(old: RunRecord, new: RunRecord) -> list[str]:
+    """Differences with which a run cannot be continued."""
     changes = []
     for line in differences(old.config, new.config):
         key = line.partition(":")[0]

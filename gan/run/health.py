@@ -1,10 +1,10 @@
-"""Names for what goes wrong in a run: numbers in, a verdict out.
+"""Alarms: what goes wrong in a run, named from its numbers.
 
-It reads no files and knows no networks. An alarm needs a condition that lasts, because
-single bad values are part of every healthy run. Limits on the balance of the two
-networks are counted from `CHANCE`, the loss of a discriminator that cannot tell real
-from generated, so that they hold for each loss. Values called healthy are those of
-default runs.
+This module reads no files and knows no networks. An alarm needs a condition that lasts,
+because single bad values are part of every healthy run. The limits on the balance of
+the two networks are multiples of `CHANCE`, the loss of a discriminator that cannot tell
+real from generated images, so that they hold for each adversarial loss. Values called
+healthy are those of default runs.
 """
 
 import math
@@ -12,77 +12,64 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-STATES = ("ok", "collapsing", "G-wins", "D-wins", "diverged")  # the last one counts
-POLICIES = ("warn", "stop", "rollback")
+STATES = ("ok", "collapsing", "G-wins", "D-wins", "diverged")  # the worst comes last
+POLICIES = ("warn", "stop")
 EXIT_CODE = 3  # of a run that an alarm stopped
-MAX_ROLLBACKS = 3
 
 CHANCE = {"bce": 2 * math.log(2), "hinge": 2.0, "lsgan": 0.25}
-TRANSIENT_STEPS = 100  # at the start, in which anything may happen
+TRANSIENT_STEPS = 100  # no alarm is raised by the first steps of a run
 SUSTAINED_STEPS = 200
 SUSTAINED_OBSERVATIONS = 2
 MAX_GRADIENT_NORM = 100.0  # healthy: 2 to 19
-D_LOSS_WON = 0.1  # share of CHANCE; healthy: 0.6 to 1.0
+D_LOSS_WON = 0.1  # multiple of CHANCE; healthy: 0.6 to 1.0
 D_LOSS_LOST = 1.25
-PROBABILITY_GAP_WON = 0.9  # of D(x) and D(G(z)); healthy: 0.11 to 0.33
+PROBABILITY_GAP_WON = 0.9  # between D(x) and D(G(z)); healthy: 0.11 to 0.33
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Status:
     """The state of a run.
 
     Attributes:
         state: one of STATES.
-        reason: what was seen, in words; empty for "ok".
-        quiet_step: the newest step at which nothing spoke for this alarm.
+        reason: the values that raised the alarm, in words; empty for "ok".
     """
 
     state: str = "ok"
     reason: str = ""
-    quiet_step: int = 0
 
 
 @dataclass
-class Evidence:
-    """What speaks for one alarm, growing and fading.
+class Condition:
+    """Counts how long the condition of one alarm has held.
 
     Attributes:
-        weight: from 0 to the limit at which the alarm is raised.
-        raised: from the limit until the weight is 0 again.
-        reason: what was last seen.
-        quiet_step: the newest step with weight 0.
+        weight: steps or evaluations with the condition less those without it, from 0
+            to the limit at which the alarm is raised.
+        raised: true from the limit until the weight is 0 again.
+        reason: the newest values that met the condition, in words.
     """
 
     weight: int = 0
     raised: bool = False
     reason: str = ""
-    quiet_step: int = 0
 
-    def weigh(self, step: int, reason: str, amount: int, limit: int) -> None:
-        """Adds `amount` if there is a reason, else takes it away."""
+    def update(self, reason: str, amount: int, limit: int) -> None:
+        """Adds `amount` to the weight if there is a reason, else subtracts it."""
         change = amount if reason else -amount
         self.weight = min(max(self.weight + change, 0), limit)
         self.reason = reason or self.reason
         if self.weight == 0:
-            self.raised, self.quiet_step = False, step
+            self.raised = False
         elif self.weight == limit:
             self.raised = True
 
 
-class RollBack(Exception):
-    """An alarm sends the run back to where nothing spoke for it."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        """Keeps the verdict."""
-        super().__init__(verdict.reason)
-        self.verdict = verdict
-
-
-class Watch:
-    """Follows a run and says in which state it is."""
+class Alarms:
+    """Follows the numbers of a run and says in which state it is."""
 
     def __init__(self, loss: str, policy: str = "warn") -> None:
-        """Starts with no evidence.
+        """Starts with the state "ok".
 
         Args:
             loss: name of the adversarial loss, see `gan.losses`.
@@ -91,86 +78,67 @@ class Watch:
         if policy not in POLICIES:
             raise ValueError(f"received {policy!r}, expected one of {POLICIES}")
         self.chance, self.policy = CHANCE[loss], policy
-        self.forget(0)
+        self.step = 0  # of the newest losses
+        self.conditions = {state: Condition() for state in STATES[1:]}
 
-    def forget(self, step: int) -> None:
-        """Drops all evidence from before `step`."""
-        self.step = step
-        self.evidence = {state: Evidence(quiet_step=step) for state in STATES[1:]}
+    def state_dict(self) -> dict[str, Any]:
+        """All counts as plain data, for a checkpoint."""
+        counts = {state: asdict(found) for state, found in self.conditions.items()}
+        return {"step": self.step, "evidence": counts}
 
-    def memory(self) -> dict[str, Any]:
-        """All of it in plain values, for the next process."""
-        found = {state: asdict(evidence) for state, evidence in self.evidence.items()}
-        return {"step": self.step, "evidence": found}
-
-    def recall(self, memory: Mapping[str, Any]) -> None:
-        """Takes up what `memory` returned.
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` returned, perhaps in an earlier version.
 
         Raises:
             KeyError, TypeError, AttributeError or ValueError: for anything else.
         """
-        self.step = int(memory["step"])
+        self.step = int(saved["step"])
         for state in STATES[1:]:
-            found = memory["evidence"][state]
-            self.evidence[state] = Evidence(
-                int(found["weight"]),
-                bool(found["raised"]),
-                str(found["reason"]),
-                int(found["quiet_step"]),
+            found = saved["evidence"][state]
+            self.conditions[state] = Condition(
+                int(found["weight"]), bool(found["raised"]), str(found["reason"])
             )
 
-    def see_losses(self, step: int, values: Mapping[str, float]) -> None:
-        """Weighs the means of the step's metrics since the last call."""
+    def add_losses(self, step: int, values: Mapping[str, float]) -> None:
+        """Counts the means of the metrics since the last call."""
         early = step <= TRANSIENT_STEPS
         amount = step if early else step - max(self.step, TRANSIENT_STEPS)
         self.step = step
-        for state, reason in judge_losses(values, self.chance).items():
-            self.evidence[state].weigh(
-                step, "" if early else reason, amount, SUSTAINED_STEPS
-            )
+        for state, reason in check_losses(values, self.chance).items():
+            reason = "" if early else reason
+            self.conditions[state].update(reason, amount, SUSTAINED_STEPS)
 
-    def see_observation(self, step: int, reason: str) -> None:
-        """Weighs what observers said at an evaluation; empty: nothing wrong."""
-        evidence = self.evidence["collapsing"]
-        evidence.weigh(step, reason, 1, SUSTAINED_OBSERVATIONS)
+    def add_observation(self, reason: str) -> None:
+        """Counts one evaluation; `reason` says why samples look collapsed, or is ""."""
+        self.conditions["collapsing"].update(reason, 1, SUSTAINED_OBSERVATIONS)
 
-    def see_non_finite(self, step: int, reason: str) -> None:
-        """Raises "diverged" at once; `step` is the last one that was whole."""
-        self.evidence["diverged"] = Evidence(1, True, reason, step)
+    def add_non_finite(self, reason: str) -> None:
+        """Raises "diverged" at once."""
+        self.conditions["diverged"] = Condition(1, True, reason)
 
     @property
-    def verdict(self) -> Verdict:
+    def status(self) -> Status:
         """The worst alarm that is raised."""
-        for state in reversed(STATES[1:]):
-            evidence = self.evidence[state]
-            if evidence.raised:
-                return Verdict(state, evidence.reason, evidence.quiet_step)
-        return Verdict()
+        for state, condition in reversed(self.conditions.items()):
+            if condition.raised:
+                return Status(state, condition.reason)
+        return Status()
 
     @property
     def code(self) -> int:
         """The state as a number: its place in STATES."""
-        return STATES.index(self.verdict.state)
+        return STATES.index(self.status.state)
 
-    def wish_to_stop(self, rate_scale: float) -> tuple[str, int] | None:
-        """Words and exit code if an alarm is to end the call.
-
-        Args:
-            rate_scale: 1, halved at each rollback so far.
-
-        Raises:
-            RollBack: if that is the policy and not done too often yet.
-        """
-        verdict = self.verdict
-        if verdict.state == "ok" or self.policy == "warn":
+    def stop_request(self) -> tuple[str, int] | None:
+        """Reason and exit code, if an alarm is raised and the policy is "stop"."""
+        status = self.status
+        if status.state == "ok" or self.policy == "warn":
             return None
-        if self.policy == "rollback" and rate_scale > 0.5**MAX_ROLLBACKS:
-            raise RollBack(verdict)
-        return f"stopped by alarm {verdict.state}: {verdict.reason}", EXIT_CODE
+        return f"stopped by alarm {status.state}: {status.reason}", EXIT_CODE
 
 
-def judge_losses(values: Mapping[str, float], chance: float) -> dict[str, str]:
-    """Returns, for each state, what in these means speaks for it; empty: nothing."""
+def check_losses(values: Mapping[str, float], chance: float) -> dict[str, str]:
+    """For each alarm on losses, why its condition holds, or "" if it does not."""
     d_loss = values["loss/d"]
     real, fake = values["d/prob_real"], values["d/prob_fake"]
     balance = f"loss/d {d_loss:.2f}, D(x) {real:.2f}, D(G(z)) {fake:.2f}"
@@ -185,6 +153,6 @@ def judge_losses(values: Mapping[str, float], chance: float) -> dict[str, str]:
         "diverged": (exploded, f"grad_norm/{largest} is {norms[largest]:.0f}"),
     }
     return {
-        state: f"{words} ({balance})" if true else ""
-        for state, (true, words) in found.items()
+        state: f"{words} ({balance})" if holds else ""
+        for state, (holds, words) in found.items()
     }

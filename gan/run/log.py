@@ -1,6 +1,6 @@
-"""What a run leaves to look at: TensorBoard events, log.jsonl, grids, terminal.
+"""Reports of a run: TensorBoard events, log.jsonl, sample grids and the terminal.
 
-A disk that fills up costs log entries, never the training.
+A full disk costs log entries, and never the training.
 """
 
 import json
@@ -20,10 +20,10 @@ from tensorboard.plugins.hparams import api as hparams
 
 from gan.data.images import to_picture
 from gan.files import first_line, write_atomically
-from gan.run.health import Verdict
+from gan.run.health import Status
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
-# With bce, a discriminator that cannot tell real from generated has these losses.
+# The losses with bce if the discriminator cannot tell real from generated images.
 REFERENCES = {"loss/reference_ln2": math.log(2), "loss/reference_2ln2": 2 * math.log(2)}
 DESCRIPTIONS = {
     "loss/g": "Generator loss. With bce, ln 2 = 0.693 is where D says 1/2 everywhere.",
@@ -33,7 +33,7 @@ DESCRIPTIONS = {
     "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
     "alarm/code": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
     "gap/batch_vs_moving": "Mean difference in grey levels between samples normalised "
-    "by their batch and by the moving statistics.",
+    "by the statistics of their batch and by the moving statistics.",
     "gap/raw_vs_ema": "Mean difference in grey levels between samples of the current "
     "and of the averaged generator.",
     "time/compile_seconds": "First call of the compiled step, tracing included.",
@@ -42,20 +42,23 @@ DESCRIPTIONS = {
 
 
 class RunLog:
-    """Writes what happens in a run; used as a context manager."""
+    """Writes the reports of a run; used as a context manager."""
 
-    def __init__(self, directory: Path, num_steps: int, console: Console) -> None:
-        """Opens nothing yet.
+    def __init__(
+        self, directory: Path, num_steps: int, console: Console | None = None
+    ) -> None:
+        """Opens no file yet.
 
         Args:
             directory: the run folder.
-            num_steps: budget, for the progress display.
-            console: where messages and progress go.
+            num_steps: the budget, for the progress display.
+            console: shows messages and progress; None: nothing is shown.
         """
-        self.directory, self.num_steps, self.console = directory, num_steps, console
+        self.directory, self.num_steps = directory, num_steps
+        self.console = console = console or Console(quiet=True)
         self._failed: set[str] = set()
         self._last_line = -math.inf
-        self._state = "ok"
+        self._alarm = "ok"
         self._progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=24),
@@ -83,11 +86,11 @@ class RunLog:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
-        """Logs what the run is, and forgets lines after `step`.
+        """Logs settings and layers, and removes the lines after `step` from log.jsonl.
 
         Args:
-            step: finished steps at the start; later lines belong to steps that a kill
-                has taken back and that are now done again.
+            step: number of finished steps at the start. Later lines belong to steps
+                that were not saved and are now done again.
             settings: tables of the resolved configuration.
             text: the layer tables.
         """
@@ -111,39 +114,24 @@ class RunLog:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes named scalars to log.jsonl and TensorBoard."""
-        # JSON knows no infinity, the norm of a float16 step that was skipped.
+        # JSON has no infinity, which is the gradient norm of a skipped float16 step.
         line = {k: round(v, 7) if math.isfinite(v) else None for k, v in values.items()}
         self._line({"step": step, **line})
         self._events(step, lambda: write_scalars(values))
 
     def losses(self, step: int, values: dict[str, float]) -> None:
-        """Writes the step's metrics, with the reference lines of the losses."""
+        """Writes the metrics of the step, with the reference lines of the losses."""
         self.scalars(step, values)
         self._events(step, lambda: write_scalars(REFERENCES))
 
-    def verdict(self, step: int, verdict: Verdict, say: bool = True) -> None:
-        """Notes in which state the run is, whenever that changes."""
-        if verdict.state == self._state:
+    def status(self, step: int, status: Status, say: bool = True) -> None:
+        """Records the state of the run whenever it changes."""
+        if status.state == self._alarm:
             return
-        self._state = verdict.state
-        text = f"{verdict.state}: {verdict.reason}".removesuffix(": ")
+        self._alarm = status.state
+        text = f"{status.state}: {status.reason}".removesuffix(": ")
         if say:
             self.say(f"alarm at step {step}: {text}")
-        self._note(step, text)
-
-    def rewind(self, step: int, verdict: Verdict, rate_scale: float) -> None:
-        """Notes that an alarm took the run back to `step`, and forgets lines after."""
-        text = (
-            f"back to step {step}, learning rates x {rate_scale:g}, because of "
-            f"{verdict.state}: {verdict.reason}"
-        )
-        self._guard("log.jsonl", lambda: self._truncate(step or -1))
-        self._state = "ok"
-        self.say(text)
-        self._note(step, text)
-
-    def _note(self, step: int, text: str) -> None:
-        """Writes what is said of the run's state to log.jsonl and TensorBoard."""
         self._line({"step": step, "alarm": text})
         self._events(step, lambda: tf.summary.text("alarm", text))
 
@@ -169,13 +157,13 @@ class RunLog:
         self._events(step, write)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
-        """Updates the display; without a terminal, prints a line now and then."""
+        """Updates the display; without a terminal, prints a line every few seconds."""
         text = (
             f"loss d {values['loss/d']:.3f} g {values['loss/g']:.3f}  "
             f"D(x) {values['d/prob_real']:.2f} D(G(z)) {values['d/prob_fake']:.2f}  "
             f"{values['speed/images_per_second']:.0f} images/s"
         )
-        text += f"  {self._state}" if self._state != "ok" else ""
+        text += f"  {self._alarm}" if self._alarm != "ok" else ""
         self._progress.update(self._task, completed=step, description=text)
         now = time.monotonic()
         due = now - self._last_line >= PLAIN_LINE_SECONDS or step == self.num_steps
@@ -188,7 +176,7 @@ class RunLog:
         self._writer = tf.summary.create_file_writer(str(self.directory))
 
     def _events(self, step: int, write: Callable[[], Any]) -> None:
-        """Calls `write` with the event file as the place of summaries of `step`."""
+        """Calls `write`, whose summaries go to the event file as those of `step`."""
 
         def write_there() -> None:
             with self._writer.as_default(step=np.int64(step)):
@@ -206,7 +194,7 @@ class RunLog:
         self._guard("log.jsonl", write)
 
     def _truncate(self, step: int) -> None:
-        """Drops lines of log.jsonl after `step`, and a torn last one."""
+        """Removes lines after `step`, and a half-written last line, from log.jsonl."""
         path = self.directory / "log.jsonl"
         if not path.exists():
             return
@@ -221,7 +209,7 @@ class RunLog:
         write_atomically(path, lambda p: p.write_text("".join(kept), encoding="utf-8"))
 
     def _guard(self, what: str, write: Callable[[], Any]) -> None:
-        """Calls `write`; a disk error is shown once and then passed over."""
+        """Calls `write`; an error of the disk is shown once for each kind of report."""
         try:
             write()
         except (OSError, tf.errors.OpError) as error:
@@ -234,10 +222,10 @@ class RunLog:
 
 
 def write_scalars(values: Mapping[str, float]) -> None:
-    """Writes named numbers to the event file of the moment.
+    """Writes named numbers to the current event file.
 
-    TensorFlow keeps every Python number that it has ever turned into a tensor, 0.7 kB
-    each; NumPy's, as here and for the step, it forgets.
+    They are NumPy numbers, because TensorFlow keeps 0.7 kB for every Python number that
+    it has ever turned into a tensor.
     """
     for name, value in values.items():
         description = DESCRIPTIONS.get(name)
@@ -245,7 +233,7 @@ def write_scalars(values: Mapping[str, float]) -> None:
 
 
 def chart_layout() -> layout_pb2.Layout:
-    """The custom-scalars page: numbers together with the lines they are held to."""
+    """The custom-scalars page: charts of scalars with their reference lines."""
     charts = {
         "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
             "loss/g$",
@@ -253,7 +241,9 @@ def chart_layout() -> layout_pb2.Layout:
             "loss/reference_.*",
         ],
         "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
-        "share of real images with a sample near; floor: real": ["coverage[^/]*/.*"],
+        "fraction of real images with a sample nearby; floor: real images": [
+            "coverage[^/]*/.*"
+        ],
     }
     return layout_pb2.Layout(
         category=[

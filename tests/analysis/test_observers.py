@@ -1,26 +1,47 @@
-"""What training sees of its checkerboards."""
+"""The observers on real images, on artifacts, on collapsed samples, and in a run."""
 
+import json
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from analysis.observers import SpectrumObserver
-from gan.data.dataset import BUNDLED_FILE
+from analysis.observers import LOGGED_SCORES, QualityObserver, SpectrumObserver
+from config.schema import DataConfig
+from gan.data.dataset import latents_from_seeds, load_dataset
+from gan.evaluation import Observation
+from gan.run import checkpoint
+from gan.run.environment import prepare_tensorflow
+from gan.run.folder import RunFolder
+from gan.sampling import open_run, renderer
+from gan.state import build_state
+from gan.training import train
+
+prepare_tensorflow()
 
 CHECKER = 1 - 2 * (np.indices((28, 28, 1)).sum(axis=0) % 2)
 
 
 @pytest.fixture(scope="module")
-def real() -> np.ndarray:
-    with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
-        return arrays["test_images"][..., np.newaxis]
+def real(fashion_mnist) -> np.ndarray:
+    return fashion_mnist.test.images_uint8
 
 
 @pytest.fixture(scope="module")
-def observer(real: np.ndarray) -> SpectrumObserver:
+def labels(fashion_mnist) -> np.ndarray:
+    return fashion_mnist.test.labels
+
+
+@pytest.fixture(scope="module")
+def spectrum_observer(real: np.ndarray) -> SpectrumObserver:
     return SpectrumObserver(real, num_images=500, picture_every=2)
+
+
+@pytest.fixture(scope="module")
+def quality_observer() -> QualityObserver:
+    return QualityObserver(DataConfig(), num_images=500, first_step=100)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +56,8 @@ def state() -> SimpleNamespace:
     return SimpleNamespace(ema_generator=model)
 
 
-def test_real_images_lie_in_the_band(observer, state, real: np.ndarray):
-    scalars = observer.observe(0, real[-500:], state).scalars
+def test_real_images_lie_in_the_band(spectrum_observer, state, real: np.ndarray):
+    scalars = spectrum_observer.observe(0, real[-500:], state).scalars
     for family in ("last", "prev"):
         low, high = (
             scalars[f"spectrum/real_band_{family}_{side}_db"]
@@ -46,22 +67,24 @@ def test_real_images_lie_in_the_band(observer, state, real: np.ndarray):
         assert low < scalars[f"spectrum/delta_pnr_{family}_db"] < high
 
 
-def test_a_checkerboard_leaves_the_band(observer, state, real: np.ndarray):
+def test_a_checkerboard_leaves_the_band(spectrum_observer, state, real: np.ndarray):
     images = np.clip(real[-500:] * 0.9 + 12.75 + 4 * CHECKER, 0, 255).astype(np.uint8)
-    scalars = observer.observe(250, images, state).scalars
+    scalars = spectrum_observer.observe(250, images, state).scalars
     assert scalars["spectrum/a_last_grey_levels"] == pytest.approx(4, abs=0.6)
     high = scalars["spectrum/real_band_last_high_db"]
     assert scalars["spectrum/delta_pnr_last_db"] > high
     assert all(isinstance(value, float) for value in scalars.values())
 
 
-def test_only_layers_with_a_stride_have_an_index(observer, state, real: np.ndarray):
-    scalars = observer.observe(0, real[:500], state).scalars
+def test_only_layers_with_a_stride_have_an_index(
+    spectrum_observer, state, real: np.ndarray
+):
+    scalars = spectrum_observer.observe(0, real[:500], state).scalars
     indices = {name: value for name, value in scalars.items() if name[:4] == "eta/"}
     assert indices == {"eta/stage2_upsample": pytest.approx(0, abs=1e-6)}
 
 
-def test_pictures_come_at_their_own_pace(state, real: np.ndarray):
+def test_a_picture_comes_at_every_second_evaluation(state, real: np.ndarray):
     observer = SpectrumObserver(real[:2000], num_images=500, picture_every=2)
     seen = [observer.observe(step, real[:500], state).pictures for step in range(3)]
     assert [len(pictures) for pictures in seen] == [1, 0, 1]
@@ -71,7 +94,207 @@ def test_pictures_come_at_their_own_pace(state, real: np.ndarray):
     assert picture.std() > 10
 
 
-def test_a_collapsed_generator_is_survived(observer, state):
+def test_constant_images_give_finite_numbers(spectrum_observer, state):
     black = np.zeros((500, 28, 28, 1), np.uint8)
-    scalars = observer.observe(1, black, state).scalars
+    scalars = spectrum_observer.observe(1, black, state).scalars
     assert all(np.isfinite(value) for value in scalars.values())
+
+
+def observe(observer, images, step=100):
+    """Returns scores and floors by their short names, and the observation."""
+    observation = observer.observe(step, images, None)
+    names = {metric: observer.name(metric) for metric in LOGGED_SCORES}
+    scores = {metric: observation.scalars[name] for metric, name in names.items()}
+    floors = {m: observation.scalars[f"{name}-floor"] for m, name in names.items()}
+    return scores, floors, observation
+
+
+def alarm(observer, images, step=100):
+    return observer.observe(step, images, None).alarm
+
+
+def test_names_hold_number_network_and_reference(quality_observer):
+    assert quality_observer.num_images == 500
+    name = quality_observer.name("fcd")
+    assert name == f"fcd_n500/{quality_observer.extractor.id}-validation"
+    assert quality_observer.extractor.id.startswith("fmnist-v1-")
+
+
+def test_test_images_score_near_the_floor_and_raise_no_alarm(quality_observer, real):
+    scores, floors, observation = observe(quality_observer, real[:500])
+    assert observation.alarm == ""
+    assert observation.score == quality_observer.name("fcd")
+    assert scores["fcd"] == pytest.approx(floors["fcd"], rel=0.3)
+    assert scores["coverage"] == pytest.approx(floors["coverage"], abs=0.05)
+    assert scores["diversity"] == pytest.approx(1, abs=0.05)
+    assert scores["num_classes"] == floors["num_classes"] == 10
+    assert floors["class_tv"] < 0.15 and floors["duplicates"] == 0
+
+
+def test_every_kind_of_collapse_is_named(quality_observer, real, labels):
+    some = real[labels >= 7][:500]
+    assert alarm(quality_observer, some) == "3 of 10 classes are left"
+    assert alarm(quality_observer, real[labels < 7][:500]) == ""
+
+    few = np.tile(real[:10], (50, 1, 1, 1))
+    assert "100% of samples are near copies" in alarm(quality_observer, few)
+    some = np.concatenate([real[:400], np.tile(real[400:410], (10, 1, 1, 1))])
+    assert alarm(quality_observer, some) == "20% of samples are near copies"
+
+    shirt = real[labels == 1][:1]
+    rng = np.random.default_rng(0)
+    noisy = np.clip(shirt + rng.normal(0, 9, (500, 28, 28, 1)), 0, 255)
+    assert "diversity is 0." in alarm(quality_observer, noisy.astype(np.uint8))
+
+
+def test_no_alarm_is_raised_before_the_first_step_for_it(quality_observer, real):
+    few = np.tile(real[:10], (50, 1, 1, 1))
+    assert alarm(quality_observer, few, step=99) == ""
+    assert alarm(quality_observer, few, step=100) != ""
+
+
+def test_too_few_images_are_refused(tmp_path, real):
+    np.savez(tmp_path / "few.npz", images=real[:50])
+    with pytest.raises(ValueError, match="quality: received 41 training and 9 test"):
+        QualityObserver(DataConfig(str(tmp_path / "few.npz")))
+
+
+def test_images_without_trained_weights_get_random_features(tmp_path, real):
+    np.savez(tmp_path / "own.npz", images=real[:2000])
+    observer = QualityObserver(DataConfig(str(tmp_path / "own.npz")))
+    assert observer.name("fcd").startswith("fcd_n334/random-v1-")
+    observation = observer.observe(5000, real[5000:5334], None)
+    assert observation.alarm == ""
+    assert observer.name("num_classes") not in observation.scalars
+    few = np.resize(real[:10], (334, 28, 28, 1))
+    assert "near copies" in alarm(observer, few, step=5000)
+
+
+@pytest.fixture(scope="module")
+def observed(tiny, images, tmp_path_factory, quality_observer):
+    """The folder of a run with both observers; otherwise it is the run `trained`."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    config = tiny({"model.initializer_stddev": 0.2})
+    spectrum = SpectrumObserver(images.images_uint8, num_images=100)
+    with RunFolder(directory) as folder:
+        train(
+            config,
+            images,
+            folder,
+            make_observers=lambda: [spectrum, quality_observer],
+        )
+    return directory
+
+
+def test_observers_change_nothing(tiny, trained, observed):
+    state = build_state(tiny(), 28, 1)
+    digests = [state.digest()]
+    for directory in (trained, observed):
+        checkpoint.restore_newest(directory / "state", state.checkpoint)
+        digests.append(state.digest())
+    assert digests[0] != digests[1] == digests[2]
+
+
+def test_the_log_has_scores_floors_and_the_gap(observed, quality_observer):
+    text = (observed / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    fcd = quality_observer.name("fcd")
+    for name in (fcd, f"{fcd}-floor"):
+        assert [line["step"] for line in lines if name in line] == [0, 6, 12]
+    gaps = [line for line in lines if "gap/batch_vs_moving" in line]
+    assert [line["step"] for line in gaps] == [0, 6, 12]
+    # Before the first step the average is the generator.
+    assert gaps[0]["gap/raw_vs_ema"] == 0 < gaps[-1]["gap/raw_vs_ema"]
+    # Moving statistics start at mean 0 and variance 1, far from those of a batch.
+    assert gaps[0]["gap/batch_vs_moving"] > 0
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_score(
+    observed, quality_observer
+):
+    fcd = quality_observer.name("fcd")
+    text = (observed / "log.jsonl").read_text()
+    scores = {
+        line["step"]: line[fcd]
+        for line in map(json.loads, text.splitlines())
+        if fcd in line and line["step"]
+    }
+    best = open_run(observed, "best")
+    assert best.step == min(scores, key=scores.get)
+    latents = latents_from_seeds(range(500), best.config.model.latent_dim)
+    found, _, _ = observe(quality_observer, renderer(best.generator)(latents))
+    assert found["fcd"] == pytest.approx(scores[best.step], abs=1e-5)
+
+
+class FakeObserver:
+    """Gives each evaluation the score that a test chooses."""
+
+    num_images = 1
+
+    def __init__(self, scores, name="score"):
+        self.scores, self.name = scores, name
+
+    def observe(self, step, images_uint8, state):
+        value = self.scores.get(step, 9.0)
+        return Observation({self.name: value}, score=self.name)
+
+
+@pytest.fixture
+def eagerly():
+    """Runs steps without compilation: a few of them cost less than one trace."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_a_resumed_run_remembers_the_best(tiny, images, tmp_path, eagerly):
+    """The lowest score is kept, and the earlier of two equal ones.
+
+    A NaN is not kept. A score with another name is not compared with the old one.
+    """
+
+    def kept(num_steps, scores, name="score"):
+        config = tiny({"train.num_steps": num_steps, "run.evaluate_every_steps": 1})
+        with RunFolder(tmp_path) as folder:
+            observers = [FakeObserver(scores, name)]
+            train(config, images, folder, make_observers=lambda: observers)
+        (found,) = checkpoint.available(tmp_path / "best")
+        return found[0], checkpoint.verify(found[1])["facts"]["value"]
+
+    assert kept(3, {1: 3.0, 2: 2.0}) == (2, 2.0)
+    assert kept(5, {4: 2.0, 5: float("nan")}) == (2, 2.0)
+    assert kept(7, {6: 1.0, 7: 1.5}) == (6, 1.0)
+    assert kept(8, {8: 4.0}, "another") == (8, 4.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [2e-4, 2e-2])
+def test_a_run_driven_into_collapse_is_noticed(tiny, tmp_path, rate):
+    """Small networks on all images, the discriminator a hundred times too fast."""
+    config = tiny(
+        {
+            "data.limit": 0,
+            "model.generator_widths": [32, 16, 8],
+            "model.discriminator_widths": [16, 32],
+            "model.latent_dim": 100,
+            "train.batch_size": 64,
+            "train.d_learning_rate": rate,
+            "train.num_steps": 800,
+            "train.steps_per_call": 25,
+            "run.log_every_steps": 800,  # so that the losses alone raise nothing
+            "run.evaluate_every_steps": 100,
+            "run.checkpoint_every_steps": 400,
+        }
+    )
+    observer = QualityObserver(config.data, num_images=500, first_step=500)
+    with RunFolder(tmp_path) as folder:
+        data = load_dataset(config.data)
+        outcome = train(
+            config, data, folder, make_observers=lambda: [observer], on_alarm="stop"
+        )
+    if rate < 1e-3:
+        assert (outcome.step, outcome.exit_code) == (800, 0)
+    else:
+        assert (outcome.step, outcome.exit_code) == (600, 3)
+        assert "stopped by alarm collapsing" in outcome.stop
+        assert "classes are left, diversity is 0." in outcome.stop

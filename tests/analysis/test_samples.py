@@ -1,4 +1,4 @@
-"""Where images come from, and one clear line for each that cannot be measured."""
+"""Images are loaded from every source; what cannot be measured is refused."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def save(folder, **arrays: np.ndarray):
     return path
 
 
-def test_an_npz_of_uint8_is_taken_as_it_is(real: np.ndarray, tmp_path):
+def test_an_npz_of_uint8_is_loaded_unchanged(real: np.ndarray, tmp_path):
     samples = load_samples(save(tmp_path, images=real), num_images=550)
     assert samples.images_uint8.shape == (550, 28, 28, 1)
     assert np.array_equal(samples.images_uint8[..., 0], real[:550])
@@ -29,7 +29,7 @@ def test_an_npz_of_uint8_is_taken_as_it_is(real: np.ndarray, tmp_path):
     assert samples.notes == ("550 images; 2000 or more are advised.",)
 
 
-def test_floats_are_rounded_like_data(real: np.ndarray, tmp_path):
+def test_floats_are_rounded_to_uint8(real: np.ndarray, tmp_path):
     floats = (real / 127.5 - 1).astype(np.float32)
     samples = load_samples(save(tmp_path, images=floats))
     assert np.array_equal(samples.images_uint8[..., 0], real)
@@ -50,27 +50,28 @@ def test_floats_are_rounded_like_data(real: np.ndarray, tmp_path):
         (lambda real: np.array([real[0], real[1, :9], None], object), "several sizes"),
     ],
 )
-def test_wrong_arrays_get_one_line(real: np.ndarray, tmp_path, change, message: str):
+def test_wrong_arrays_are_refused_in_one_line(
+    real: np.ndarray, tmp_path, change, message: str
+):
     with pytest.raises(SampleError, match=message) as error:
         load_samples(save(tmp_path, images=change(real)))
     assert "\n" not in str(error.value)
 
 
-def test_arrays_that_unfold_beyond_memory_are_not_read(
+def test_arrays_that_do_not_fit_into_memory_are_not_read(
     real: np.ndarray, tmp_path, monkeypatch
 ):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, images=np.zeros_like(real), others=real)
-    with pytest.raises(
-        SampleError, match="constant"
-    ):  # read, since it is not too large
+    with pytest.raises(SampleError, match="constant"):  # it is read
         load_samples(path)
-    monkeypatch.setattr("gan.files.MAX_BYTES", real.nbytes)  # its header adds to it
+    # The limit is exceeded because the file of the array has a header.
+    monkeypatch.setattr("gan.files.MAX_BYTES", real.nbytes)
     with pytest.raises(SampleError, match="cannot be read .* bytes, expected at most"):
         load_samples(path)
 
 
-def test_wrong_files_get_one_line(real: np.ndarray, tmp_path):
+def test_wrong_files_are_refused_in_one_line(real: np.ndarray, tmp_path):
     with pytest.raises(SampleError, match="array called images"):
         load_samples(save(tmp_path, pictures=real))
     broken = tmp_path / "broken.npz"
@@ -121,7 +122,7 @@ def test_the_reference_is_fashion_mnist_unless_named(real: np.ndarray, tmp_path)
         load_reference("./no_such_set")
 
 
-def test_the_reference_must_fit(real: np.ndarray, tmp_path):
+def test_the_reference_must_have_the_same_size(real: np.ndarray, tmp_path):
     colour = load_samples(save(tmp_path, images=np.stack([real] * 3, axis=-1)))
     with pytest.raises(SampleError, match=r"28x28 px, RGB; .* has 28x28 px, grey"):
         load_reference(samples=colour)
@@ -130,7 +131,7 @@ def test_the_reference_must_fit(real: np.ndarray, tmp_path):
         load_reference(samples=small)
 
 
-def test_a_run_brings_its_data_set(trained):
+def test_the_reference_of_a_run_is_its_data_set(trained):
     samples = load_samples(trained, num_images=500)
     assert samples.images_uint8.shape == (500, 28, 28, 1)
     assert samples.source == "run"

@@ -1,4 +1,4 @@
-"""Intervals and corrections worked out by hand."""
+"""Intervals and corrections, compared with results computed by hand."""
 
 import time
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.statistics import (
+    Interval,
     bootstrap_means,
     holm,
     paired_difference,
@@ -22,8 +23,8 @@ def test_t_interval_of_three_runs():
     )
 
 
-def test_paired_difference_sees_what_pooling_hides():
-    """Seeds differ by tens, methods by one: only pairs tell the methods apart."""
+def test_a_paired_difference_finds_what_the_means_do_not_show():
+    """Seeds differ by 10, methods by 1: only the pairs show a difference."""
     seeds = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
     better = seeds - 1 + np.array([0.1, -0.1, 0.0, 0.1, -0.1])
     interval, p_value = paired_difference(seeds, better)
@@ -32,7 +33,7 @@ def test_paired_difference_sees_what_pooling_hides():
     assert t_interval(seeds).low < t_interval(better).high  # unpaired: overlap
 
 
-def test_runs_must_pair_and_be_several():
+def test_unequal_numbers_of_runs_and_single_runs_are_refused():
     with pytest.raises(ValueError, match="3 and 2 runs"):
         paired_difference(np.zeros(3), np.zeros(2))
     with pytest.raises(ValueError, match="at least 2"):
@@ -50,7 +51,7 @@ def test_bootstrap_of_a_mean_has_its_standard_error():
     rows = np.hstack([values, np.ones_like(values)]).astype(np.float32)
     means = bootstrap_means(rows, 2000, seed=0)
     assert means.shape == (2000, 1)
-    # 2000 resamples: the spread itself is known to 1.6 %.
+    # With 2000 resamples the deviation is known to 1.6 %.
     assert means.std() == pytest.approx(values.std() / np.sqrt(4000), rel=0.06)
     fewer = bootstrap_means(rows, 2000, seed=0, num_drawn=1000)
     assert fewer.std() == pytest.approx(2 * means.std(), rel=0.1)
@@ -68,6 +69,12 @@ def test_rows_that_sum_several_images_weigh_as_many():
     assert spreads == pytest.approx([values.std() / np.sqrt(6000)] * 3, rel=0.06)
 
 
+def test_an_interval_as_text():
+    interval = Interval(1.5, -0.25, 2.0)
+    assert interval.text() == "+1.50 (-0.25 .. +2.00)"
+    assert interval.text(".1f", to="to") == "1.5 (-0.2 to 2.0)"
+
+
 def test_percentile_interval_takes_row_0_as_the_estimate():
     table = np.array([7.0, *np.arange(1001)])
     interval = percentile_interval(table)
@@ -79,6 +86,5 @@ def test_a_thousand_resamples_of_ten_thousand_images_are_quick():
     rows = np.ones((10_000, 206), np.float32)
     start = time.process_time()
     bootstrap_means(rows, 1000, seed=0)
-    assert (
-        time.process_time() - start < 5
-    )  # about 0.3; the bound forgives a busy machine
+    # It takes about 0.3 s; the bound allows for a busy machine.
+    assert time.process_time() - start < 5

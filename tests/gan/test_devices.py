@@ -1,4 +1,4 @@
-"""Several devices and processes train as one, and none of them waits for ever.
+"""Several devices and processes train as one, and none of them waits endlessly.
 
 The runs are real processes: virtual CPUs must be there before TensorFlow starts.
 """
@@ -131,15 +131,15 @@ CONTROL = """
 import sys
 from unittest.mock import patch
 import numpy as np
-from gan.run import backend
-backend.prepare()
+from gan.run.environment import prepare_tensorflow
+prepare_tensorflow()
 import keras
 import tensorflow as tf
 from config.loader import load_config
 from gan import devices, models
 from gan.data.dataset import load_dataset
 from gan.state import build_state
-from gan.step import draw, make_train_steps
+from gan.step import batch_inputs, make_train_steps
 
 strategy = devices.make_strategy("mirrored", 2)
 config = load_config(sys.argv[1], {"train.precision": sys.argv[2]})
@@ -147,7 +147,8 @@ images = tf.constant(load_dataset(config.data).images_uint8)
 
 def losses(state):
     train_steps = make_train_steps(config, state)
-    rows = [train_steps(images, *draw(config, [s], len(images))) for s in range(3)]
+    inputs = [batch_inputs(config, [s], len(images)) for s in range(3)]
+    rows = [train_steps(images, *each) for each in inputs]
     return np.concatenate([row.numpy()[:, :4] for row in rows])
 
 def gap():
@@ -192,7 +193,7 @@ def test_without_any_of_its_parts_two_replicas_differ(command, precision, near):
 def test_a_checkpoint_moves_between_one_device_and_several(
     runs, command, first, flags, changed
 ):
-    """Row 22."""
+    """Row 22 of docs/reliability.md."""
     copy = shutil.copytree(runs / first, runs / f"moved-{first}-{len(flags)}")
     for step, path in available(copy / "state"):
         if step > 20:
@@ -246,7 +247,7 @@ def disturb(command, directory, act, *options):
 def test_after_a_worker_is_killed_or_frozen_the_run_continues_exactly(
     runs, command, number, who
 ):
-    """Row 20 of the list of faults."""
+    """Row 20 of docs/reliability.md."""
     name = f"{number.name}-{who}"
     act = lambda pids: os.kill(pids[who], number)  # noqa: E731
     options = ("--grace", "5", "--start-timeout", "120")
@@ -260,7 +261,7 @@ def test_after_a_worker_is_killed_or_frozen_the_run_continues_exactly(
 
 
 def test_a_signal_to_one_worker_stops_and_saves_all(runs, command):
-    """Row 23 with two processes: they stop after the same step."""
+    """Row 23 of docs/reliability.md: both processes stop after the same step."""
     flags = command("stopped", *MULTIWORKER)
     act = lambda pids: os.kill(pids[1], signal.SIGTERM)  # noqa: E731
     code, out, err = disturb(flags, runs / "stopped", act)
@@ -273,7 +274,7 @@ def test_a_signal_to_one_worker_stops_and_saves_all(runs, command):
 
 
 def test_a_worker_without_its_peer_ends_in_time(command):
-    """Row 21: TensorFlow alone waits for more than ten minutes, deaf to SIGTERM."""
+    """Row 21: TensorFlow alone ignores SIGTERM and waits for more than ten minutes."""
     cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
     config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})
     environment = {"TF_CONFIG": config, "GAN_START_TIMEOUT_SECONDS": "3"}
@@ -302,7 +303,6 @@ def test_a_worker_without_its_peer_ends_in_time(command):
         ((*MIRRORED, "--jit"), "--jit: received 2 replicas, expected one"),
         (("--replicas", "2"), "--replicas: received with --strategy one"),
         (MULTIWORKER, "received TF_CONFIG='', expected"),
-        ((*MULTIWORKER, "--on-alarm", "rollback"), "use stop"),
     ],
 )
 def test_what_cannot_work_gets_one_line(command, flags, said):

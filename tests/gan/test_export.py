@@ -25,13 +25,13 @@ def test_an_export_that_gives_other_pixels_is_refused(trained, tmp_path, monkeyp
         export_generator(run, "keras", tmp_path / "g.keras")
 
 
-def test_a_keras_file_has_its_ending(trained, tmp_path):
+def test_a_keras_file_must_end_in_keras(trained, tmp_path):
     for name in ("g", "g.h5"):
         with pytest.raises(RunError, match="ending in .keras"):
             export_generator(open_run(trained), "keras", tmp_path / name)
 
 
-def test_a_full_disk_keeps_the_export_before(trained, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_earlier_export(trained, tmp_path, monkeypatch):
     run = open_run(trained)
     (tmp_path / "g.keras").write_text("earlier")
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gan.launch import PEER_LOST, Limits, environments, launch
+from gan.launch import Limits, WorkerLostError, environments, launch
 
 ROOT = Path(__file__).parents[2]
+LOST = WorkerLostError.exit_code
 INDEX = """
 import json, os, sys, time, signal
 index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
@@ -51,7 +52,7 @@ def test_a_worker_that_fails_by_itself_is_not_started_again(tmp_path):
     ("end", "code", "cause"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", 128 + 9, "SIGKILL"),
-        (f"sys.exit({PEER_LOST})", PEER_LOST, "its peer has gone"),
+        (f"sys.exit({LOST})", LOST, "another worker has gone"),
     ],
 )
 def test_a_worker_that_dies_is_started_again_so_often_and_no_more(

@@ -24,17 +24,16 @@ def tree(directory):
     return {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
 
 
-def test_a_run_says_what_it_is(trained):
+def test_a_loaded_run_has_its_settings_and_its_step(trained):
     before = tree(trained)
     run = open_run(str(trained))
     assert (run.step, run.image_size, run.channels) == (12, 28, 1)
-    assert (run.dataset_name, run.directory) == ("fashion_mnist", trained)
     assert run.config == read_run(trained).config
     assert open_run(trained, "5").step == 5
-    assert tree(trained) == before  # a reader changes nothing
+    assert tree(trained) == before  # nothing in the folder has changed
 
 
-def test_the_picture_of_a_seed_depends_on_nothing_else(trained):
+def test_the_image_of_a_seed_does_not_depend_on_other_seeds(trained):
     generator = open_run(trained).generator
     many = sample(generator, range(130))
     assert many.shape == (130, 28, 28, 1) and many.dtype == np.uint8
@@ -47,13 +46,13 @@ def test_the_picture_of_a_seed_depends_on_nothing_else(trained):
     np.testing.assert_array_equal(twice, many[[7, 3, 7]])
 
 
-def test_the_grid_of_training_shows_the_same_pictures(trained):
+def test_the_grid_of_training_shows_the_same_images(trained):
     grid = tile(sample(open_run(trained).generator, range(9)))
     with Image.open(trained / "samples" / "step-00000012.png") as stored:
         np.testing.assert_array_equal(np.asarray(stored), grid[..., 0])
 
 
-def test_no_image_is_asked_for(trained):
+def test_no_latents_are_refused(trained):
     render = renderer(open_run(trained).generator)
     with pytest.raises(ValueError, match="no latents"):
         render(np.zeros((0, 8), np.float32))
@@ -69,7 +68,7 @@ def test_checkpoint_export_and_state_hold_the_same_averaged_generator(run):
     exported = open_run(run)
     np.testing.assert_array_equal(sample(exported.generator, range(70)), expected)
     raw = sample(state.generator, range(70))
-    assert not np.array_equal(raw, expected)  # the control: weights not averaged
+    assert not np.array_equal(raw, expected)  # the control: weights without averages
     # Averaged weights with the raw statistics are another network, too.
     for layer in ("base_norm", "stage1_norm", "stage2_norm"):
         average, current = (
@@ -81,10 +80,10 @@ def test_checkpoint_export_and_state_hold_the_same_averaged_generator(run):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_checkpoint_that_training_removes_meanwhile_is_passed_over(
+def test_a_checkpoint_that_training_removes_meanwhile_is_skipped(
     run, monkeypatch, moment
 ):
-    """Retention removes it before or after its files were verified."""
+    """Training removes it before or after its files were verified."""
     verify = sampling.verify
 
     def removing(path):
@@ -99,7 +98,7 @@ def test_a_checkpoint_that_training_removes_meanwhile_is_passed_over(
     assert open_run(run).step == 10
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(run):
+def test_a_damaged_checkpoint_is_skipped_and_not_removed(run):
     path = run / "state" / "step-00000012" / "ckpt.index"
     path.write_bytes(path.read_bytes()[:-1])
     assert open_run(run).step == 10
@@ -122,7 +121,7 @@ def test_no_checkpoint_at_all(run):
         open_run(run)
 
 
-def test_checkpoints_of_other_widths_are_one_line(run):
+def test_checkpoints_of_other_widths_are_refused_in_one_line(run):
     facts = json.loads((run / "config.json").read_text())
     facts["config"]["model"]["generator_widths"] = [8, 8, 6]
     (run / "config.json").write_text(json.dumps(facts))
@@ -140,7 +139,7 @@ def exported(run):
 
 def refuse(path):
     with warnings.catch_warnings(), pytest.raises(RunError) as refusal:
-        warnings.simplefilter("error")  # nor does Keras add lines of its own
+        warnings.simplefilter("error")  # Keras must not warn either
         open_run(path.parent)
     assert f"{path} does not hold this generator: " in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -162,7 +161,7 @@ def test_another_generator_is_refused(exported, changes):
 
 
 def test_a_file_with_more_layers_is_refused(exported):
-    """Keras alone would load the layers that fit and pass over the others."""
+    """Keras alone would load the layers that fit and ignore the others."""
     path, config = exported
     generator = build_generator(config.model)
     more = keras.layers.Conv2D(1, 3, padding="same")(generator.output)
@@ -185,7 +184,7 @@ def test_a_damaged_export_is_refused(exported):
 
 
 def with_weights(path, change):
-    """Rewrites the weights in an export as a stranger could."""
+    """Changes the weights in an export as an attacker could."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     stream = io.BytesIO(members["model.weights.h5"])
@@ -213,13 +212,13 @@ def store_elsewhere(file, name):
     file.create_dataset(name, shape, "f4", external=[("/etc/passwd", 0, size)])
 
 
-def unfold(file, name):
+def make_huge(file, name):
     del file[name]
     file.create_dataset(name, (2**40,), "f4", chunks=(1024,))
 
 
-@pytest.mark.parametrize("change", [link, store_elsewhere, unfold])
-def test_weights_that_lead_elsewhere_are_refused(exported, change):
+@pytest.mark.parametrize("change", [link, store_elsewhere, make_huge])
+def test_weights_with_links_or_huge_shapes_are_refused(exported, change):
     path, _ = exported
     with_weights(path, lambda file, name: None)
     open_run(path.parent)  # the control
@@ -227,7 +226,7 @@ def test_weights_that_lead_elsewhere_are_refused(exported, change):
     refuse(path)
 
 
-def test_weights_that_unfold_beyond_the_generator_are_refused(exported):
+def test_weights_larger_than_the_generator_are_refused_before_decompression(exported):
     path, _ = exported
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(1 << 24))
@@ -239,11 +238,11 @@ def test_weights_that_unfold_beyond_the_generator_are_refused(exported):
 def test_the_architecture_in_an_export_is_never_read(exported):
     path, _ = exported
     expected = sample(open_run(path.parent).generator, [0])
-    evil = {"module": "os", "class_name": "function", "config": "system"}
+    harmful = {"module": "os", "class_name": "function", "config": "system"}
     with zipfile.ZipFile(path) as archive:
         weights = archive.read("model.weights.h5")
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", json.dumps(evil))
+        archive.writestr("config.json", json.dumps(harmful))
         archive.writestr("../../escape.txt", "no")
         archive.writestr("model.weights.h5", weights)
     np.testing.assert_array_equal(
@@ -251,7 +250,7 @@ def test_the_architecture_in_an_export_is_never_read(exported):
     )
 
 
-def test_settings_that_change_pictures_and_no_shape_are_noticed(run):
+def test_changed_settings_that_change_no_shape_are_refused(run):
     facts = json.loads((run / "config.json").read_text())
     facts["config"]["model"]["leaky_slope"] = 0.7
     (run / "config.json").write_text(json.dumps(facts))

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gan.run.checkpoint import restore_newest, save
 from gan.state import FusedAdam, StateError, TrainState, build_state
 
 
@@ -12,7 +13,7 @@ def without_random_state(monkeypatch):
 
 def test_seed_states_are_found_and_tracked(tiny):
     state = build_state(tiny(), 28, 1)
-    assert len(state.random_state()) == 2  # one a dropout layer
+    assert len(state.random_state()) == 2  # one for each dropout layer
     assert state.untracked() == []
     assert len(build_state(tiny({"model.dropout": 0.0}), 28, 1).random_state()) == 0
 
@@ -48,6 +49,15 @@ def test_a_checkpoint_holds_everything_that_the_digest_covers(
     assert other.digest() != state.digest()
     other.checkpoint.read(path).assert_consumed()
     assert other.digest() == state.digest() and int(other.step) == 9
+
+
+def test_a_checkpoint_with_the_rate_scale_of_older_versions_is_restored(tiny, tmp_path):
+    state, other = (build_state(tiny({"run.seed": s}), 28, 1) for s in (0, 1))
+    state.checkpoint.rate_scale = tf.Variable(1.0)
+    save(tmp_path, 0, state.checkpoint, {}, keep=1)
+    assert other.digest() != state.digest()
+    restore_newest(tmp_path, other.checkpoint)
+    assert other.digest() == state.digest() and other.untracked() == []
 
 
 def test_the_digest_covers_each_variable_and_the_step(tiny):

@@ -1,7 +1,5 @@
 """The compiled step, against arithmetic done by hand."""
 
-from types import SimpleNamespace
-
 import keras
 import numpy as np
 import pytest
@@ -9,19 +7,21 @@ import tensorflow as tf
 
 from gan.data.dataset import batch_indices, latents
 from gan.data.images import to_float
-from gan.gradients import (
-    R1_EVERY,
-    back_through_discriminator,
-    make_r1,
-    one_pass_is_enough,
-)
 from gan.losses import LOSSES, bce
-from gan.run import backend
+from gan.run.environment import prepare_tensorflow
 from gan.state import build_state
-from gan.step import METRICS, make_step, make_train_steps
-from gan.training import draw
+from gan.step import (
+    METRICS,
+    R1_EVERY_STEPS,
+    back_through_discriminator,
+    batch_inputs,
+    make_step,
+    make_train_steps,
+    one_pass_is_enough,
+    r1_gradients,
+)
 
-backend.prepare()
+prepare_tensorflow()
 SMOOTH = {"model.dropout": 0.0}  # what XLA and a forward pass by hand can reproduce
 
 
@@ -30,7 +30,8 @@ def trained(config, images, calls=((0,),)):
     state = build_state(config, 28, 1)
     function = make_train_steps(config, state)
     pixels = tf.constant(images.images_uint8)
-    metrics = [function(pixels, *draw(config, steps, 256)).numpy() for steps in calls]
+    inputs = [batch_inputs(config, steps, 256) for steps in calls]
+    metrics = [function(pixels, *each).numpy() for each in inputs]
     return state, np.concatenate(metrics), function.experimental_get_tracing_count()
 
 
@@ -202,31 +203,26 @@ def test_half_precision_takes_two_passes(tiny):
     assert not one_pass_is_enough(tiny(half))
 
 
-def test_r1_pulls_the_weights_of_a_linear_discriminator_to_zero(tiny):
+def test_r1_pulls_the_weights_of_a_linear_discriminator_to_zero():
     """Its slope is w everywhere: gamma / 2 |w|^2 has the gradient gamma w."""
     linear = keras.Sequential(
         [keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(1)]
     )
     kernel = np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
     linear.set_weights([kernel, np.ones(1, np.float32)])
-    penalty = make_r1(
-        tiny({"train.r1_gamma": 0.1}), SimpleNamespace(discriminator=linear)
-    )
-    of_kernel, of_bias = penalty(tf.zeros((5, 2, 2, 1)), 3.0)
-    np.testing.assert_allclose(of_kernel, 3 * R1_EVERY * 0.1 * kernel, rtol=1e-6)
+    of_kernel, of_bias = r1_gradients(linear, tf.zeros((5, 2, 2, 1)), 0.1, 3.0)
+    np.testing.assert_allclose(of_kernel, 3 * R1_EVERY_STEPS * 0.1 * kernel, rtol=1e-6)
     assert of_bias.numpy() == [0.0]
 
 
 def test_r1_is_the_gradient_of_half_the_squared_slope(tiny, images):
     """Along a random direction, against differences of the penalty itself."""
-    config = tiny(
-        SMOOTH | {"train.r1_gamma": 2 / R1_EVERY, "model.initializer_stddev": 0.2}
-    )
+    config = tiny(SMOOTH | {"model.initializer_stddev": 0.2})
     state = build_state(config, 28, 1)
     real = tf.constant(to_float(images.images_uint8[:8]))
     weights = state.discriminator.trainable_variables
-    draw = np.random.default_rng(0).standard_normal
-    direction = [draw(w.shape).astype(np.float32) for w in weights]
+    normal = np.random.default_rng(0).standard_normal
+    direction = [normal(w.shape).astype(np.float32) for w in weights]
 
     def penalty(amount):
         for weight, part in zip(weights, direction, strict=True):
@@ -239,7 +235,7 @@ def test_r1_is_the_gradient_of_half_the_squared_slope(tiny, images):
             weight.assign_sub(amount * part)
         return np.mean(np.sum(slope**2, axis=(1, 2, 3)))
 
-    gradients = make_r1(config, state)(real, 1.0)
+    gradients = r1_gradients(state.discriminator, real, 2 / R1_EVERY_STEPS, 1.0)
     along = sum(np.sum(g * d) for g, d in zip(gradients, direction, strict=True))
     expected = (penalty(1e-4) - penalty(-1e-4)) / 2e-4
     assert along == pytest.approx(expected, rel=0.02) and abs(along) > 1e-3
@@ -248,10 +244,10 @@ def test_r1_is_the_gradient_of_half_the_squared_slope(tiny, images):
 def test_r1_is_taken_at_every_eighth_step(tiny, images, eagerly):
     norms = {}
     for gamma in (0.0, 1000.0):
-        state = build_state(tiny({"train.r1_gamma": gamma}), 28, 1)
-        step = make_step(tiny({"train.r1_gamma": gamma}), state)
+        config = tiny({"train.r1_gamma": gamma})
         for number in (7, 8, 9):
-            state.reset(build_state(tiny(), 28, 1))
+            state = build_state(config, 28, 1)
+            step = make_step(config, state)
             state.step.assign(number)
             real = tf.constant(to_float(images.images_uint8[:8]))
             metrics = step(real, latents(0, 0, 8, 8)).numpy()

@@ -1,4 +1,4 @@
-"""The catalogue: identities that hold for each method, before and during training."""
+"""Identities that hold for the upsampling methods, before and during training."""
 
 import keras
 import numpy as np
@@ -9,23 +9,23 @@ from analysis.checkerboard.kernels import imbalance, line_responses, subpixel_ke
 from analysis.checkerboard.layout import Protocol
 from analysis.checkerboard.measurement import measure_samples
 from analysis.checkerboard.probe import learned_kernel, measure_lines
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
+from analysis.geometry.audit import audit_model, upsamplers
 from analysis.samples import load_reference, make_samples
-from config.schema import UPSAMPLERS, ConfigError, ModelConfig
+from config.schema import ConfigError, ModelConfig
+from config.upsamplers import UPSAMPLERS
 from gan.data.images import to_float, to_uint8
 from gan.models import build_generator
 from gan.run.folder import RunFolder, default_name
 from gan.sampling import open_run, sample
 from gan.training import train
 from gan.upsampling import (
-    CATALOGUE,
     ICNR,
     PENALTY,
     BalancedPhases,
     Checker,
     PhasePenalty,
     phase_gains,
+    upsample,
 )
 
 TINY = {"generator_widths": (8, 8, 4), "latent_dim": 8}
@@ -41,7 +41,7 @@ def applied(method, x, kernel_size, filters=3):
     """A method alone on maps x, with random weights: its output and its model."""
     inputs = keras.Input(x.shape[1:])
     options = {"use_bias": False, "dtype": "float32", "kernel_initializer": NORMAL}
-    outputs = CATALOGUE[method].build(inputs, filters, kernel_size, "up", **options)
+    outputs = upsample(method, inputs, filters, kernel_size, "up", **options)
     model = keras.Model(inputs, outputs)
     return np.asarray(model(x)), model
 

@@ -3,8 +3,8 @@ import pytest
 
 from analysis.checkerboard.kernels import (
     Stage,
+    causing_stages,
     chain_lines,
-    culprits,
     imbalance,
     line_responses,
     phase_gains,
@@ -56,9 +56,9 @@ def test_a_box_is_zero_at_the_frequencies_that_divide_its_size():
     [(2, 0.75), (3, 8 / 9)],  # 1 - 1/stride^2
 )
 def test_random_weights_are_as_unbalanced_as_their_phases_are_many(stride, expected):
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for size in range(stride, 7):
-        kernel = draws.standard_normal((size, size, 128, 64))
+        kernel = rng.standard_normal((size, size, 128, 64))
         # 8192 pairs: the sum's relative spread is about 1 / sqrt(8192) of 1/4.
         assert imbalance(kernel, (stride, stride)) == pytest.approx(expected, abs=0.015)
 
@@ -71,9 +71,9 @@ def test_imbalance_is_zero_for_a_balanced_kernel_and_one_for_a_pure_checkerboard
 
 
 def test_predicted_lines_are_the_transform_of_one_layers_constant_response():
-    draws = np.random.default_rng(1)
-    stage = Stage((2, 3), draws.standard_normal((5, 4, 6, 2)))
-    means = draws.standard_normal(2)
+    rng = np.random.default_rng(1)
+    stage = Stage((2, 3), rng.standard_normal((5, 4, 6, 2)))
+    means = rng.standard_normal(2)
     field = np.tile(means, (4, 4, 1))
     pattern = upsample_circular(field, stage)[:2, :3]
     measured = np.fft.fft2(pattern, axes=(0, 1)) / 6
@@ -82,14 +82,14 @@ def test_predicted_lines_are_the_transform_of_one_layers_constant_response():
 
 
 def test_a_chain_of_layers_composes():
-    draws = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     stages = [
-        Stage((2, 2), draws.standard_normal((5, 5, 4, 3))),
-        Stage((1, 1), draws.standard_normal((3, 3, 5, 4))),
-        Stage((1, 2), draws.standard_normal((1, 4, 5, 5))),
-        Stage((2, 2), draws.standard_normal((4, 3, 2, 5))),
+        Stage((2, 2), rng.standard_normal((5, 5, 4, 3))),
+        Stage((1, 1), rng.standard_normal((3, 3, 5, 4))),
+        Stage((1, 2), rng.standard_normal((1, 4, 5, 5))),
+        Stage((2, 2), rng.standard_normal((4, 3, 2, 5))),
     ]
-    means = draws.standard_normal(3)
+    means = rng.standard_normal(3)
     values = np.tile(means, (6, 6, 1))
     for stage in stages:
         values = upsample_circular(values, stage)
@@ -97,21 +97,21 @@ def test_a_chain_of_layers_composes():
     np.testing.assert_allclose(measured, chain_lines(stages, means), atol=1e-8)
 
 
-def test_two_stages_of_five_ones_leave_a_fifth_and_a_twenty_fifth_of_the_mean():
+def test_two_stages_of_five_ones_give_a_fifth_and_a_twenty_fifth_of_the_mean():
     stages = [Stage((2, 2), ones(5)), Stage((2, 2), ones(5))]
     lines = np.abs(chain_lines(stages, np.ones(1))[..., 0])
     assert lines[2, 0] / lines[0, 0] == pytest.approx(1 / 5)
     assert lines[1, 0] / lines[0, 0] == pytest.approx(1 / 25)
 
 
-def test_four_ones_leave_no_line():
+def test_four_ones_give_no_line():
     stages = [Stage((2, 2), ones(4)), Stage((2, 2), ones(4))]
     lines = np.abs(chain_lines(stages, np.ones(1))[..., 0])
     assert np.sort(lines.ravel())[-2] < EXACT * lines[0, 0]
 
 
 @pytest.mark.parametrize("taps", [[1, 1], [1 / 4, 3 / 4, 3 / 4, 1 / 4], [1, 2, 1]])
-def test_the_kernels_of_interpolation_keep_a_constant_and_draw_no_line(taps):
+def test_the_kernels_of_interpolation_keep_a_constant_and_give_no_line(taps):
     stage = Stage((2, 2), np.outer(taps, taps)[:, :, None, None])
     lines = chain_lines([stage], np.ones(1))[..., 0]
     assert lines[0, 0] == pytest.approx(sum(taps) ** 2 / 4)
@@ -119,14 +119,14 @@ def test_the_kernels_of_interpolation_keep_a_constant_and_draw_no_line(taps):
 
 
 def test_lines_at_a_half_belong_to_the_last_layer_and_at_a_quarter_to_the_one_before():
-    table = culprits([(1, 1), (2, 2), (2, 2)])
+    table = causing_stages([(1, 1), (2, 2), (2, 2)])
     expected = [[-1, 1, 2, 1], [1, 1, 1, 1], [2, 1, 2, 1], [1, 1, 1, 1]]
     assert table.tolist() == expected
 
 
-def test_blame_follows_the_layer_that_is_balanced():
+def test_the_lines_belong_to_the_layer_that_is_not_balanced():
     balanced, free = ones(4), np.random.default_rng(3).standard_normal((5, 5, 1, 1))
-    for kernels, guilty in (((balanced, free), 1), ((free, balanced), 0)):
+    for kernels, cause in (((balanced, free), 1), ((free, balanced), 0)):
         stages = [Stage((2, 2), kernel) for kernel in kernels]
         lines = np.abs(chain_lines(stages, np.ones(1))[..., 0])
-        assert set(culprits([(2, 2), (2, 2)])[lines > EXACT]) <= {-1, guilty}
+        assert set(causing_stages([(2, 2), (2, 2)])[lines > EXACT]) <= {-1, cause}

@@ -59,7 +59,7 @@ def last_family_db(result):
     return 10 * np.log10(sum(10 ** (result.lines_db[bin] / 10) for bin in LAST))
 
 
-def test_all_ones_kernels_draw_a_fifth_and_a_twenty_fifth_of_the_mean():
+def test_kernels_of_ones_give_a_fifth_and_a_twenty_fifth_of_the_mean():
     result = probe(linear_chain([np.ones((5, 5, 1, 1))] * 2), latents(2, dim=3))
     assert result.strides == (4, 4)
     assert 10 ** (result.lines_db[2, 0] / 20) == pytest.approx(1 / 5, rel=1e-4)
@@ -67,8 +67,8 @@ def test_all_ones_kernels_draw_a_fifth_and_a_twenty_fifth_of_the_mean():
 
 
 def test_a_linear_chain_measures_what_its_kernels_predict():
-    draws = np.random.default_rng(4)
-    kernels = [draws.standard_normal((5, 5, 4, 3)), draws.standard_normal((4, 4, 1, 4))]
+    rng = np.random.default_rng(4)
+    kernels = [rng.standard_normal((5, 5, 4, 3)), rng.standard_normal((4, 4, 1, 4))]
     model, z = linear_chain(kernels), latents(1, dim=3)
     base = keras.Model(model.input, model.layers[2].output)
     means = np.asarray(base(z))[0].mean(axis=(0, 1))
@@ -79,7 +79,7 @@ def test_a_linear_chain_measures_what_its_kernels_predict():
     np.testing.assert_allclose(measured, predicted, rtol=1e-4, atol=1e-3)
 
 
-def test_a_balanced_kernel_draws_no_line_and_its_neighbour_does():
+def test_a_balanced_kernel_gives_no_line_and_the_original_does():
     kernel = np.random.default_rng(5).standard_normal((5, 5, 1, 8))
     balanced = balance(kernel)
     np.testing.assert_allclose(balance(balanced), balanced, atol=1e-12)
@@ -90,20 +90,20 @@ def test_a_balanced_kernel_draws_no_line_and_its_neighbour_does():
 
 
 @pytest.mark.parametrize("upsample", ["resize-nearest", "resize-bilinear"])
-def test_interpolation_before_convolution_stays_on_the_floor(upsample):
+def test_interpolation_before_convolution_gives_no_line(upsample):
     result = probe(small_generator(upsample, seed=0), latents(8))
     assert result.lines_db.ravel()[1:].max() < FLOOR_DB
     assert result.activation == "stage3_tanh"
 
 
-def test_untrained_transposed_convolutions_draw_lines_as_strong_as_the_mean():
+def test_untrained_transposed_convolutions_give_lines_as_strong_as_the_mean():
     generators = (small_generator("transpose", seed=seed) for seed in range(24))
     powers = [last_family_db(probe(g, latents(2), size=12)) for g in generators]
     # Three lines with the power of DC each: +4.8 dB on average, skewed by the ratio.
     assert 2 < np.median(powers) < 8
 
 
-def test_the_margins_are_those_of_the_geometry_with_one_dirty_cell():
+def test_the_margins_are_those_of_the_geometry_for_a_border_of_one_pixel():
     margins = (1, 1)
     for size, stride in ((24, 1), (24, 2), (48, 2)):
         margins = conv_transpose_axis(size, 5, stride).clean_margins(margins)

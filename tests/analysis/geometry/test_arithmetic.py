@@ -10,16 +10,13 @@ import tensorflow as tf
 
 from analysis.geometry import arithmetic
 from analysis.geometry.arithmetic import (
-    chain_coverage,
-    chain_drift,
-    chain_footprint,
     chain_margins,
+    chain_output_field,
+    chain_overlap,
+    chain_shift,
     conv_axis,
     conv_transpose_axis,
-    conv_transpose_torch_axis,
-    crop_axis,
     pad_axis,
-    pool_axis,
     resize_axis,
 )
 
@@ -46,17 +43,26 @@ def tf_transpose(x, kernel, stride, output, padding="SAME") -> np.ndarray:
     ).numpy()[:, :, 0]
 
 
-def agrees_with_tensorflow(plan: arithmetic.AxisPlan, padding: str) -> bool:
-    """Whether every impulse response of TensorFlow is the plan's column."""
-    kernel = taps(plan.kernel)
-    impulses = np.eye(plan.input_size)
-    got = tf_transpose(impulses, kernel, plan.stride, plan.output_size, padding)
-    return np.array_equal(got.T, plan.matrix(kernel))
+def agrees_with_tensorflow(axis: arithmetic.AxisGeometry, padding: str) -> bool:
+    """Whether every impulse response of TensorFlow is a column of the matrix."""
+    kernel = taps(axis.kernel)
+    impulses = np.eye(axis.input_size)
+    got = tf_transpose(impulses, kernel, axis.stride, axis.output_size, padding)
+    return np.array_equal(got.T, matrix(axis, kernel))
 
 
-def through_three_steps(plan: arithmetic.AxisPlan, x, kernel) -> np.ndarray:
+def matrix(axis: arithmetic.AxisGeometry, kernel) -> list[list[float]]:
+    """The dense matrix M of y = Mx, (output_size, input_size)."""
+    rows = [[0.0] * axis.input_size for _ in range(axis.output_size)]
+    for row, pairs in zip(rows, axis.terms, strict=True):
+        for j, tap in pairs:
+            row[j] += kernel[tap]
+    return rows
+
+
+def through_three_steps(axis: arithmetic.AxisGeometry, x, kernel) -> np.ndarray:
     """A plain correlation over the prepared cells."""
-    steps = plan.three_steps()
+    steps = axis.three_steps()
     cells = [x[cell] if cell >= 0 else 0 for cell in steps.cells]
     return np.array(
         [
@@ -64,34 +70,34 @@ def through_three_steps(plan: arithmetic.AxisPlan, x, kernel) -> np.ndarray:
                 cells[steps.step * n + steps.dilation * q] * kernel[tap]
                 for q, tap in enumerate(steps.kernel_order)
             )
-            for n in range(plan.output_size)
+            for n in range(axis.output_size)
         ]
     )
 
 
-def pads(plan: arithmetic.AxisPlan) -> tuple[int, int]:
-    return plan.pad_before, plan.pad_after
+def pads(axis: arithmetic.AxisGeometry) -> tuple[int, int]:
+    return axis.pad_before, axis.pad_after
 
 
 def test_every_legal_same_output_is_tensorflows_value_by_value():
     assert len(GRID) == 560
     for i, k, s, o in GRID:
-        plan = conv_transpose_axis(i, k, s, "same", output=o)
-        assert plan.feasible
-        assert agrees_with_tensorflow(plan, "SAME"), plan
+        axis = conv_transpose_axis(i, k, s, "same", output=o)
+        assert axis.feasible
+        assert agrees_with_tensorflow(axis, "SAME"), axis
 
 
 def test_every_legal_valid_output_is_tensorflows_value_by_value():
     for i, k, s, o in GRID:
-        plan = conv_transpose_axis(i, k, s, "valid", output=o + k - 1)
-        assert plan.feasible
-        assert agrees_with_tensorflow(plan, "VALID"), plan
+        axis = conv_transpose_axis(i, k, s, "valid", output=o + k - 1)
+        assert axis.feasible
+        assert agrees_with_tensorflow(axis, "VALID"), axis
 
 
 def test_a_crop_moved_by_one_is_caught():
-    plan = conv_transpose_axis(7, 5, 2)
-    moved = arithmetic.AxisPlan("transpose", 7, 14, 5, 2, 1, 2, 1)
-    assert agrees_with_tensorflow(plan, "SAME")
+    axis = conv_transpose_axis(7, 5, 2)
+    moved = arithmetic.AxisGeometry("transpose", 7, 14, 5, 2, 1, 2, 1)
+    assert agrees_with_tensorflow(axis, "SAME")
     assert not agrees_with_tensorflow(moved, "SAME")
 
 
@@ -99,8 +105,8 @@ def test_the_padding_taken_from_the_input_size_is_often_wrong():
     wrong = 0
     for i, k, s, o in GRID:
         total = max(k - (i % s or s), 0)
-        plan = conv_transpose_axis(i, k, s, "same", output=o)
-        wrong += total != plan.pad_before + plan.pad_after
+        axis = conv_transpose_axis(i, k, s, "same", output=o)
+        wrong += total != axis.pad_before + axis.pad_after
     assert wrong == 267
 
 
@@ -108,16 +114,16 @@ def test_forward_convolutions_are_tensorflows():
     for i, k, s, padding in itertools.product(
         range(1, 9), range(1, 6), range(1, 4), ("same", "valid")
     ):
-        plan = conv_axis(i, k, s, padding)
-        assert plan.feasible == (padding == "same" or i >= k)
-        if plan.feasible:
+        axis = conv_axis(i, k, s, padding)
+        assert axis.feasible == (padding == "same" or i >= k)
+        if axis.feasible:
             got = tf.nn.conv1d(
                 np.eye(i, dtype=np.float32)[:, :, None],
                 taps(k)[:, None, None],
                 s,
                 padding.upper(),
             )
-            assert np.array_equal(got.numpy()[:, :, 0].T, plan.matrix(taps(k)))
+            assert np.array_equal(got.numpy()[:, :, 0].T, matrix(axis, taps(k)))
 
 
 def test_the_504_sizes_keras_states():
@@ -128,9 +134,9 @@ def test_the_504_sizes_keras_states():
                 1, k, s, padding=padding, output_padding=op
             )
             for i in range(1, 5):
-                plan = conv_transpose_axis(i, k, s, padding, op)
+                axis = conv_transpose_axis(i, k, s, padding, op)
                 shape = layer.compute_output_shape((None, i, i, 1))
-                assert shape[1] == plan.output_size, plan
+                assert shape[1] == axis.output_size, axis
                 cases += 1
     assert cases == 504
 
@@ -146,12 +152,12 @@ def test_infeasible_layers_are_flagged_before_any_call():
 
 
 def test_the_other_errors_are_those_keras_raises():
-    for plan, code in (
+    for axis, code in (
         (conv_transpose_axis(3, 5, 2, "valid", 2), "E2"),
         (conv_transpose_axis(3, 5, 2, dilation=2), "E3"),
         (conv_axis(3, 5, padding="valid"), "E4"),
     ):
-        assert [problem.code for problem in plan.problems] == [code]
+        assert [problem.code for problem in axis.problems] == [code]
     with pytest.raises(ValueError, match="output_padding"):
         keras.layers.Conv2DTranspose(1, 5, 2, output_padding=2)
     with pytest.raises(ValueError, match="dilation_rate"):
@@ -162,29 +168,29 @@ def test_dilated_transposed_convolution():
     for i, k, d, padding in itertools.product(
         (3, 5), (2, 3), (2, 3), ("same", "valid")
     ):
-        plan = conv_transpose_axis(i, k, 1, padding, dilation=d)
+        axis = conv_transpose_axis(i, k, 1, padding, dilation=d)
         layer = keras.layers.Conv1DTranspose(
             1, k, padding=padding, dilation_rate=d, use_bias=False
         )
         layer.build((None, i, 1))
         layer.set_weights([taps(k)[:, None, None]])
         got = layer(np.eye(i, dtype=np.float32)[:, :, None]).numpy()[:, :, 0]
-        assert np.array_equal(got.T, plan.matrix(taps(k))), plan
+        assert np.array_equal(got.T, matrix(axis, taps(k))), axis
 
 
 def test_the_transposed_convolution_is_the_adjoint():
     for i, k, s, o in GRID:
-        forward = conv_axis(o, k, s).matrix(taps(k))
-        back = conv_transpose_axis(i, k, s, output=o).matrix(taps(k))
+        forward = matrix(conv_axis(o, k, s), taps(k))
+        back = matrix(conv_transpose_axis(i, k, s, output=o), taps(k))
         assert [list(column) for column in zip(*back, strict=True)] == forward
 
 
 def test_adjoint_identity_of_tensorflow_on_random_shapes():
-    draw = random.Random(3)
+    integers = random.Random(3)
     rng = np.random.default_rng(3)
     for _ in range(12):
         (h, w), (kh, kw), (sh, sw) = [
-            (draw.randint(low, high), draw.randint(low, high))
+            (integers.randint(low, high), integers.randint(low, high))
             for low, high in ((4, 12), (1, 5), (1, 3))
         ]
         kernel = rng.normal(size=(kh, kw, 2, 3))
@@ -200,7 +206,7 @@ def test_adjoint_identity_of_tensorflow_on_random_shapes():
         assert np.sum(y * z) == pytest.approx(np.sum(x * back), rel=1e-10)
 
 
-def test_coverage_is_a_transposed_convolution_of_ones_even_when_not_square():
+def test_overlap_is_a_transposed_convolution_of_ones_even_when_not_square():
     rows = conv_transpose_axis(4, 5, 2)
     columns = conv_transpose_axis(6, 4, 3, "valid")
     layer = keras.layers.Conv2DTranspose(1, (5, 4), (2, 3), "valid", use_bias=False)
@@ -208,7 +214,7 @@ def test_coverage_is_a_transposed_convolution_of_ones_even_when_not_square():
     layer.set_weights([np.ones((5, 4, 1, 1), np.float32)])
     got = layer(np.ones((1, 4, 6, 1), np.float32)).numpy()[0, :, :, 0]
     got = got[rows.pad_before : rows.pad_before + rows.output_size]
-    assert np.array_equal(got, np.outer(rows.coverage(), columns.coverage()))
+    assert np.array_equal(got, np.outer(rows.overlap(), columns.overlap()))
 
 
 @pytest.mark.parametrize(
@@ -221,85 +227,87 @@ def test_coverage_is_a_transposed_convolution_of_ones_even_when_not_square():
         (6, [2, 2, *[3] * 10, 2, 2]),
     ],
 )
-def test_coverage_of_7_to_14(kernel, expected):
-    assert conv_transpose_axis(7, kernel, 2).coverage() == expected
+def test_overlap_of_7_to_14(kernel, expected):
+    assert conv_transpose_axis(7, kernel, 2).overlap() == expected
 
 
 def test_the_interior_is_where_every_phase_has_all_its_taps():
     for i, k, s, o in GRID:
-        plan = conv_transpose_axis(i, k, s, output=o)
+        axis = conv_transpose_axis(i, k, s, output=o)
         full = [
             n
-            for n, count in enumerate(plan.coverage())
-            if count == plan.phases()[(n + plan.pad_before) % s]
+            for n, count in enumerate(axis.overlap())
+            if count == axis.taps_by_phase()[(n + axis.pad_before) % s]
         ]
-        assert set(plan.interior) <= set(full)
+        before, after = axis.border_px
+        interior = list(range(before, axis.output_size - after))
+        assert set(interior) <= set(full)
         if (
             k >= s
         ):  # with fewer taps than phases, border rows can be full by having none
-            assert list(plan.interior) == full, plan
+            assert interior == full, axis
 
 
 def test_phases_are_even_exactly_when_the_stride_divides_the_kernel():
     for k, s in itertools.product(range(1, 9), range(1, 5)):
-        phases = conv_transpose_axis(5, k, s).phases()
+        phases = conv_transpose_axis(5, k, s).taps_by_phase()
         assert sum(phases) == k
         assert (len(set(phases)) == 1) == (k % s == 0)
-    assert conv_transpose_axis(7, 5, 2).phases() == (3, 2)
+    assert conv_transpose_axis(7, 5, 2).taps_by_phase() == (3, 2)
 
 
 def test_the_three_step_view_computes_the_same():
     rng = np.random.default_rng(0)
-    plans = [conv_transpose_axis(i, k, s, output=o) for i, k, s, o in GRID[::7]]
-    plans += [
+    axes = [conv_transpose_axis(i, k, s, output=o) for i, k, s, o in GRID[::7]]
+    axes += [
         conv_transpose_axis(4, 3, 2, "valid", 1),
-        conv_transpose_torch_axis(4, 3, 2, 2, 1, 2),
-        conv_transpose_torch_axis(6, 2, 1, 3),
+        conv_transpose_axis(4, 3, 2, 2, 1, 2),
+        conv_transpose_axis(6, 2, 1, 3),
         conv_axis(8, 3, 2),
-        conv_axis(8, 3, 1, (3, 0), 2),
-        crop_axis(6, 2, 1),
+        conv_axis(8, 3, 1, "causal", 2),
+        pad_axis(6, -2, -1),
     ]
-    for plan in plans:
-        x = rng.integers(1, 9, plan.input_size)
-        expected = np.array(plan.matrix(taps(plan.kernel))) @ x
-        got = through_three_steps(plan, x, taps(plan.kernel))
-        assert np.array_equal(got, expected), plan
+    for axis in axes:
+        x = rng.integers(1, 9, axis.input_size)
+        expected = np.array(matrix(axis, taps(axis.kernel))) @ x
+        got = through_three_steps(axis, x, taps(axis.kernel))
+        assert np.array_equal(got, expected), axis
 
 
 def test_symmetric_three_steps_pad_k_minus_p_minus_1():
-    steps = conv_transpose_torch_axis(3, 3, 2, 1).three_steps()
+    steps = conv_transpose_axis(3, 3, 2, 1).three_steps()
     zero, pad = arithmetic.INSERTED, arithmetic.PADDED
     assert steps.cells == (pad, 0, zero, 1, zero, 2, pad)
     assert steps.kernel_order == (2, 1, 0)
 
 
-def test_the_generators_pads_and_chain():
+def test_the_pads_and_the_chain_of_the_generator():
     chain = [conv_transpose_axis(i, 5, s) for i, s in ((7, 1), (7, 2), (14, 2))]
-    assert [pads(plan) for plan in chain] == [(2, 2), (1, 2), (1, 2)]
+    assert [pads(axis) for axis in chain] == [(2, 2), (1, 2), (1, 2)]
     golden = [3, 10, 10, 17, 14, 26, 19, 28, 21, 35, 23, 33, 24, 39]
     golden += [25, 35, 25, 39, 24, 33, 23, 35, 21, 28, 19, 26, 14, 14]
-    assert chain_coverage(chain) == golden
-    assert chain_drift(chain) == 1.5
-    assert chain_footprint(chain) == 29
-    assert [plan.macs_exact**2 for plan in chain] == [29**2, 32**2, 67**2]
+    assert chain_overlap(chain) == golden
+    assert chain_shift(chain) == 1.5
+    assert chain_output_field(chain) == 29
+    assert [axis.macs_exact**2 for axis in chain] == [29**2, 32**2, 67**2]
     assert chain[0].macs ** 2 * 256 * 128 == 40_140_800
 
 
 @pytest.mark.parametrize(
-    ("kernel", "drift"), [(2, 0), (3, 0.5), (4, 0), (5, 0.5), (6, 0), (7, 0.5)]
+    ("kernel", "shift"), [(2, 0), (3, 0.5), (4, 0), (5, 0.5), (6, 0), (7, 0.5)]
 )
-def test_half_a_pixel_of_drift_for_odd_padding(kernel, drift):
-    assert conv_transpose_axis(7, kernel, 2).drift_px == drift
+def test_half_a_pixel_of_shift_for_odd_padding(kernel, shift):
+    assert conv_transpose_axis(7, kernel, 2).shift_px == shift
 
 
-def test_drift_is_where_the_centre_of_mass_goes():
-    for plan in (
+def test_shift_is_where_the_centre_of_mass_goes():
+    for axis in (
         conv_transpose_axis(9, 5, 2),
-        conv_transpose_torch_axis(9, 5, 2, 2, 1),
+        conv_transpose_axis(9, 5, 2, 2, 1),
     ):
-        column = np.array(plan.matrix([1.0] * 5))[:, 4]
-        centre = np.average(np.arange(plan.output_size), weights=column)
-        assert centre - (plan.output_size - 1) / 2 == plan.drift_px
+        column = np.array(matrix(axis, [1.0] * 5))[:, 4]
+        centre = np.average(np.arange(axis.output_size), weights=column)
+        assert centre - (axis.output_size - 1) / 2 == axis.shift_px
 
 
 def test_clean_margins_of_whole_generators():
@@ -313,57 +321,57 @@ def test_clean_margins_of_whole_generators():
 
 def test_margins_are_exact_on_a_field_of_ones():
     chain = [conv_transpose_axis(12 * f, 5, s) for f, s in ((1, 1), (1, 2), (2, 2))]
-    covered = np.array(chain_coverage(chain))
+    overlap = np.array(chain_overlap(chain))
     before, after = chain_margins(chain)
-    inside = covered[before : covered.size - after]
+    inside = overlap[before : overlap.size - after]
     assert np.array_equal(inside[:-4], inside[4:])  # periodic with the total stride
-    assert covered[before - 1] != covered[before + 3]
-    assert covered[-after] != covered[-after - 4]
+    assert overlap[before - 1] != overlap[before + 3]
+    assert overlap[-after] != overlap[-after - 4]
 
 
 def test_resizing_is_keras_upsampling():
     ways = ("nearest", "bilinear", "bicubic")
     for factor, way in itertools.product((2, 3, 4), ways):
-        plan = resize_axis(5, factor, way)
+        axis = resize_axis(5, factor, way)
         layer = keras.layers.UpSampling2D(factor, interpolation=way)
         x = np.eye(5, dtype=np.float32)[:, :, None, None] * np.ones((1, 1, 5, 1), "f4")
         expected = layer(x).numpy()[:, :, 0, 0]
-        got = [plan.spread(row) for row in np.eye(5)]
-        assert np.allclose(got, expected, atol=1e-6), plan  # float32 weights
-        assert plan.drift_px == 0
+        got = [axis.apply(row) for row in np.eye(5)]
+        assert np.allclose(got, expected, atol=1e-6), axis  # float32 weights
+        assert axis.shift_px == 0
 
 
 def test_pools_pads_and_crops():
-    assert pool_axis(7, 2).output_size == 3
-    assert pool_axis(7, 3, 2, "same").output_size == 4
-    assert pad_axis(5, 0, 1).coverage() == [1, 1, 1, 1, 1, 0]
-    assert crop_axis(5, 1, 1).output_size == 3
-    assert not crop_axis(2, 1, 1).feasible
+    assert conv_axis(7, 2, 2, "valid", kind="pool").output_size == 3
+    assert conv_axis(7, 3, 2, kind="pool").output_size == 4
+    assert pad_axis(5, 0, 1).overlap() == [1, 1, 1, 1, 1, 0]
+    assert pad_axis(5, -1, -1).output_size == 3
+    assert not pad_axis(2, -1, -1).feasible
     padded = [pad_axis(6, 1, 1), conv_axis(8, 3, padding="valid")]
-    assert chain_drift(padded) == 0
-    assert chain_coverage(padded) == conv_axis(6, 3).coverage()
+    assert chain_shift(padded) == 0
+    assert chain_overlap(padded) == conv_axis(6, 3).overlap()
 
 
 def test_pytorchs_window_is_tensorflows_moved_by_one():
     here = conv_transpose_axis(7, 5, 2)
-    there = conv_transpose_torch_axis(7, 5, 2, padding=2, output_padding=1)
+    there = conv_transpose_axis(7, 5, 2, padding=2, output_padding=1)
     assert there.output_size == here.output_size == 14
-    assert there.drift_px == -here.drift_px
-    assert there.matrix(taps(5))[:-1] == here.matrix(taps(5))[1:]
-    assert there.matrix(taps(5)) != here.matrix(taps(5))
+    assert there.shift_px == -here.shift_px
+    assert matrix(there, taps(5))[:-1] == matrix(here, taps(5))[1:]
+    assert matrix(there, taps(5)) != matrix(here, taps(5))
 
 
 def test_pytorch_itself():
     torch = pytest.importorskip("torch")
-    dilated = conv_axis(9, 3, 2, (2, 2), 2)
+    dilated = conv_axis(9, 3, 2, 2, 2)
     weights, impulses = torch.from_numpy(taps(3))[None, None], torch.eye(9)[:, None]
     got = torch.nn.functional.conv1d(impulses, weights, None, 2, 2, 2)
-    assert np.array_equal(got[:, 0].numpy().T, dilated.matrix(taps(3)))
+    assert np.array_equal(got[:, 0].numpy().T, matrix(dilated, taps(3)))
     for i, k, s, p, op, d in itertools.product(
         (2, 5), (2, 3, 5), (1, 2, 3), (0, 1, 2), (0, 1), (1, 2)
     ):
-        plan = conv_transpose_torch_axis(i, k, s, p, op, d)
-        if plan.feasible:
+        axis = conv_transpose_axis(i, k, s, p, op, d)
+        if axis.feasible:
             got = torch.nn.functional.conv_transpose1d(
                 torch.eye(i)[:, None],
                 torch.from_numpy(taps(k))[None, None],
@@ -374,11 +382,11 @@ def test_pytorch_itself():
                 1,
                 d,
             )
-            assert np.array_equal(got[:, 0].numpy().T, plan.matrix(taps(k))), plan
+            assert np.array_equal(got[:, 0].numpy().T, matrix(axis, taps(k))), axis
 
 
 @pytest.mark.parametrize(
-    ("plan", "codes"),
+    ("axis", "codes"),
     [
         (conv_transpose_axis(7, 5, 2), "W1 W3 W5"),
         (conv_transpose_axis(7, 4, 2), "W5"),
@@ -392,19 +400,19 @@ def test_pytorch_itself():
         (resize_axis(7, 2, "bilinear"), ""),
     ],
 )
-def test_findings(plan, codes):
-    assert " ".join(finding.code for finding in arithmetic.findings(plan)) == codes
+def test_findings(axis, codes):
+    assert " ".join(finding.code for finding in arithmetic.findings(axis)) == codes
 
 
 def test_zero_rows_are_zero():
-    plan = conv_transpose_axis(3, 2, 3)
-    assert plan.dead_rows == (2, 5, 8)
+    axis = conv_transpose_axis(3, 2, 3)
+    assert axis.zero_rows == (2, 5, 8)
     got = tf_transpose(np.ones((1, 3)), taps(2), 3, 9)[0]
-    assert tuple(np.flatnonzero(got == 0)) == plan.dead_rows
+    assert tuple(np.flatnonzero(got == 0)) == axis.zero_rows
 
 
-def test_nonsense_is_refused():
+def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="kernel must be 1 or more, got 0"):
         conv_axis(3, 0)
     with pytest.raises(ValueError, match="gives 14 px, the next expects 7"):
-        chain_drift([conv_transpose_axis(7, 5, 2), conv_axis(7, 5)])
+        chain_shift([conv_transpose_axis(7, 5, 2), conv_axis(7, 5)])

@@ -6,35 +6,35 @@ import pytest
 from keras import layers
 
 from analysis.geometry import arithmetic, keras_layers, values
-from analysis.geometry.audit import audit_model
+from analysis.geometry.audit import audit_model, audit_summary
 from config.schema import ModelConfig
 from gan.models import build_discriminator, build_generator
 
 
-def by_name(records):
-    return {record.name: record for record in records}
+def by_name(audits):
+    return {audit.name: audit for audit in audits}
 
 
-def codes(record):
-    return [finding.code for finding in record.findings]
+def codes(audit):
+    return [finding.code for finding in audit.findings]
 
 
-def errors(records):
-    return [f for r in records for f in r.findings if f.level == "error"]
+def errors(audits):
+    return [f for r in audits for f in r.findings if f.level == "error"]
 
 
-def pads(record):
-    return [(axis.pad_before, axis.pad_after) for axis in record.axes]
+def pads(audit):
+    return [(axis.pad_before, axis.pad_after) for axis in audit.axes]
 
 
-def assert_true(model):
-    """Every layer was predicted as Keras built and computed it."""
-    records = audit_model(model)
-    assert [r.name for r in records if not r.checked] == []
-    assert errors(records) == []
-    for record in records:
-        assert record.predicted_shape[1:] == record.output_shape[1:]
-    return by_name(records)
+def assert_predicted(model):
+    """Asserts that every layer was predicted as Keras built and computed it."""
+    audits = audit_model(model)
+    assert [r.name for r in audits if not r.checked] == []
+    assert errors(audits) == []
+    for audit in audits:
+        assert audit.predicted_shape[1:] == audit.output_shape[1:]
+    return by_name(audits)
 
 
 def one_layer(layer, *shape):
@@ -42,59 +42,59 @@ def one_layer(layer, *shape):
     return keras.Model(inputs, layer(inputs))
 
 
-def test_the_generators_pads_drift_and_cost():
-    records = assert_true(build_generator(ModelConfig()))
-    stages = [records[n] for n in ("stage1_conv", "stage2_upsample", "stage3_upsample")]
+def test_the_generators_pads_shift_and_cost():
+    audits = assert_predicted(build_generator(ModelConfig()))
+    stages = [audits[n] for n in ("stage1_conv", "stage2_upsample", "stage3_upsample")]
     assert [pads(r) for r in stages] == [[(2, 2)] * 2, [(1, 2)] * 2, [(1, 2)] * 2]
     assert [r.macs for r in stages] == [10_035_200, 5_017_600, 313_600]
-    assert records["base_dense"].macs == 627_200
+    assert audits["base_dense"].macs == 627_200
     # Half a pixel in each doubling, the first one doubled: 2 * 0.5 + 0.5.
-    rows = [axes[0] for axes in stages[-1].chain]
-    assert arithmetic.chain_drift(rows) == 1.5
-    assert arithmetic.chain_footprint(rows) == 29
+    height, _ = stages[-1].chain_by_axis
+    assert arithmetic.chain_shift(height) == 1.5
+    assert arithmetic.chain_output_field(height) == 29
 
 
-def test_padding_by_input_size_is_told_apart_only_where_it_differs():
-    records = assert_true(build_generator(ModelConfig()))
-    assert "I3" in codes(records["stage2_upsample"])
-    assert "I3" not in codes(records["stage3_upsample"])
-    text = next(f.text for f in records["stage2_upsample"].findings if f.code == "I3")
+def test_padding_by_input_size_is_reported_only_where_it_differs():
+    audits = assert_predicted(build_generator(ModelConfig()))
+    assert "I3" in codes(audits["stage2_upsample"])
+    assert "I3" not in codes(audits["stage3_upsample"])
+    text = next(f.text for f in audits["stage2_upsample"].findings if f.code == "I3")
     assert "crop (1, 2) follows from the output size 14" in text
     assert "it would be (2, 2) plus 1 of output padding" in text
     assert "1 px to the upper left" in text
 
 
-def test_no_rule_of_same_padding_is_told_of_a_valid_layer():
+def test_no_rule_of_same_padding_is_reported_for_a_valid_layer():
     layer = layers.Conv2DTranspose(1, 3, 3, padding="valid")
-    (record,) = audit_model(one_layer(layer, 7, 7, 1))
-    assert set(codes(record)) == {"I1", "I2"}
+    (audit,) = audit_model(one_layer(layer, 7, 7, 1))
+    assert set(codes(audit)) == {"I1", "I2"}
 
 
 def test_the_all_ones_line_is_the_transform_of_the_overlap():
-    records = assert_true(build_generator(ModelConfig()))
-    text = next(f.text for f in records["stage3_upsample"].findings if f.code == "I1")
-    assert text == "an all-ones kernel: line at 1/2 of 20 % of the mean"  # (3-2)/(3+2)
+    audits = assert_predicted(build_generator(ModelConfig()))
+    text = next(f.text for f in audits["stage3_upsample"].findings if f.code == "I1")
+    assert "line at 1/2 with 20 % of the mean" in text  # (3-2)/(3+2)
 
 
 @pytest.mark.parametrize("upsample", ["resize-nearest", "resize-bilinear"])
 def test_resize_generators_break_no_rule_of_the_doublings(upsample):
-    records = assert_true(build_generator(ModelConfig(upsample=upsample)))
+    audits = assert_predicted(build_generator(ModelConfig(upsample=upsample)))
     for name in ("stage2_upsample_resize", "stage2_upsample_conv"):
-        assert set(codes(records[name])) <= {"I2"}
+        assert set(codes(audits[name])) <= {"I2"}
 
 
 def test_the_discriminator():
-    records = assert_true(build_discriminator(ModelConfig(minibatch_stddev=0)))
-    assert pads(records["stage1_conv"]) == [(1, 2)] * 2
+    audits = assert_predicted(build_discriminator(ModelConfig(minibatch_stddev=0)))
+    assert pads(audits["stage1_conv"]) == [(1, 2)] * 2
 
 
 def test_a_wrong_crop_is_caught_by_the_values(monkeypatch):
     right = keras_layers.arithmetic.conv_transpose_axis
 
     def wrong(*args):
-        plan = right(*args)
+        axis = right(*args)
         return dataclasses.replace(
-            plan, pad_before=plan.pad_before + 1, pad_after=plan.pad_after - 1
+            axis, pad_before=axis.pad_before + 1, pad_after=axis.pad_after - 1
         )
 
     monkeypatch.setattr(keras_layers.arithmetic, "conv_transpose_axis", wrong)
@@ -129,17 +129,17 @@ class Scaled(layers.Conv2D):
 
 def test_a_layer_that_computes_shifted_values_is_an_error():
     layer = Shifted(2, 5, 2, padding="same")
-    (record,) = audit_model(one_layer(layer, 7, 7, 3))
-    (found,) = errors([record])
+    (audit,) = audit_model(one_layer(layer, 7, 7, 3))
+    (found,) = errors([audit])
     assert found.code == "E7"
     assert "(1, 0)" in found.text
 
 
 def test_a_custom_layer_with_its_own_arithmetic_is_not_guessed():
-    (record,) = audit_model(one_layer(Scaled(2, 3), 7, 7, 3))
-    assert not record.checked
-    assert "arithmetic of its own" in record.reason
-    assert errors([record]) == []
+    (audit,) = audit_model(one_layer(Scaled(2, 3), 7, 7, 3))
+    assert not audit.checked
+    assert "arithmetic of its own" in audit.reason
+    assert errors([audit]) == []
 
 
 class Mystery(layers.Layer):
@@ -159,20 +159,20 @@ def test_an_unknown_layer_is_not_checked_and_its_parts_are_found():
     assert inner.name.endswith("/inner")
     assert inner.checked
     assert relu.checked
-    assert relu.chain is None  # nothing is claimed behind a layer that is not known
+    assert relu.chain is None  # unknown behind a layer that is not known
 
 
 @pytest.mark.parametrize("kernel", [2, 4, 6])
 def test_an_infeasible_layer_is_flagged_without_running_it(kernel):
     layer = layers.Conv2DTranspose(1, kernel, 2, padding="same", output_padding=0)
-    (record,) = audit_model(one_layer(layer, 7, 7, 1))
-    assert "E1" in codes(record)
-    assert record.predicted_shape == (None, 12, 12, 1)
+    (audit,) = audit_model(one_layer(layer, 7, 7, 1))
+    assert "E1" in codes(audit)
+    assert audit.predicted_shape == (None, 12, 12, 1)
 
 
 def test_a_size_that_is_not_fixed_is_not_guessed():
-    (record,) = audit_model(one_layer(layers.Conv2D(2, 3), None, None, 3))
-    assert (record.checked, record.reason) == (False, "its input size is not fixed")
+    (audit,) = audit_model(one_layer(layers.Conv2D(2, 3), None, None, 3))
+    assert (audit.checked, audit.reason) == (False, "its input size is not fixed")
 
 
 def spatial_layers():
@@ -208,33 +208,33 @@ def spatial_layers():
 
 @pytest.mark.parametrize(("layer", "shape"), spatial_layers())
 def test_every_known_layer_is_predicted_value_by_value(layer, shape):
-    (record,) = assert_true(one_layer(layer, *shape)).values()
-    assert record.params == layer.count_params()
+    (audit,) = assert_predicted(one_layer(layer, *shape)).values()
+    assert audit.params == layer.count_params()
 
 
 def test_depth_to_space_is_checked_value_by_value(monkeypatch):
     """Channel 2 r + c is row r, column c of the block; any other order is found."""
     inputs = keras.Input((3, 4, 8))
     model = keras.Model(inputs, keras.ops.depth_to_space(inputs, 2))
-    (record,) = audit_model(model)
-    assert record.checked and record.predicted_shape == (None, 6, 8, 2)
-    assert [axis.kind for axis in record.axes] == ["shuffle", "shuffle"]
-    assert [axis.phases() for axis in record.axes] == [(1, 1), (1, 1)]
+    (audit,) = audit_model(model)
+    assert audit.checked and audit.predicted_shape == (None, 6, 8, 2)
+    assert [axis.kind for axis in audit.axes] == ["shuffle", "shuffle"]
+    assert [axis.taps_by_phase() for axis in audit.axes] == [(1, 1), (1, 1)]
     right = values.known_kernel
     monkeypatch.setattr(values, "known_kernel", lambda axes: right(axes).T)
-    (record,) = audit_model(model)
-    assert [finding.code for finding in record.findings] == ["E7", "I2"]
+    (audit,) = audit_model(model)
+    assert [finding.code for finding in audit.findings] == ["E7", "I2"]
 
 
 @pytest.mark.parametrize(
     "layer",
     [layers.UpSampling2D(2, interpolation="lanczos3"), layers.Resizing(7, 4)],
 )
-def test_interpolations_without_a_plan_are_checked_for_size_only(layer):
-    (record,) = audit_model(one_layer(layer, 5, 6, 2))
-    assert record.predicted_shape == record.output_shape
-    assert not record.checked
-    assert record.reason.startswith("only its size is predicted")
+def test_interpolations_without_a_geometry_are_checked_for_size_only(layer):
+    (audit,) = audit_model(one_layer(layer, 5, 6, 2))
+    assert audit.predicted_shape == audit.output_shape
+    assert not audit.checked
+    assert audit.reason.startswith("only its size is predicted")
 
 
 @pytest.mark.parametrize(
@@ -247,9 +247,9 @@ def test_interpolations_without_a_plan_are_checked_for_size_only(layer):
     ],
 )
 def test_an_absurd_size_is_not_worked_through(layer, shape):
-    (record,) = audit_model(one_layer(layer, *shape))
-    assert not record.checked
-    assert "more than" in record.reason or "too many" in record.reason
+    (audit,) = audit_model(one_layer(layer, *shape))
+    assert not audit.checked
+    assert "more than" in audit.reason or "too many" in audit.reason
 
 
 def test_a_u_net_with_skips():
@@ -263,9 +263,18 @@ def test_a_u_net_with_skips():
         x = layers.Conv2DTranspose(width, 2, 2)(x)
         x = layers.Concatenate(name=f"join{width}")([x, skip])
         x = layers.Conv2D(width, 3, padding="same")(x)
-    records = assert_true(keras.Model(inputs, layers.Conv2D(1, 1)(x)))
-    assert records["join16"].output_shape == (None, 16, 12, 32)
-    assert records["join8"].chain is None  # two ways lead here: nothing is said of one
+    audits = assert_predicted(keras.Model(inputs, layers.Conv2D(1, 1)(x)))
+    assert audits["join16"].output_shape == (None, 16, 12, 32)
+    assert audits["join8"].chain is None  # branches that differ meet here
+
+
+def test_no_chain_is_followed_through_a_global_pooling():
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same")(inputs)
+    x = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    audits = audit_model(keras.Model(inputs, layers.Conv2D(2, 1)(x)))
+    last = audit_summary("m", audits)["layers"][-1]
+    assert (last["checked"], last["total_shift_px"]) == (True, [])
 
 
 def test_an_autoencoder_in_one_dimension_and_one_in_three():
@@ -278,7 +287,7 @@ def test_an_autoencoder_in_one_dimension_and_one_in_three():
             layers.Conv1DTranspose(1, 7, 2, padding="same"),
         ]
     )
-    assert_true(line)
+    assert_predicted(line)
     volume = keras.Sequential(
         [
             keras.Input((8, 9, 10, 1)),
@@ -287,7 +296,7 @@ def test_an_autoencoder_in_one_dimension_and_one_in_three():
             layers.Conv3DTranspose(2, (2, 3, 5), (2, 3, 1), padding="same"),
         ]
     )
-    assert_true(volume)
+    assert_predicted(volume)
 
 
 def test_nested_models_and_shared_layers_are_named_by_call():
@@ -298,16 +307,16 @@ def test_nested_models_and_shared_layers_are_named_by_call():
     inputs = keras.Input((8, 8, 3))
     shared = layers.Conv2D(3, 1, name="shared")
     x = layers.Add()([shared(inputs), shared(block(inputs))])
-    records = audit_model(keras.Model(inputs, block(x)))
-    assert sorted(r.name for r in records) == [
+    audits = audit_model(keras.Model(inputs, block(x)))
+    assert sorted(r.name for r in audits) == [
         "add",
         "block/conv",
         "block/conv",
         "shared",
         "shared",
     ]
-    assert all(r.checked for r in records)
-    assert errors(records) == []
+    assert all(r.checked for r in audits)
+    assert errors(audits) == []
 
 
 def test_channels_first_is_read_and_measured_as_channels_last():
@@ -316,9 +325,9 @@ def test_channels_first_is_read_and_measured_as_channels_last():
     x = layers.Conv2D(4, (3, 5), 2, name="down", **options)(inputs)
     x = layers.Conv2DTranspose(2, 5, 2, name="up", **options)(x)
     x = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
-    records = assert_true(keras.Model(inputs, x))
-    assert records["down"].output_shape == (None, 4, 5, 7)
-    assert records["up"].output_shape == (None, 2, 10, 14)
+    audits = assert_predicted(keras.Model(inputs, x))
+    assert audits["down"].output_shape == (None, 4, 5, 7)
+    assert audits["up"].output_shape == (None, 2, 10, 14)
 
 
 class Subclassed(keras.Model):
@@ -335,10 +344,10 @@ def test_a_subclassed_model_is_listed_once_it_was_called():
     model = Subclassed()
     assert all("call the model" in r.reason for r in audit_model(model))
     model(np.zeros((1, 7, 7, 3), np.float32))
-    records = by_name(audit_model(model))
-    assert records["up"].output_shape == (1, 14, 14, 2)
-    assert records["up"].checked
-    assert records["head/conv"].checked
+    audits = by_name(audit_model(model))
+    assert audits["up"].output_shape == (1, 14, 14, 2)
+    assert audits["up"].checked
+    assert audits["head/conv"].checked
 
 
 def test_the_final_size_and_range_are_compared_with_the_images():

@@ -17,12 +17,12 @@ from analysis.commands.draw import command as draw
 from analysis.commands.explain import command as explain
 from analysis.geometry.arithmetic import PADDED
 from analysis.geometry.draw import COLOURS, Scene, under_kernel
-from analysis.geometry.explain import Layer
+from analysis.geometry.formulas import Convolution
 
 SEED = "--input 7 --kernel 5 --stride 2 --padding same".split()
 
 
-def layers() -> list[Layer]:
+def layers() -> list[Convolution]:
     """Layers that can run, over both operations and every way to pad."""
     found = []
     for op, i, k, s, p, extra, d in itertools.product(
@@ -34,9 +34,9 @@ def layers() -> list[Layer]:
         (None, 1),
         (1, 2),
     ):
-        layer = Layer(op, i, k, s, p, extra, d)
+        layer = Convolution(op, i, k, s, p, extra, d)
         try:
-            layer.plan()
+            layer.geometry()
         except ValueError:
             continue
         found.append(layer)
@@ -47,7 +47,7 @@ def test_the_numbers_put_in_give_the_value_printed():
     names = {"max": max, "ceil": math.ceil, "floor": math.floor}
     assert len(layers()) > 150
     for layer in layers():
-        for line in layer.size_lines()[:-1]:
+        for line in layer.formulas()[:-1]:
             _, _, numbers, value = line.split(" = ")
             assert eval(numbers, names) == int(value), line
 
@@ -57,11 +57,13 @@ def test_a_counterpart_has_the_same_sizes_in_the_other_framework():
         other = layer.counterpart()
         if other:
             assert other.framework != layer.framework
-            assert other.plan().output_size == layer.plan().output_size
-    assert Layer("conv", 9, 3, 2, 2, dilation=2).counterpart() is None  # Keras refuses
-    torch = Layer("transpose", 7, 5, 2).counterpart()
-    assert torch == Layer("transpose", 7, 5, 2, 2, 1)
-    assert Layer("transpose", 7, 4).counterpart() is None
+            assert other.geometry().output_size == layer.geometry().output_size
+    assert (
+        Convolution("conv", 9, 3, 2, 2, dilation=2).counterpart() is None
+    )  # Keras refuses
+    torch = Convolution("transpose", 7, 5, 2).counterpart()
+    assert torch == Convolution("transpose", 7, 5, 2, 2, 1)
+    assert Convolution("transpose", 7, 4).counterpart() is None
 
 
 def test_explain_shows_both_windows():
@@ -164,17 +166,17 @@ def test_the_page_holds_the_layer_and_asks_for_nothing_else(tmp_path):
         sum(rows["cells"][n * rows["step"] + q] >= 0 for q in range(5))
         for n in range(14)
     ]
-    assert products == rows["coverage"]
+    assert products == rows["overlap"]
     assert rows["cells"].count(PADDED) == 3 + 2
 
 
 def test_the_picture_marks_the_products_it_states():
-    scene = Scene(Layer("transpose", 4, 5, 2), Layer("transpose", 3, 3, 2))
+    scene = Scene(Convolution("transpose", 4, 5, 2), Convolution("transpose", 3, 3, 2))
     product = to_rgb(COLOURS["input"][1])
     for n in scene.outputs:
         image, weights, _ = under_kernel(scene, n)
         marked = np.all(image == product, axis=-1).sum()
-        assert marked == len(weights) == scene.coverage[n]
+        assert marked == len(weights) == scene.overlap[n]
     _, weights, outline = under_kernel(scene, (0, 0))
     assert weights == {(3, 2): "10"}  # tap 1 by the crop of 1, tap 0 by the crop of 0
     assert outline.get_bbox().size.tolist() == [3, 5]

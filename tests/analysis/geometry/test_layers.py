@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -43,8 +44,8 @@ def test_json_holds_what_other_programs_read():
     assert (layer["kernel_size"], layer["strides"]) == ([5, 5], [2, 2])
     assert layer["checked"] is True
     assert {"code", "level", "text"} == set(layer["findings"][0])
-    assert layer["total_drift_px"] == [0.5, 0.5]
-    assert found["stage3_upsample"]["total_footprint_px"] == [29, 29]
+    assert layer["total_shift_px"] == [0.5, 0.5]
+    assert found["stage3_upsample"]["total_output_field_px"] == [29, 29]
 
 
 def test_the_table_says_which_padding_is_right_and_why():
@@ -74,7 +75,7 @@ def test_torch_differs_by_one_pixel():
     assert "PyTorch's windows start 1 px earlier" in result.output
 
 
-def test_lines_are_named_after_the_layer_that_draws_them():
+def test_lines_are_named_after_the_layer_that_causes_them():
     lines = audit_json("transpose", "--lines")["lines"]
     assert [line["layer"] for line in lines] == ["stage2_upsample", "stage3_upsample"]
     assert all(-20 < line["line_db"] < 30 for line in lines)
@@ -128,7 +129,7 @@ def test_an_error_sets_the_exit_status(tmp_path, monkeypatch):
     monkeypatch.setattr(
         keras_layers.arithmetic,
         "conv_axis",
-        lambda i, k, s, p, d: right(i, k, s, (2, 1), d),
+        lambda *args: dataclasses.replace(right(*args), pad_before=2, pad_after=1),
     )
     assert run("transpose", "--what", "discriminator").exit_code == 1
 

@@ -46,11 +46,11 @@ def test_a_keras_file_and_its_json_give_the_same_audit(tmp_path):
     model.compile("adam", "mse")
     model.save(tmp_path / "m.keras")
     (tmp_path / "m.json").write_text(model.to_json())
-    expected = [record.output_shape for record in audit_model(model)]
+    expected = [audit.output_shape for audit in audit_model(model)]
     for name in ("m.keras", "m.json"):
-        records = audit_model(read_architecture(tmp_path / name))
-        assert [record.output_shape for record in records] == expected
-        assert all(record.checked for record in records)
+        audits = audit_model(read_architecture(tmp_path / name))
+        assert [audit.output_shape for audit in audits] == expected
+        assert all(audit.checked for audit in audits)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_published_architecture_is_read(tmp_path, name):
     (tmp_path / "m.json").write_text(model.to_json())
     read = read_architecture(tmp_path / "m.json")
     assert read.count_params() == model.count_params()
-    assert all(record.checked for record in audit_model(read))
+    assert all(audit.checked for audit in audit_model(read))
 
 
 HOSTILE = {
@@ -206,12 +206,12 @@ def test_weights_in_the_file_are_never_touched(tmp_path):
 
 def test_random_damage_never_raises_anything_else(tmp_path):
     text = small_model().to_json()
-    draws = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     path = tmp_path / "m.json"
     for _ in range(60):
         damaged = bytearray(text, "ascii")
-        for place in draws.integers(0, len(text), 4):
-            damaged[place] = int(draws.integers(32, 127))
+        for place in random.integers(0, len(text), 4):
+            damaged[place] = int(random.integers(32, 127))
         path.write_bytes(damaged)
         try:
             audit_model(read_architecture(path))

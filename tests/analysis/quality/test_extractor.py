@@ -1,3 +1,5 @@
+"""The feature network and the splits of a data set."""
+
 import dataclasses
 import json
 
@@ -7,20 +9,19 @@ import pytest
 
 from analysis.quality import extractor
 from analysis.quality.extractor import ExtractorError
-from analysis.quality.reference import real_images
+from analysis.quality.reference import load_splits
 from config.schema import DataConfig
-from gan.data.dataset import load_dataset
 from tools.train_extractor import Recipe, augmented_batches
 
 
-@pytest.fixture(scope="module")
-def unseen():
-    return load_dataset(DataConfig(), "test")
+@pytest.fixture
+def test_set(fashion_mnist):
+    return fashion_mnist.test
 
 
-@pytest.fixture(scope="module")
-def shipped(images, unseen):
-    return extractor.choose(images, unseen)
+@pytest.fixture
+def shipped(fashion_mnist):
+    return fashion_mnist.extractor
 
 
 @pytest.fixture
@@ -34,20 +35,20 @@ def small_images():
     return np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
 
 
-def test_shipped_weights_reach_the_accuracy_on_record(shipped, unseen):
-    probabilities = shipped.features(unseen.images_uint8).probabilities
-    accuracy = np.mean(probabilities.argmax(axis=1) == unseen.labels)
-    name, _ = extractor.SHIPPED[unseen.digest]
+def test_shipped_weights_reach_the_accuracy_on_record(shipped, test_set):
+    probabilities = shipped.features(test_set.images_uint8).probabilities
+    accuracy = np.mean(probabilities.argmax(axis=1) == test_set.labels)
+    name, _ = extractor.SHIPPED[test_set.digest]
     record = json.loads((extractor.ASSETS / f"{name}.json").read_text())
     assert record["id"] == shipped.id
-    assert record["test_digest"] == unseen.digest
+    assert record["test_digest"] == test_set.digest
     # Other machines round differently; that moves single images at most.
     assert accuracy == pytest.approx(record["test_accuracy"], abs=5e-4)
     assert accuracy >= 0.92
 
 
-def test_features_of_real_images_are_standardised(shipped, unseen):
-    features = shipped.features(unseen.images_uint8[:2000])
+def test_features_of_real_images_are_standardised(shipped, test_set):
+    features = shipped.features(test_set.images_uint8[:2000])
     assert features.values.shape == (2000, 64)
     assert features.values.dtype == np.float64
     assert np.abs(features.values.mean(axis=0)).max() < 0.15
@@ -55,10 +56,10 @@ def test_features_of_real_images_are_standardised(shipped, unseen):
     np.testing.assert_allclose(features.probabilities.sum(axis=1), 1)
 
 
-def test_features_do_not_depend_on_their_neighbours(shipped, unseen):
-    together = shipped.features(unseen.images_uint8[:501]).values
-    alone = shipped.features(unseen.images_uint8[500:501]).values
-    np.testing.assert_allclose(together[500:], alone, atol=1e-4)
+def test_features_of_an_image_do_not_depend_on_the_batch(shipped, test_set):
+    together = shipped.features(test_set.images_uint8[:501]).values
+    single = shipped.features(test_set.images_uint8[500:501]).values
+    np.testing.assert_allclose(together[500:], single, atol=1e-4)
 
 
 def test_other_sizes_and_types_are_refused(shipped):
@@ -67,39 +68,39 @@ def test_other_sizes_and_types_are_refused(shipped):
             shipped.features(images)
 
 
-def test_a_changed_weights_file_is_refused(tmp_path, unseen):
-    name, sha256 = extractor.SHIPPED[unseen.digest]
+def test_a_changed_weights_file_is_refused(tmp_path, test_set):
+    name, sha256 = extractor.SHIPPED[test_set.digest]
     content = bytearray((extractor.ASSETS / f"{name}.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(ExtractorError, match=f"expected {sha256}"):
-        extractor.load(tmp_path / "x.npz", sha256)
+        extractor.load_extractor(tmp_path / "x.npz", sha256)
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros(3))
     with pytest.raises(ExtractorError, match="not weights written by"):
-        extractor.load(tmp_path / "x.npz")
+        extractor.load_extractor(tmp_path / "x.npz")
 
 
 def test_saved_weights_come_back_under_a_name_with_their_hash(
     tmp_path, small_net, small_images
 ):
     path = tmp_path / "tiny-v1.npz"
-    extractor.save(path, small_net, small_images)
-    first = extractor.load(path)
+    extractor.save_extractor(path, small_net, small_images)
+    first = extractor.load_extractor(path)
     assert first.id.startswith("tiny-v1-")
     values = extractor.run_net(small_net, small_images)["features"]
     expected = (values - values.mean(axis=0)) / values.std(axis=0)
     np.testing.assert_allclose(first.features(small_images).values, expected, atol=1e-4)
-    extractor.save(path, small_net, small_images)
-    assert extractor.load(path).id == first.id  # the same net is the same ruler
+    extractor.save_extractor(path, small_net, small_images)
+    assert extractor.load_extractor(path).id == first.id  # equal weights, equal id
     small_net.get_layer("features").bias.assign_add(np.ones(64))
-    extractor.save(path, small_net, small_images)
-    assert extractor.load(path).id != first.id
+    extractor.save_extractor(path, small_net, small_images)
+    assert extractor.load_extractor(path).id != first.id
 
 
-def test_a_dead_unit_keeps_a_finite_scale():
+def test_a_constant_feature_keeps_a_finite_scale():
     values = np.random.default_rng(0).normal(3, 2, (1000, 64))
     values[:, 5] = 1
     mean, std = extractor.feature_scale(values)
@@ -108,29 +109,29 @@ def test_a_dead_unit_keeps_a_finite_scale():
     np.testing.assert_allclose(np.delete(std, 5), 2, rtol=0.1)
 
 
-def test_images_without_a_net_get_random_features_that_say_so(images):
-    # The test set is known by its digest; with other test images nothing ships.
-    first, again = (extractor.choose(images, images) for _ in range(2))
+def test_images_without_trained_weights_get_random_features(images):
+    # The shipped weights belong to the digest of the whole test set.
+    first, again = (extractor.choose_extractor(images, images) for _ in range(2))
     assert first.id == again.id
     assert first.id.startswith("random-v1-")
     features = first.features(images.images_uint8)
     assert features.probabilities is None
     np.testing.assert_allclose(features.values.mean(axis=0), 0, atol=1e-4)
     other = dataclasses.replace(images, digest="of other images")
-    assert extractor.choose(other, images).id != first.id  # another scale
+    assert extractor.choose_extractor(other, images).id != first.id  # another scale
 
 
-def test_a_set_without_test_images_lends_some_of_its_own(tmp_path):
+def test_a_set_without_test_split_gives_some_training_images(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (60, 28, 28), np.uint8)
     np.savez(tmp_path / "own.npz", images=pictures)
-    train, test = real_images(DataConfig(str(tmp_path / "own.npz"), limit=5))
+    train, test = load_splits(DataConfig(str(tmp_path / "own.npz"), limit=5))
     assert (len(train.images_uint8), len(test.images_uint8)) == (50, 10)
     assert "No test split" in test.notes[0]
     both = np.concatenate([train.images_uint8, test.images_uint8])
     assert len(np.unique(both, axis=0)) == 60  # disjoint
 
 
-def test_training_batches_hold_each_image_once_an_epoch(small_images):
+def test_training_batches_hold_each_image_once_per_epoch(small_images):
     recipe = Recipe(epochs=1, flip=True, seed=0, batch_size=16)
     batches = augmented_batches(small_images, np.eye(40, dtype=np.float32), recipe)
     taken = [next(batches) for _ in range(3)]

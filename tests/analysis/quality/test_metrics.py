@@ -1,9 +1,12 @@
+"""The metrics on sets of numbers whose distances are known."""
+
 import numpy as np
 import pytest
 from scipy import linalg
 
 from analysis.quality import metrics
-from analysis.quality.metrics import Features, Reference
+from analysis.quality.metrics import Features
+from analysis.quality.reference import add_noise
 
 RNG_SEED = 7
 
@@ -25,18 +28,18 @@ def test_frechet_of_a_shifted_set_is_the_squared_shift() -> None:
     assert metrics.frechet_distance(values, values + shift) == pytest.approx(25)
 
 
-def test_frechet_of_a_scaled_set_is_the_trace_of_what_scaling_added() -> None:
-    # Deviations s and 2s in every direction: sum of (2s - s)^2.
+def test_frechet_of_a_doubled_set_is_its_trace() -> None:
+    # The deviations are s and 2s in every direction: the sum of (2s - s)^2.
     values = gaussian(100)
     values -= values.mean(axis=0)
     trace = np.trace(np.cov(values, rowvar=False))
     assert metrics.frechet_distance(values, 2 * values) == pytest.approx(trace)
 
 
-@pytest.mark.parametrize("dead", [0, 3])
-def test_frechet_agrees_with_two_independent_roots(dead: int) -> None:
+@pytest.mark.parametrize("constant", [0, 3])
+def test_frechet_agrees_with_two_independent_roots(constant: int) -> None:
     real, fake = gaussian(300, 20), 1.3 * gaussian(200, 20, seed=1) + 0.1
-    real[:, :dead] = 0.5
+    real[:, :constant] = 0.5
     covariances = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
     product = covariances[0] @ covariances[1]
     base = np.sum((real.mean(axis=0) - fake.mean(axis=0)) ** 2)
@@ -44,9 +47,9 @@ def test_frechet_agrees_with_two_independent_roots(dead: int) -> None:
     eigenvalues = np.maximum(np.linalg.eigvals(product).real, 0)
     by_eigenvalues = base - 2 * np.sqrt(eigenvalues).sum()
     measured = metrics.frechet_distance(real, fake)
-    # A dead unit gives eigenvalues of 0 +- 1e-17, whose root is 3e-9.
-    assert measured == pytest.approx(by_eigenvalues, abs=1e-8 if not dead else 1e-7)
-    if not dead:
+    # A constant feature gives eigenvalues of 0 +- 1e-17, whose root is 3e-9.
+    assert measured == pytest.approx(by_eigenvalues, abs=1e-8 if not constant else 1e-7)
+    if not constant:
         by_root = base - 2 * np.trace(linalg.sqrtm(product)).real
         assert measured == pytest.approx(by_root, abs=1e-8)
 
@@ -103,7 +106,6 @@ def test_kernel_distance_of_equal_distributions_is_zero_at_every_size() -> None:
 
 
 def test_kernel_distance_has_an_error_that_matches_its_scatter() -> None:
-    # Negative control included: a small shift lies many errors from 0.
     runs = [
         metrics.kernel_distance(
             gaussian(2000, seed=s), gaussian(2000, seed=s + 50), num_blocks=20
@@ -112,6 +114,7 @@ def test_kernel_distance_has_an_error_that_matches_its_scatter() -> None:
     ]
     scatter = np.std([value for value, _ in runs])
     assert np.mean([error for _, error in runs]) == pytest.approx(scatter, rel=0.4)
+    # Negative control: a small shift gives a distance of many standard errors.
     value, error = metrics.kernel_distance(
         gaussian(2000), gaussian(2000, seed=1) + 0.2, num_blocks=20
     )
@@ -124,9 +127,10 @@ def test_density_and_coverage_equal_brute_force() -> None:
     radii = np.sort(between, axis=1)[:, 5]  # column 0 is the point itself
     across = np.linalg.norm(fake[:, None] - real[None], axis=2)
     inside = across < radii
-    neighbours = metrics.neighbour_distances(real, 5)
-    np.testing.assert_allclose(neighbours, np.sort(between, axis=1)[:, 1:6], atol=1e-7)
-    density, coverage = metrics.density_coverage(real, neighbours[:, -1], fake)
+    features = as_features(real)
+    expected = np.sort(between, axis=1)[:, 1:6]
+    np.testing.assert_allclose(features.neighbour_distances, expected, atol=1e-7)
+    density, coverage = metrics.density_coverage(features, as_features(fake))
     assert density == inside.sum() / (5 * 50)
     assert coverage == inside.any(axis=0).mean()
 
@@ -144,8 +148,7 @@ def test_expected_coverage_is_what_equal_distributions_show() -> None:
     measured = []
     for seed in range(20):
         real, fake = gaussian(200, 8, seed), gaussian(200, 8, seed + 50)
-        radii = metrics.neighbour_distances(real, 5)[:, -1]
-        measured.append(metrics.density_coverage(real, radii, fake))
+        measured.append(metrics.density_coverage(as_features(real), as_features(fake)))
     density, coverage = np.mean(measured, axis=0)
     assert coverage == pytest.approx(metrics.expected_coverage(200), abs=0.01)
     assert density == pytest.approx(1, abs=0.05)
@@ -165,26 +168,25 @@ def test_class_metrics_by_hand() -> None:
     assert metrics.class_score(np.eye(4)) == pytest.approx(4)
     assert metrics.class_score(np.full((9, 4), 0.25)) == pytest.approx(1)
     values = gaussian(8, 3)
-    real = Reference.of(Features(values, np.eye(4)[[0, 1, 2, 3] * 2]))
-    scores = metrics.compare(real, Features(values, np.eye(4)[[0, 0, 0, 1] * 2]))
+    real = Features(values, np.eye(4)[[0, 1, 2, 3] * 2])
+    fake = Features(values, np.eye(4)[[0, 0, 0, 1] * 2])
+    scores = metrics.compute_scores(real, fake)
     assert scores["class_tv"] == pytest.approx(0.5)  # two of four classes are missing
     assert scores["num_classes"] == 2
 
 
 def test_duplicates_are_found_and_only_they() -> None:
     values = gaussian(200)
-    real = Reference.of(as_features(values))
+    real = as_features(values)
     fresh = gaussian(200, seed=1)
-    assert metrics.compare(real, as_features(fresh))["duplicates"] == 0
+    assert metrics.compute_scores(real, as_features(fresh))["duplicates"] == 0
     half = np.concatenate([fresh[:100], fresh[:50], fresh[:50] + 1e-6])
-    assert metrics.compare(real, as_features(half))["duplicates"] == 0.75
+    assert metrics.compute_scores(real, as_features(half))["duplicates"] == 0.75
 
 
-def test_compare_refuses_unequal_numbers() -> None:
+def test_sets_of_unequal_size_are_refused() -> None:
     with pytest.raises(ValueError, match="received 9 fakes, expected .* 20"):
-        metrics.compare(
-            Reference.of(as_features(gaussian(20))), as_features(gaussian(9))
-        )
+        metrics.compute_scores(as_features(gaussian(20)), as_features(gaussian(9)))
 
 
 def test_nearest_targets_find_copies_exactly() -> None:
@@ -202,14 +204,14 @@ def test_nearest_targets_find_copies_exactly() -> None:
     ("num_images", "name"),
     [(10_000, "fcd/x-v1"), (2000, "fcd2k/x-v1"), (1500, "fcd_n1500/x-v1")],
 )
-def test_names_say_the_number_of_images(num_images: int, name: str) -> None:
+def test_names_hold_the_number_of_images(num_images: int, name: str) -> None:
     assert metrics.metric_name("fcd", num_images, "x-v1") == name
 
 
 def test_noise_has_the_strength_asked_for() -> None:
     grey = np.full((50, 28, 28, 1), 128, np.uint8)
-    noisy = metrics.add_noise(grey, 13)
+    noisy = add_noise(grey, 13)
     assert noisy.dtype == np.uint8
     assert noisy.std() == pytest.approx(13, rel=0.02)
-    black = metrics.add_noise(np.zeros((1, 28, 28, 1), np.uint8), 13)
+    black = add_noise(np.zeros((1, 28, 28, 1), np.uint8), 13)
     assert black.max() < 80  # clipped, not wrapped around

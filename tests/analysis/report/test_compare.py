@@ -1,29 +1,20 @@
-"""Predictions against theory and measurement, and the compare command."""
+"""Predictions agree with theory and measurement; `compare` prints everything."""
 
 import json
 
 import keras
 import numpy as np
 import pytest
+from analysis.checkerboard.layout import Protocol
+from analysis.checkerboard.spectrum import measure
 from click.testing import CliRunner
 
 from analysis.__main__ import main
 from analysis.checkerboard.controls import agrees
-from analysis.checkerboard.layout import Protocol
 from analysis.checkerboard.meter import contrast
 from analysis.checkerboard.predictions import predict_lines, windowed_means
-from analysis.checkerboard.spectrum import measure
-from analysis.checkerboard.usual_meters import (
-    at_line,
-    azimuthal_profiles,
-    read_injections,
-    smoothed,
-    whitened_map_db,
-)
-from analysis.geometry.audit import audit_model
-from analysis.geometry.tables import upsamplers
+from analysis.geometry.audit import audit_model, upsamplers
 from analysis.report.comparison import unique_labels
-from analysis.study import untrained
 from config.schema import ModelConfig
 from gan.data.dataset import BUNDLED_FILE
 from gan.models import build_generator
@@ -45,7 +36,7 @@ def real() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(real, tmp_path_factory):
-    """Real images; and 600 with a checkerboard of 6 grey levels."""
+    """A file of real images, and one of 600 with a checkerboard of 6 grey levels."""
     folder = tmp_path_factory.mktemp("images")
     scaled = np.rint(real * 0.9 + 12.75)
     sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)
@@ -152,42 +143,6 @@ def test_what_is_no_stage_still_has_a_probe():
     assert set(found.amplitudes) == {"probe"} and not found.share_of_mean
 
 
-def test_the_azimuthal_profile_never_sees_a_checkerboard(real: np.ndarray):
-    images = np.rint(real[:500, ..., None] * 0.9 + 12.75)
-    sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)[..., None]
-    profiles = [
-        azimuthal_profiles(i.astype(np.uint8)) for i in (images, images + 8 * sign)
-    ]
-    assert profiles[0].shape == (500, 18)
-    assert np.abs(profiles[0] - profiles[1]).max() < 1e-9
-    stripes = (images + 8 * sign[:, :1]).astype(np.uint8)
-    assert np.abs(profiles[0] - azimuthal_profiles(stripes)).max() > 0.01
-
-
-def test_the_map_has_white_noise_at_zero_db():
-    noise = np.random.default_rng(0).normal(128, 20, (500, 28, 28, 1))
-    noise = np.rint(noise).astype(np.uint8)
-    found = whitened_map_db(noise, noise)
-    assert found.shape == (113, 113)
-    assert np.abs(found).max() < 1.5
-    assert np.array_equal(found[0], found[-1])
-
-
-def test_usual_meters_on_known_patterns(real: np.ndarray):
-    rows = {row.what: row for row in read_injections(real[..., None])}
-    assert len(rows) == 4
-    corner = rows["8 grey levels at (1/2, 1/2)"]
-    axis = rows["2 grey levels at (1/2, 0)"]
-    assert corner.delta_pnr_db == pytest.approx(23.1 + 0.9, abs=1.0)  # 0.9: headroom
-    assert corner.raw_map_db == pytest.approx(21.4 + 0.9, abs=1.0)
-    assert corner.profile_sigmas < 1e-9
-    assert corner.map_db < corner.raw_map_db - 4
-    assert axis.profile_sigmas == pytest.approx(0.04, abs=0.03)
-    line = max(measure(real[:9], level=0).layout.lines, key=lambda s: s.row + s.column)
-    flat = np.zeros((113, 113))
-    assert at_line(smoothed(flat), line) == 0
-
-
 def test_compare_prints_runs_files_and_results(trained, files, tmp_path):
     saved, figure = tmp_path / "saved.npz", tmp_path / "all.png"
     reference = ("--reference", files / "real.npz")
@@ -203,7 +158,12 @@ def test_compare_prints_runs_files_and_results(trained, files, tmp_path):
     assert last[1][-5:] == ["-"] * 5
     assert figure.stat().st_size > 10_000
     names = {path.name for path in (tmp_path / "f").iterdir()}
-    assert {"lines.png", "lines.svg", "predictions.svg", "spectra-3.png"} <= names
+    assert {
+        "frequencies.png",
+        "frequencies.svg",
+        "predictions.svg",
+        "spectra-3.png",
+    } <= names
 
 
 def params(directory) -> int:
@@ -231,9 +191,7 @@ def test_json_has_everything_predicted_and_measured(trained, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected sources"),
-        (["--untrained", "tone.npz"], "--untrained takes no sources"),
-        (["--untrained", "--seeds", "1"], "1 is not in the range"),
+        ([], "Missing argument 'SOURCES...'"),
         (["tone.npz", "other.npz"], "Path 'other.npz' does not exist"),
         (["tone.npz", "colour.npz"], "colour: received images of 28x28 px, RGB"),
         (["tone.npz", "saved.npz"], "not comparable: tone was measured against"),
@@ -263,37 +221,3 @@ def test_labels_are_short_and_unique():
     assert unique_labels(runs) == ["transpose seed 0", "transpose seed 1"]
     same = unique_labels([runs[0], runs[0], fact("b")])
     assert same == ["transpose (1)", "transpose (2)", "b"]
-
-
-def test_untrained_lines_are_architecture(monkeypatch):
-    kept = {k: v for k, v in untrained.METHODS.items() if k.endswith("t, 5 taps")}
-    assert list(kept) == ["resize-nearest, 5 taps"]
-    kept |= {"transpose, 5 taps": ("transpose", 5)}
-    monkeypatch.setattr(untrained, "METHODS", kept)
-    result = run("compare", "--untrained", "--seeds", 3, "--json")
-    assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout)
-    assert min(rows["transpose, 5 taps"]["pnr_last_db"]) > 0
-    assert max(rows["resize-nearest, 5 taps"]["pnr_last_db"]) < -4
-    assert max(rows["resize-nearest, 5 taps"]["probe_last_db"]) < -120
-    assert "none (below -120)" in run("compare", "--untrained", "--seeds", 2).output
-
-
-@pytest.mark.slow
-def test_untrained_generators_over_24_seeds():
-    # Median and quartiles found independently, with the same settings.
-    expected = {
-        "transpose, 5 taps": ((8.4, 12.6), 4.9, 2.25),
-        "transpose, 4 taps": ((6.6, 10.7), 4.9, 1.22),
-        "resize-nearest, 5 taps": ((-6.5, -5.5), -4.4, 0.69),
-        "resize-bilinear, 5 taps": ((-7.5, -6.5), -2.3, 0.35),
-        "subpixel, 3 taps": ((6.4, 10.1), 5.0, 0.89),
-        "transpose-blur, 5 taps": ((-16.8, -14.8), -8.3, 1.85),
-        "transpose-balanced, 5 taps": ((-8.3, -6.3), -3.7, 2.66),
-    }
-    for method, ((low, high), prev, variance) in expected.items():
-        found = untrained.measure_untrained(method)
-        quartiles = np.quantile(found.pnr_last_db, [0.25, 0.75])
-        assert quartiles[0] < high and low < quartiles[1]
-        assert np.median(found.pnr_prev_db) == pytest.approx(prev, abs=1)
-        assert np.median(found.phase_variance_db) == pytest.approx(variance, abs=0.5)

@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, honest about its controls."""
+"""The page is complete and self-contained, and says when a control failed."""
 
 import base64
 import re
@@ -7,16 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from analysis.checkerboard.layout import Protocol, make_layout
 from click.testing import CliRunner
 
 from analysis.__main__ import main
-from analysis.checkerboard import controls, usual_meters
+from analysis.checkerboard import controls
 from analysis.checkerboard.controls import Control
-from analysis.checkerboard.layout import Protocol, make_layout
-from analysis.report.comparison import Subject, interval
-from analysis.report.figures import gain_for, isolate
-from analysis.report.page import cautions, verdict
-from analysis.report.plates import Plate
+from analysis.report.comparison import Reading, Source, interval
+from analysis.report.figures import ReportFigure, display_gain, isolate_pattern
+from analysis.report.page import cautions
 from gan.data.dataset import BUNDLED_FILE
 
 VOID = {"meta", "source", "img", "br"}
@@ -24,7 +23,7 @@ VOID = {"meta", "source", "img", "br"}
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Real images; and 500 others with a checkerboard, in a file of an odd name."""
+    """A file of real images, and one of 500 images with a checkerboard."""
     folder = tmp_path_factory.mktemp("report")
     with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
         images = np.rint(arrays["test_images"][:2500] * 0.9 + 12.75).astype(np.uint8)
@@ -69,8 +68,7 @@ def page(sources, trained, tmp_path_factory) -> tuple[str, set[str]]:
     """The page of a run and a file, and the names of its figures."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(usual_meters, "NUM_IMAGES", 200)
-        patch.setattr(Plate, "save", lambda plate, into: (into / plate.name).touch())
+        patch.setattr(ReportFigure, "save", lambda it, into: (into / it.name).touch())
         inputs = trained, sources / "<b>&.npz", "--reference", sources / "real.npz"
         options = "--n", 500, "--out", folder / "x.html", "--figures", folder / "f"
         result = write_report(patch, True, *inputs, *options)
@@ -86,7 +84,7 @@ def test_the_page_is_whole(page):
     assert parsed.links <= parsed.ids
     assert "passed all 2 of its" in text and "Do not trust" not in text
     assert "&lt;b&gt;&amp;" in text and "<b>" not in text
-    for section in ("What was compared", "Spectra", "Controls", "usual meters"):
+    for section in ("What was compared", "Spectra", "Controls"):
         assert section in text
 
 
@@ -105,15 +103,14 @@ def test_the_page_needs_no_network_and_no_script(page):
 def test_every_figure_has_words_and_files(page):
     text, files = page
     images = Page(text).images
-    assert len(images) == 9 == text.count("<figcaption>")
+    assert len(images) == 7 == text.count("<figcaption>")
     assert all(len(image["alt"]) > 20 for image in images)
     assert len(files) == len(images)
     assert text.count('media="(prefers-color-scheme: dark)"') == len(images)
 
 
 def test_a_failed_control_stands_at_the_top(sources, monkeypatch, tmp_path):
-    monkeypatch.setattr(Plate, "source", lambda plate, theme: theme)
-    monkeypatch.setattr(usual_meters, "NUM_IMAGES", 200)
+    monkeypatch.setattr(ReportFigure, "url", lambda figure, theme: theme)
     out = tmp_path / "x.html"
     inputs = sources / "<b>&.npz", "--reference", sources / "real.npz", "--out", out
     result = write_report(monkeypatch, False, *inputs)
@@ -135,13 +132,6 @@ def test_a_saved_result_has_no_pictures(sources, monkeypatch, tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def subject(low: float, value: float, high: float, **facts) -> Subject:
-    numbers = {"low": low, "value": value, "high": high, "detection_limit": 1.0}
-    samples = {"name": "x", "notes": [], **facts}
-    summary = {"a_last": numbers, "samples": samples}
-    return Subject("x", SimpleNamespace(summary=summary))
-
-
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
@@ -152,16 +142,23 @@ def subject(low: float, value: float, high: float, **facts) -> Subject:
         ((-1, 0.2, 1.7), "one of more than 1.7 grey levels would show"),
     ],
 )
-def test_verdicts(limits, words: str):
-    assert words in verdict(subject(*limits), "a_last")
-    assert interval({"value": 1, "low": 0, "high": 2}).high == 2
+def test_sentences(limits, words: str):
+    low, value, high = limits
+    amplitude = interval({"low": low, "value": value, "high": high})
+    assert amplitude.high == high
+    reading = Reading("a_last", "last upsampling", 2, amplitude, amplitude, 1.0, {})
+    assert words in reading.sentence
+
+
+def source(step: int, width: int) -> Source:
+    samples = {"name": "x", "notes": [], "step": step}
+    settings = {"model.upsample": width, "model.widths": width}
+    measurement = SimpleNamespace(summary={"samples": samples})
+    return Source("x", measurement, settings=settings)
 
 
 def test_cautions_name_what_else_differs():
-    first = subject(0, 0, 0, step=100)
-    second = subject(0, 0, 0, step=60)
-    for one, widths in ((first, 8), (second, 16)):
-        one.settings.update({"model.upsample": widths, "model.widths": widths})
+    first, second = source(100, 8), source(60, 16)
     found = " ".join(cautions([first, second]))
     assert "more than their upsampling: model.widths." in found
     assert "100 and 60 steps" in found
@@ -173,5 +170,5 @@ def test_isolation_returns_the_pattern_alone():
     rows, columns = np.indices((28, 28))
     pattern = 3.0 * (-1) ** (rows + columns) + 2 * np.cos(np.pi * columns / 2)
     slow = 50 * np.cos(2 * np.pi * rows / 28) + 100
-    assert isolate((slow + pattern)[None], layout)[0] == pytest.approx(pattern)
-    assert gain_for([pattern]) == 16  # 5 * 16 fits into 127, 5 * 32 does not
+    assert isolate_pattern((slow + pattern)[None], layout)[0] == pytest.approx(pattern)
+    assert display_gain([pattern]) == 16  # 5 * 16 fits into 127, 5 * 32 does not

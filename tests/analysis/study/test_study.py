@@ -1,4 +1,4 @@
-"""A study: what is planned, run, continued, compared and written."""
+"""A study is planned, run, continued, compared and written to a page."""
 
 import dataclasses
 import os
@@ -13,20 +13,27 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.__main__ import main
-from analysis.study.jobs import Share, run_missing, shares
-from analysis.study.page import make_page, spread, write_page
+from analysis.study import run as study_run
+from analysis.study.page import compare_methods, make_page, mean_text, write_page
 from analysis.study.plan import (
-    RESULTS,
+    RESULTS_FOLDER,
     Method,
+    Result,
     StudyError,
     generator_cost,
     has_result,
     load_plan,
+    load_results,
     make_plan,
 )
-from analysis.study.results import Result, load_results
-from analysis.study.run import LINES, QUALITY, perform
-from analysis.study.statistics import compare_methods
+from analysis.study.run import (
+    CHECKERBOARD_KEYS,
+    QUALITY_KEYS,
+    JobResources,
+    divide_machine,
+    run_missing,
+    train_and_measure,
+)
 from gan.models import build_generator
 from gan.run.folder import RunFolder
 
@@ -53,22 +60,23 @@ def plan():
 
 @pytest.fixture(scope="module")
 def result(plan, tmp_path_factory):
-    """The one run that is really trained and measured here."""
+    """The result of the only run that this file really trains and measures."""
     folder = tmp_path_factory.mktemp("study")
-    perform(plan.runs[0], folder, folder / "runs", plan.num_images)
+    train_and_measure(plan.runs[0], folder, folder / "runs", plan.num_images)
     plan.save(folder)
     return load_results(folder, plan)[0]
 
 
 def made_up(plan, values, endpoint="a_last"):
-    """Results with given values of one end point: label -> one a seed."""
+    """Returns results with given values of one end point: one per label and seed."""
     return [
         Result(
             run="",
             method=label,
             seed=seed,
-            trained=dict.fromkeys((*LINES, *QUALITY), 0.0) | {endpoint: value},
-            untrained=dict.fromkeys(LINES, 0.0),
+            trained=dict.fromkeys((*CHECKERBOARD_KEYS, *QUALITY_KEYS), 0.0)
+            | {endpoint: value},
+            untrained=dict.fromkeys(CHECKERBOARD_KEYS, 0.0),
             course=[],
             seconds_per_step=0.1,
             measurement=None,
@@ -117,7 +125,7 @@ def test_cost_of_one_generator_by_hand():
     assert generator_cost(model, (28, 1))["macs"] == macs
 
 
-def test_runs_of_a_seed_share_order_budget_and_every_layer_before(plan):
+def test_runs_of_one_seed_have_the_same_budget_and_first_layers(plan):
     first, second, third, other = plan.runs[:4]
     assert [run.config.run.seed for run in plan.runs] == [0, 0, 0, 1, 1, 1]
     assert len({run.config.train for run in plan.runs}) == 1
@@ -134,7 +142,7 @@ def test_runs_of_a_seed_share_order_budget_and_every_layer_before(plan):
         assert not (weights[0][path] == weights[3][path]).all()
 
 
-def test_a_plan_may_grow_and_not_change(plan, tmp_path):
+def test_a_plan_may_grow_but_not_change(plan, tmp_path):
     plan.save(tmp_path)
     assert load_plan(tmp_path) == plan
     grown = planned((*METHODS, "transpose:4"), num_seeds=3)
@@ -154,23 +162,23 @@ def test_a_plan_may_grow_and_not_change(plan, tmp_path):
         load_plan(tmp_path / "nowhere")
 
 
-def test_a_real_run_is_measured_before_on_the_way_and_after(plan, result):
+def test_a_real_run_is_measured_before_during_and_after_training(plan, result):
     assert (result.method, result.seed) == ("transpose k5", 0)
-    assert set(result.untrained) == set(LINES)
-    assert set(result.trained) == {*LINES, *QUALITY}
+    assert set(result.untrained) == set(CHECKERBOARD_KEYS)
+    assert set(result.trained) == {*CHECKERBOARD_KEYS, *QUALITY_KEYS}
     assert [row["step"] for row in result.course] == [10, 20, 30, 40]
-    last = {name: result.course[-1][name] for name in LINES}
-    assert last == {name: result.trained[name] for name in LINES}
+    last = {name: result.course[-1][name] for name in CHECKERBOARD_KEYS}
+    assert last == {name: result.trained[name] for name in CHECKERBOARD_KEYS}
     # Independent weights: 0.75 on average; 64 channel pairs are close to it.
     assert result.untrained["eta_prev"] == pytest.approx(0.75, abs=0.1)
     assert result.measurement.summary["num_images"]["samples"] == 500
 
 
-def test_a_result_survives_its_files_and_damage_is_named(plan, result, tmp_path):
-    result.save(tmp_path / RESULTS)
+def test_a_result_is_saved_and_loaded_and_damage_is_named(plan, result, tmp_path):
+    result.save(tmp_path / RESULTS_FOLDER)
     [again] = load_results(tmp_path, plan)
     assert again.trained == result.trained and again.course == result.course
-    (tmp_path / RESULTS / f"{result.run}.npz").write_bytes(b"PK")
+    (tmp_path / RESULTS_FOLDER / f"{result.run}.npz").write_bytes(b"PK")
     with pytest.raises(StudyError, match="remove it, and the study makes it again"):
         load_results(tmp_path, plan)
 
@@ -208,8 +216,8 @@ def test_comparisons_are_paired_and_corrected(plan):
     assert compare_methods(plan, [r for r in some if r.seed == 0]) == []
 
 
-def test_methods_that_differ_by_noise_alone_are_seldom_told_apart(plan):
-    """Holm keeps the share of studies with any false finding near 5 %; 200 of them."""
+def test_methods_that_differ_by_noise_alone_seldom_show_a_difference(plan):
+    """With Holm about 5 % of studies have a false finding; these are 200 studies."""
     plan = dataclasses.replace(plan, num_seeds=5)
     random = np.random.default_rng(0)
     labels = [method.label for method in plan.methods]
@@ -236,7 +244,7 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
     page = write_page(tmp_path, plan, results, "python -m analysis study").read_text()
     assert "6 of 6 runs: 3 methods, 2 seeds, 40 steps of 16 images (640 in all)" in page
     assert (
-        "- A_last against transpose k5: lower: resize-nearest k3; not told apart:"
+        "- A_last against transpose k5: lower: resize-nearest k3; no difference shown:"
         in page
     )
     assert "| resize-nearest k3 | A_last | -3.00 (" in page
@@ -249,37 +257,37 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
 
 
 def test_a_single_run_has_no_interval():
-    assert spread(np.array([1.5])) == "1.50"
-    assert spread(np.array([1.0, 2, 3])) == "2.00 (-0.48 … 4.48)"
+    assert mean_text(np.array([1.5])) == "1.50"
+    assert mean_text(np.array([1.0, 2, 3])) == "2.00 (-0.48 … 4.48)"
 
 
-def test_the_machine_is_shared_out():
+def test_the_machine_is_divided_among_jobs():
     cores = sorted(os.sched_getaffinity(0))
-    assert shares(1, 0) == [Share(None, ())]
-    assert [share.gpu for share in shares(3, 2)] == [0, 1, 0]
-    assert shares(2, 2)[1].environment["CUDA_VISIBLE_DEVICES"] == "1"
-    two = shares(2, 0)
+    assert divide_machine(1, 0) == [JobResources(None, ())]
+    assert [job.gpu for job in divide_machine(3, 2)] == [0, 1, 0]
+    assert divide_machine(2, 2)[1].environment["CUDA_VISIBLE_DEVICES"] == "1"
+    two = divide_machine(2, 0)
     if len(cores) >= 2:
         assert not set(two[0].cores) & set(two[1].cores)
         assert len(two[0].cores) == len(two[1].cores) == len(cores) // 2
 
 
-def test_a_run_that_fails_is_told_and_the_others_go_on(plan, result, tmp_path):
-    """Two runs are done; of the other four, each finds a broken run folder."""
+def test_a_run_that_fails_is_reported_and_the_others_go_on(plan, result, tmp_path):
+    """Two of six runs are done; each of the others finds a broken run folder."""
     for run in plan.runs[:2]:
-        dataclasses.replace(result, run=run.name).save(tmp_path / RESULTS)
+        dataclasses.replace(result, run=run.name).save(tmp_path / RESULTS_FOLDER)
     plan.save(tmp_path)
-    told = []
+    reports = []
     runs_dir = tmp_path / "runs"
     for run in plan.runs[2:]:
         (runs_dir / run.name).mkdir(parents=True)
         (runs_dir / run.name / "config.json").write_text("no json")
     short = dataclasses.replace(plan, num_seeds=1)
     failed = run_missing(
-        short, tmp_path, runs_dir, shares(1, 0), lambda *a: told.append(a)
+        short, tmp_path, runs_dir, divide_machine(1, 0), lambda *a: reports.append(a)
     )
-    assert failed == len(told) == 1
-    run, _, error = told[0]
+    assert failed == len(reports) == 1
+    run, _, error = reports[0]
     assert run.name == plan.runs[2].name
     assert "exit code 1: Error:" in error and "config.json is damaged" in error
 
@@ -297,7 +305,7 @@ def test_bad_calls_get_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_plan_shows_cost_and_time_and_starts_nothing(tmp_path):
+def test_plan_shows_cost_and_time_and_starts_nothing(tmp_path):
     args = ["study", "--plan", "--out", str(tmp_path / "out"), "--seeds", "3"]
     args += ["--methods", "transpose:5,resize-nearest:3"]
     for setting in SMALL:
@@ -305,7 +313,8 @@ def test_the_plan_shows_cost_and_time_and_starts_nothing(tmp_path):
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 0, result.output
     assert "6 runs of 40 steps, 1 at a time" in result.output
-    assert "minutes by the time that some steps took just now" in result.output
+    text = " ".join(result.output.split())
+    assert "minutes, if all steps take as long as some that were timed just now" in text
     assert "3 of 3" in result.output and "16, 8, 8" in result.output
     assert not (tmp_path / "out").exists()
 
@@ -322,7 +331,7 @@ def command(folder, runs_dir):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_study_killed_at_any_moment_ends_with_the_same_tables(tmp_path):
-    """SIGKILL of the whole group, three times at random moments, then to the end."""
+    """Kills the study three times at random moments, then lets it run to its end."""
     delays = np.random.default_rng().uniform(8, 40, 3)
     print("killed after seconds:", delays)
     killed, straight = tmp_path / "killed", tmp_path / "straight"
@@ -333,7 +342,7 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_tables(tmp_path):
         time.sleep(delay)
         if number:
             os.killpg(process.pid, signal.SIGKILL)
-        else:  # its child lives on, and the next call must wait for it
+        else:  # its child process lives on, and the next call must wait for it
             process.kill()
         process.wait()
     for folder, runs_dir in ((killed, tmp_path / "a"), (straight, tmp_path / "b")):
@@ -359,24 +368,22 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_tables(tmp_path):
 
 
 def test_a_run_folder_in_use_is_waited_for(plan, tmp_path, monkeypatch):
-    from analysis.study import jobs
-
     waits = []
 
     def pause(seconds):
         waits.append(seconds)
         held.__exit__()
 
-    monkeypatch.setattr(jobs.time, "sleep", pause)
+    monkeypatch.setattr(study_run.time, "sleep", pause)
     held = RunFolder(tmp_path / "run")
     held.__enter__()
-    jobs.wait_until_free(tmp_path / "run")
-    assert waits == [jobs.POLL_SECONDS]
-    jobs.wait_until_free(tmp_path / "never-there")
+    study_run.wait_until_free(tmp_path / "run")
+    assert waits == [study_run.POLL_SECONDS]
+    study_run.wait_until_free(tmp_path / "never-there")
 
 
-def test_a_result_appears_after_all_that_it_needs(result, tmp_path, monkeypatch):
-    """A kill between its two files leaves a run without a result, not half of one."""
+def test_a_result_is_complete_when_its_json_appears(result, tmp_path, monkeypatch):
+    """A kill between the two files of a result leaves a run without a result."""
 
     def killed(*_, **__):
         raise KeyboardInterrupt

@@ -59,7 +59,7 @@ def test_sixteen_bits_are_rescaled_not_clipped(tmp_path):
     save(np.tile(levels, (4, 1)), tmp_path / "16.png")
     with Image.open(tmp_path / "16.png") as picture:
         clipped = np.asarray(picture.convert("L"))
-    assert clipped[0].tolist() == [0, 255, 255, 255]  # the trap
+    assert clipped[0].tolist() == [0, 255, 255, 255]  # what Pillow alone does
     assert load(tmp_path).images_uint8[0, 0, :, 0].tolist() == [0, 1, 128, 255]
 
 
@@ -80,7 +80,7 @@ def test_exif_rotation_and_cmyk(tmp_path):
     pixels = np.zeros((8, 8), np.uint8)
     pixels[:4] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise: the upper half goes to the right
+    exif[0x0112] = 6  # turn clockwise: the upper half becomes the right half
     save(pixels, tmp_path / "1.png", exif=exif)
     cmyk = Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK")
     save(cmyk, tmp_path / "2.jpg", quality=95)
@@ -89,7 +89,7 @@ def test_exif_rotation_and_cmyk(tmp_path):
     assert abs(images[1, 4, 4].astype(int) - (255, 0, 0)).max() < 8
 
 
-def test_bomb_is_skipped_unread(tmp_path):
+def test_a_decompression_bomb_is_skipped(tmp_path):
     save(grey(5), tmp_path / "good.png")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -109,7 +109,7 @@ def test_bomb_is_skipped_unread(tmp_path):
         ([(10, 20)], 28),
     ],
 )
-def test_size_follows_the_images(tmp_path, sides, expected):
+def test_the_size_depends_on_the_images(tmp_path, sides, expected):
     for number, (height, width) in enumerate(sides):
         save(np.zeros((height, width), np.uint8), tmp_path / f"{number}.png")
     result = load(tmp_path)
@@ -117,7 +117,7 @@ def test_size_follows_the_images(tmp_path, sides, expected):
     assert bool(result.notes) == (sides != [(expected, expected)])
 
 
-def test_channels_follow_the_images(tmp_path):
+def test_the_number_of_channels_depends_on_the_images(tmp_path):
     save(grey(1), tmp_path / "grey.png")
     assert load(tmp_path).images_uint8.shape[3] == 1
     save(np.zeros((28, 28, 3), np.uint8), tmp_path / "colour.png")
@@ -166,7 +166,7 @@ def test_idx_folder(tmp_path, compress):
         (lambda content: content[:3] + b"\x46" + b"\0\0\0\1" * 70 + b"x", "cannot be"),
     ],
 )
-def test_damaged_idx_is_one_line(tmp_path, damage, message):
+def test_a_damaged_idx_file_is_an_error_of_one_line(tmp_path, damage, message):
     write_idx(tmp_path, compress=False)
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(damage(path.read_bytes()))
@@ -174,7 +174,7 @@ def test_damaged_idx_is_one_line(tmp_path, damage, message):
         load(tmp_path)
 
 
-def test_truncated_gzip_is_one_line(tmp_path):
+def test_a_truncated_gzip_is_an_error_of_one_line(tmp_path):
     write_idx(tmp_path, compress=True)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
@@ -214,7 +214,7 @@ def test_npz_and_npy(tmp_path, images_key, labels_key):
         ),
     ],
 )
-def test_unusable_npz_is_one_line(tmp_path, arrays, message):
+def test_an_unusable_npz_is_an_error_of_one_line(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load(tmp_path / "bad.npz")
@@ -234,7 +234,7 @@ def test_oversized_npz_is_refused(tmp_path, monkeypatch):
         load(tmp_path / "labels.npz")
 
 
-def test_more_images_than_memory_holds_are_refused(tmp_path, monkeypatch):
+def test_more_images_than_fit_into_memory_are_refused(tmp_path, monkeypatch):
     np.save(tmp_path / "i.npy", np.zeros((9, 8, 8), np.uint8))
     monkeypatch.setattr("gan.data.dataset.MAX_BYTES", 8 * 64)
     with pytest.raises(DataError, match="more than 8 images .* data.limit"):
@@ -242,7 +242,7 @@ def test_more_images_than_memory_holds_are_refused(tmp_path, monkeypatch):
     assert len(load(tmp_path / "i.npy", limit=8).images_uint8) == 8
 
 
-def test_a_program_for_ghostscript_is_no_picture(tmp_path, monkeypatch):
+def test_an_eps_file_is_skipped_and_ghostscript_never_runs(tmp_path, monkeypatch):
     save(grey(5), tmp_path / "good.png")
     Image.new("L", (8, 8)).save(tmp_path / "postscript.png", format="EPS")
     ran = []
@@ -251,7 +251,7 @@ def test_a_program_for_ghostscript_is_no_picture(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 cut off"])
-def test_files_that_are_no_archive(tmp_path, content):
+def test_a_file_that_is_no_archive_is_an_error_of_one_line(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read") as caught:
         load(tmp_path / "bad.npz")

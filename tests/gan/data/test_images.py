@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from gan.data.images import fit_image, tile, to_float, to_uint8
+from gan.data.images import fit_image, round_to_uint8, tile, to_float, to_uint8
 
 
-def test_every_level_survives_the_round_trip():
+def test_every_grey_level_stays_the_same_as_float_and_back():
     levels = np.arange(256, dtype=np.uint8)
     images = to_float(levels)
     assert images.dtype == np.float32
@@ -16,6 +16,12 @@ def test_values_outside_are_clipped_and_nan_is_black():
     images = np.array([-3.0, -1.0, 0.0, 1.0, 3.0, np.nan, np.inf], np.float32)
     # 0 maps to 127.5, which rounds half to even.
     assert to_uint8(images).tolist() == [0, 0, 128, 255, 255, 0, 255]
+
+
+def test_grey_levels_are_rounded_to_even_and_clipped():
+    levels = np.array([-1.0, 0.5, 1.5, 254.5, 300.0])
+    rounded = round_to_uint8(levels)
+    assert rounded.dtype == np.uint8 and rounded.tolist() == [0, 0, 2, 254, 255]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -47,7 +53,7 @@ def wide_image():
     return image
 
 
-def test_fits_keep_what_they_promise():
+def test_each_fit_by_hand():
     crop = fit_image(wide_image(), 8, 1, "crop")
     assert (crop == 255).all()
     pad = fit_image(wide_image(), 24, 1, "pad")
@@ -57,7 +63,7 @@ def test_fits_keep_what_they_promise():
     assert (stretch[:, 12] == 255).all()
 
 
-def test_channels_change_without_changing_grey():
+def test_grey_images_stay_the_same_with_three_channels_and_back():
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
     colour = fit_image(grey, 8, 3, "crop")
     np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))

@@ -65,7 +65,7 @@ def no_network(monkeypatch):
 
 
 @pytest.mark.parametrize("config", ["fixed", "ragged"])
-def test_own_builder_is_prepared_and_loaded(data_dir, no_network, config):
+def test_a_builder_is_downloaded_and_loaded(data_dir, no_network, config):
     settings = DataConfig(dataset=f"tiny_shapes/{config}", fit="pad")
     train = load_dataset(settings)
     assert train.images_uint8.shape == (5, 28, 28, 3)
@@ -83,10 +83,10 @@ def test_own_builder_is_prepared_and_loaded(data_dir, no_network, config):
         load_dataset(settings, "test")
 
 
-def test_sets_stored_sideways_are_turned(data_dir, monkeypatch):
-    monkeypatch.setattr("gan.data.tfds.STORED_SIDEWAYS", ("tiny_shapes",))
-    turned = load_dataset(DataConfig(dataset="tiny_shapes", fit="stretch"))
-    image = turned.images_uint8[list(turned.labels).index(4)]
+def test_transposed_images_are_transposed_back(data_dir, monkeypatch):
+    monkeypatch.setattr("gan.data.tfds.STORED_TRANSPOSED", ("tiny_shapes",))
+    transposed = load_dataset(DataConfig(dataset="tiny_shapes", fit="stretch"))
+    image = transposed.images_uint8[list(transposed.labels).index(4)]
     # 4 rows and 5 columns become 5 rows and 4 columns; then 24 rows are stretched to
     # 28, and 5 * 28 / 24 = 5.8.
     rows, columns = np.nonzero(image[..., 0] > 127)
@@ -103,7 +103,7 @@ def test_sets_stored_sideways_are_turned(data_dir, monkeypatch):
         ("", ""),
     ],
 )
-def test_unknown_names_suggest_the_nearest(name, nearest):
+def test_an_unknown_name_gets_the_nearest_names(name, nearest):
     with pytest.raises(DataError, match="neither a path nor") as caught:
         load_dataset(DataConfig(dataset=name))
     assert nearest in str(caught.value).partition("nearest: ")[2]
@@ -116,7 +116,9 @@ def test_sets_without_single_images_are_refused_before_a_download(name, no_netwo
 
 
 @pytest.mark.parametrize("name", ["kmnist", "emnist/letters"])
-def test_unreachable_host_is_one_line_within_seconds(data_dir, no_network, name):
+def test_a_host_without_answer_is_an_error_of_one_line_within_seconds(
+    data_dir, no_network, name
+):
     start = time.monotonic()
     with pytest.raises(DataError, match="no answer from .* bundled") as caught:
         load_dataset(DataConfig(dataset=name))
@@ -132,7 +134,7 @@ class Refuse(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_any_answer_counts_and_silence_ends_at_the_deadline(monkeypatch):
+def test_any_answer_counts_and_no_answer_ends_at_the_deadline(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     silent = socket.create_server(("127.0.0.1", 0))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuse)

@@ -1,4 +1,4 @@
-"""`python -m gan check`: what it finds, what it mends, and what it says."""
+"""`python -m gan check`: what it finds, what it repairs, and what it prints."""
 
 import json
 
@@ -73,14 +73,14 @@ def test_an_export_is_held_to_the_last_checkpoint(run):
         check(run, 0)
 
 
-def test_what_cannot_be_mended_is_named(run):
+def test_what_cannot_be_repaired_is_named(run):
     config = json.loads((run / "config.json").read_text())
     for step in (5, 10, 12):
         flip(run / "state" / f"step-{step:08d}" / "ckpt.index")
     assert "broken: " in (output := check(run, 1))
     assert "no valid checkpoint is left" in output and "cannot be used" in output
     (run / "config.json").write_text(json.dumps(config | {"config": 5}))
-    assert "no checkpoint knows the configuration" in check(run, 1)
+    assert "no checkpoint holds the configuration" in check(run, 1)
 
 
 def test_a_checkpoint_of_another_version_is_broken_and_stays(run):

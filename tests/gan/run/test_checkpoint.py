@@ -58,6 +58,22 @@ def test_retention_keeps_the_newest(saved):
     assert saved.restore().step == 100000000
 
 
+def test_a_checkpoint_of_a_run_that_was_rolled_back_is_refused(saved):
+    """Older versions saved a factor on the learning rates, 1 unless rolled back."""
+    for step, factor in ((5, 1.0), (10, 0.5)):
+        saved.checkpoint.rate_scale = tf.Variable(factor)
+        saved.save(step)
+        del saved.checkpoint.rate_scale
+    with pytest.raises(CheckpointError, match=r"by 0\.5, and rollback was removed"):
+        saved.restore()
+    assert saved.value() == {-1.0} and saved.path(10).exists()
+    checkpoint.remove(saved.path(10))
+    assert saved.restore().step == 5 and saved.value() == {5.0}
+    saved.save(15)  # without the factor
+    names = [name for name, _ in tf.train.list_variables(str(saved.path(15, "ckpt")))]
+    assert not [name for name in names if "rate_scale" in name]
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
@@ -100,10 +116,10 @@ def test_with_no_valid_checkpoint_left_nothing_starts_over(saved):
 
 
 def edit(path, **changes):
-    """Changes a manifest as a stranger can: sealed again."""
+    """Changes a manifest and computes its checksum again."""
     manifest = json.loads(path.read_text()) | changes
     del manifest["sha256"]
-    path.write_text(json.dumps(manifest | {"sha256": checkpoint.seal(manifest)}))
+    path.write_text(json.dumps(manifest | {"sha256": checkpoint.checksum(manifest)}))
 
 
 @pytest.mark.parametrize(
@@ -165,14 +181,16 @@ def test_every_digit_of_a_manifest_counts(saved):
         verify(saved.path(10))
 
 
-def test_a_manifest_from_before_they_were_sealed_is_read(saved):
+def test_an_early_manifest_without_a_checksum_is_read(saved):
     saved.save(10)
     path = saved.path(10, "manifest.json")
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     path.write_text(json.dumps(manifest))
     assert saved.restore().facts == {"by": "test"}
-    path.write_text(json.dumps(manifest | {"sha257": "0"}))  # a seal with a flipped bit
+    path.write_text(
+        json.dumps(manifest | {"sha257": "0"})
+    )  # its name has a flipped bit
     with pytest.raises(CheckpointError):
         verify(saved.path(10))
 

@@ -1,6 +1,6 @@
 """Faults done to real processes, files and disks; docs/reliability.md lists them all.
 
-The random ones are those of tools/torture.py, a few of each here and many when slow.
+The random ones are those of tools/inject_faults.py: a few of each, many when slow.
 """
 
 import json
@@ -21,12 +21,12 @@ from gan.data.dataset import load_dataset
 from gan.files import write_atomically
 from gan.run import checkpoint
 from gan.run.checkpoint import CheckpointError, available, restore_newest, verify
-from gan.run.environment import describe
+from gan.run.environment import describe_environment
 from gan.run.folder import RunFolder, read_run
 from gan.run.log import RunLog
 from gan.state import build_state
 from gan.training import train
-from tools import torture
+from tools import inject_faults as faults
 
 pytestmark = pytest.mark.timeout(1500)  # on a machine that others keep busy
 
@@ -35,34 +35,34 @@ pytestmark = pytest.mark.timeout(1500)  # on a machine that others keep busy
 def straight(tmp_path_factory):
     """A finished run with all its checkpoints."""
     directory = tmp_path_factory.mktemp("straight") / "run"
-    assert torture.finish(directory, keep=torture.NUM_STEPS) == 0
+    assert faults.finish(directory, keep=faults.NUM_STEPS) == 0
     return directory
 
 
 @pytest.fixture(scope="module")
 def judge(straight):
-    return torture.Judge(straight)
+    return faults.Reference(straight)
 
 
 def check(tallies, num):
     assert sum(tally.tried for tally in tallies.values()) == num
     for name, tally in tallies.items():
         assert (tally.wrong, tally.survived) == ([], tally.tried), name
-        assert tally.lost <= torture.SAVE_EVERY
+        assert tally.lost_steps <= faults.SAVE_EVERY
 
 
 @pytest.mark.parametrize("num", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_runs_killed_at_random_lose_an_interval_at_most(tmp_path, judge, num):
-    check(torture.kill_runs(tmp_path, num, np.random.default_rng(num), judge), num)
+    check(faults.kill_runs(tmp_path, num, np.random.default_rng(num), judge), num)
 
 
 @pytest.mark.parametrize("num", [28, pytest.param(280, marks=pytest.mark.slow)])
 def test_no_flipped_bit_goes_unseen_where_it_counts(straight, judge, num):
     copy = shutil.copytree(straight, straight.with_name(f"copy{num}"))
     draws = np.random.default_rng(num)
-    tallies = torture.damage_files(copy, num, draws, judge)
+    tallies = faults.damage_files(copy, num, draws, judge)
     check(tallies, num)
-    assert sum(tallies[kind].unseen for kind in ("index", "data", "manifest")) == 0
+    assert sum(tallies[kind].no_effect for kind in ("index", "data", "manifest")) == 0
 
 
 def test_without_the_sums_another_step_is_restored_in_silence(
@@ -73,14 +73,14 @@ def test_without_the_sums_another_step_is_restored_in_silence(
     newest, older = (path for _, path in available(state)[:2])
     for path in older.glob("ckpt*"):
         shutil.copy(path, newest)
-    tally = torture.Tally()
+    tally = faults.Outcome()
     with pytest.MonkeyPatch.context() as patch:
         trusting = lambda path: json.loads((path / "manifest.json").read_text())  # noqa: E731
         patch.setattr(checkpoint, "verify", trusting)
-        judge.restore(tmp_path, torture.NUM_STEPS, tally, "swapped")
+        judge.restore(tmp_path, faults.NUM_STEPS, tally, "swapped")
     assert "right: False" in tally.wrong[0]
-    step = judge.restore(tmp_path, torture.NUM_STEPS, torture.Tally(), "")
-    assert step == torture.NUM_STEPS - torture.SAVE_EVERY
+    step = judge.restore(tmp_path, faults.NUM_STEPS, faults.Outcome(), "")
+    assert step == faults.NUM_STEPS - faults.SAVE_EVERY
 
 
 class Killed:
@@ -116,7 +116,7 @@ class Killed:
 
 def values_after(directory, killed):
     """What is restored after such a save, and whether it was torn; None: not killed."""
-    process = torture.start(killed, directory)
+    process = faults.start(killed, directory)
     process.join()
     torn = []
     for _, path in available(directory):
@@ -156,7 +156,7 @@ def disk(tmp_path):
     """A file system of 256 KiB."""
     directory = tmp_path / "disk"
     try:
-        with torture.small_disk(directory, 256):
+        with faults.small_disk(directory, 256):
             yield directory
     except OSError as error:
         pytest.skip(str(error))
@@ -228,7 +228,7 @@ def test_a_full_disk_costs_log_lines_and_not_the_training(disk):
 @pytest.mark.parametrize("num", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_on_a_full_disk_goes_on_when_there_is_room(tmp_path, judge, num):
     try:
-        tally = torture.fill_disks(tmp_path, num, judge)
+        tally = faults.fill_disks(tmp_path, num, judge)
     except OSError as error:
         assert error.errno is None, error
         pytest.skip(str(error))
@@ -257,13 +257,13 @@ def test_it_does_not_matter_where_in_an_epoch_a_run_stops(tiny, tmp_path):
 def test_a_resume_elsewhere_says_what_is_different(run, images):
     """Threads, oneDNN, XLA flags, device and versions are written with each state."""
     (_, path), *_ = available(run / "state")
-    before = describe()
+    before = describe_environment()
     assert verify(path)["facts"]["environment"] == before
     assert {"threads", "onednn", "device", "xla_flags", "tensorflow"} < set(before)
     manifest = verify(path)
     other = before | {"threads": 99, "device": "Q", "onednn": "0", "of_the_past": 1}
     manifest["facts"]["environment"] = other
-    manifest["sha256"] = checkpoint.seal(manifest)
+    manifest["sha256"] = checkpoint.checksum(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
     with open(os.devnull, "w") as nowhere, RunFolder(run) as folder:
         console = Console(record=True, width=200, file=nowhere)
@@ -277,7 +277,7 @@ def test_one_constant_image_in_batches_of_eight_is_trained_on(tmp_path):
     """Zero variance, fewer images than a batch has, and nothing to measure."""
     np.save(tmp_path / "one.npy", np.full((1, 28, 28), 7, np.uint8))
     args = ["--dataset", str(tmp_path / "one.npy"), "--runs-dir", str(tmp_path / "r")]
-    sets = [f"{k}={v}" for k, v in torture.SETTINGS.items() if k.startswith("model")]
+    sets = [f"{k}={v}" for k, v in faults.SETTINGS.items() if k.startswith("model")]
     args += ["--steps", "3", "--batch-size", "8", "--run", "one"]
     args += [part for text in sets for part in ("--set", text)]
     result = CliRunner().invoke(program.main, args)

@@ -12,8 +12,8 @@ from config.loader import load_config, to_dict
 from gan.files import first_line, write_atomically
 from gan.run.folder import (
     RunError,
-    RunFacts,
     RunFolder,
+    RunRecord,
     default_name,
     read_run,
     run_directory,
@@ -31,7 +31,7 @@ DATASET = {
 
 def facts(*sets, digest="ab"):
     config = load_config(sets=["train.num_steps=10", *sets])
-    return RunFacts(config, DATASET | {"digest": digest}, {"python": "3"})
+    return RunRecord(config, DATASET | {"digest": digest}, {"python": "3"})
 
 
 def test_config_json_is_exactly_the_configuration(tmp_path):
@@ -75,7 +75,7 @@ def test_only_a_larger_budget_continues_the_run(tmp_path):
             folder.claim(facts("train.num_steps=30", "train.loss=hinge"))
 
 
-def test_checkpoints_without_their_configuration_are_nobodys(tmp_path):
+def test_checkpoints_without_a_configuration_are_refused(tmp_path):
     with RunFolder(tmp_path) as folder:
         (folder.state / "step-00000005").mkdir()
         with pytest.raises(RunError, match="config.json"):
@@ -122,7 +122,7 @@ def test_a_damaged_config_is_one_line(tmp_path, content):
 
 
 def test_a_run_folder_does_not_lead_elsewhere(tmp_path):
-    """A stranger's folder, whose log or lock is a link to a file of the user."""
+    """A hostile folder, whose log or lock is a link to a file of the user."""
     mine = tmp_path / "mine"
     mine.write_text("precious")
     for name in (".lock", "log.jsonl", "state", "samples", "generator.keras"):
@@ -155,7 +155,7 @@ def test_a_folder_without_config_is_no_run(tmp_path):
             read_run(directory)
 
 
-def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path):
+def test_a_second_process_is_refused_with_the_number_of_the_owner(tmp_path):
     program = (
         "import sys; from pathlib import Path; from gan.run.folder import *\n"
         "try:\n"

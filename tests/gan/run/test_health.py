@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import gan.step
 from gan.evaluation import Observation
 from gan.losses import LOSSES
-from gan.run import backend, checkpoint
+from gan.run import checkpoint
+from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunFolder
-from gan.run.health import CHANCE, STATES, RollBack, Watch
+from gan.run.health import CHANCE, STATES, Alarms
 from gan.state import build_state
 from gan.training import train
 
-backend.prepare()
+prepare_tensorflow()
 HEALTHY = {
     "loss/d": 1.2,
     "d/prob_real": 0.57,
@@ -39,43 +39,42 @@ BAD = {
 }
 
 
-def feed(watch, values, steps):
+def feed(alarms, values, steps):
     """The states after each log line."""
     states = []
     for step in steps:
-        watch.see_losses(step, values)
-        states.append(watch.verdict.state)
+        alarms.add_losses(step, values)
+        states.append(alarms.status.state)
     return states
 
 
 @pytest.mark.parametrize("values", [HEALTHY, WEAK, STRONG])
 def test_healthy_values_raise_nothing(values):
-    assert set(feed(Watch("bce"), values, range(25, 20_000, 25))) == {"ok"}
+    assert set(feed(Alarms("bce"), values, range(25, 20_000, 25))) == {"ok"}
 
 
 @pytest.mark.parametrize("every", [1, 25, 50])
 @pytest.mark.parametrize("state", BAD)
 def test_a_bad_value_must_last_two_hundred_steps(state, every):
     """Whatever the cadence, and the first hundred do not count."""
-    watch = Watch("bce")
+    alarms = Alarms("bce")
     steps = range(every, 401, every)
-    states = dict(zip(steps, feed(watch, BAD[state], steps), strict=True))
+    states = dict(zip(steps, feed(alarms, BAD[state], steps), strict=True))
     assert {s for step, s in states.items() if step < 300} == {"ok"}
     assert {s for step, s in states.items() if step >= 300} == {state}
-    assert watch.code == STATES.index(state)
-    assert watch.verdict.quiet_step == 100
+    assert alarms.code == STATES.index(state)
     number = "150" if state == "diverged" else f"loss/d {BAD[state]['loss/d']:.2f}"
-    assert number in watch.verdict.reason
+    assert number in alarms.status.reason
 
-    assert feed(watch, HEALTHY, range(450, 601, 50)) == [state] * 3 + ["ok"]
-    assert watch.verdict.reason == ""
+    assert feed(alarms, HEALTHY, range(450, 601, 50)) == [state] * 3 + ["ok"]
+    assert alarms.status.reason == ""
 
 
 def test_now_and_then_a_bad_line_is_no_alarm():
-    watch = Watch("bce")
+    alarms = Alarms("bce")
     for step in range(150, 5000, 100):
-        assert feed(watch, BAD["diverged"], [step]) == ["ok"]
-        assert feed(watch, HEALTHY, [step + 50]) == ["ok"]
+        assert feed(alarms, BAD["diverged"], [step]) == ["ok"]
+        assert feed(alarms, HEALTHY, [step + 50]) == ["ok"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -86,68 +85,72 @@ def test_chance_is_the_loss_of_not_knowing(loss):
     assert float(real + fake) == pytest.approx(CHANCE[loss])
     won = HEALTHY | {"loss/d": 0.05 * CHANCE[loss]}
     lost = HEALTHY | {"loss/d": 2 * CHANCE[loss], "d/prob_real": 0.3}
-    assert feed(Watch(loss), won, range(50, 301, 50))[-1] == "D-wins"
-    assert feed(Watch(loss), lost, range(50, 301, 50))[-1] == "G-wins"
+    assert feed(Alarms(loss), won, range(50, 301, 50))[-1] == "D-wins"
+    assert feed(Alarms(loss), lost, range(50, 301, 50))[-1] == "G-wins"
 
 
 def test_a_collapse_must_be_seen_twice():
-    watch = Watch("bce")
-    for step, reason, state in (
-        (250, "", "ok"),
-        (500, "2 of 10 classes are left", "ok"),
-        (750, "", "ok"),
-        (1000, "2 of 10 classes are left", "ok"),
-        (1250, "1 of 10 classes are left", "collapsing"),
-        (1500, "", "collapsing"),
+    alarms = Alarms("bce")
+    for reason, state in (
+        ("", "ok"),
+        ("2 of 10 classes are left", "ok"),
+        ("", "ok"),
+        ("2 of 10 classes are left", "ok"),
+        ("1 of 10 classes are left", "collapsing"),
+        ("", "collapsing"),
     ):
-        watch.see_observation(step, reason)
-        assert watch.verdict.state == state
-    assert watch.verdict.reason == "1 of 10 classes are left"
-    assert watch.verdict.quiet_step == 750
-    watch.see_observation(1750, "")
-    assert watch.verdict.state == "ok"
+        alarms.add_observation(reason)
+        assert alarms.status.state == state
+    assert alarms.status.reason == "1 of 10 classes are left"
+    alarms.add_observation("")
+    assert alarms.status.state == "ok"
 
 
 def test_the_worst_alarm_counts():
-    watch = Watch("bce")
-    watch.see_observation(1, "copies")
-    watch.see_observation(2, "copies")
-    assert watch.verdict.state == "collapsing"
-    watch.see_non_finite(7, "loss/g is not finite at step 8")
-    assert (watch.verdict.state, watch.verdict.quiet_step) == ("diverged", 7)
+    alarms = Alarms("bce")
+    alarms.add_observation("copies")
+    alarms.add_observation("copies")
+    assert alarms.status.state == "collapsing"
+    alarms.add_non_finite("loss/g is not finite at step 8")
+    assert alarms.status.state == "diverged"
 
 
-def test_evidence_survives_a_resume():
-    watch, resumed = Watch("bce"), Watch("bce")
-    feed(watch, BAD["D-wins"], [150, 200])
-    resumed.recall(json.loads(json.dumps(watch.memory())))
-    for one in (watch, resumed):
+def test_alarms_continue_after_a_resume():
+    alarms, resumed = Alarms("bce"), Alarms("bce")
+    feed(alarms, BAD["D-wins"], [150, 200])
+    resumed.load_state_dict(json.loads(json.dumps(alarms.state_dict())))
+    for one in (alarms, resumed):
         assert feed(one, BAD["D-wins"], [250, 300]) == ["ok", "D-wins"]
-    assert watch.memory() == resumed.memory()
-    fresh = Watch("bce")
+    assert alarms.state_dict() == resumed.state_dict()
+    fresh = Alarms("bce")
     fresh.step = 200
     assert feed(fresh, BAD["D-wins"], [250, 300]) == ["ok", "ok"]
 
 
-def test_what_an_alarm_does_is_a_choice():
-    for policy in ("warn", "stop", "rollback"):
-        watch = Watch("bce", policy)
-        assert watch.wish_to_stop(1.0) is None
-        watch.see_non_finite(7, "no number")
-        if policy == "warn":
-            assert watch.wish_to_stop(1.0) is None
-        elif policy == "stop":
-            assert watch.wish_to_stop(1.0) == (
-                "stopped by alarm diverged: no number",
-                3,
-            )
-        else:
-            for rate_scale in (1.0, 0.5, 0.25):
-                with pytest.raises(RollBack, match="no number"):
-                    watch.wish_to_stop(rate_scale)
-            assert watch.wish_to_stop(0.125)[1] == 3
-    with pytest.raises(ValueError, match="expected one of"):
-        Watch("bce", "panic")
+def test_alarms_that_an_earlier_version_saved_are_read():
+    """It noted the last quiet step of each alarm as well."""
+    saved = Alarms("bce")
+    feed(saved, BAD["D-wins"], [150, 200])
+    memory = saved.state_dict()
+    for found in memory["evidence"].values():
+        found["quiet_step"] = 100
+    resumed = Alarms("bce")
+    resumed.load_state_dict(memory)
+    assert resumed.state_dict() == saved.state_dict()
+
+
+def test_the_policy_decides_what_an_alarm_does():
+    for policy, expected in (
+        ("warn", None),
+        ("stop", ("stopped by alarm diverged: no number", 3)),
+    ):
+        alarms = Alarms("bce", policy)
+        assert alarms.stop_request() is None
+        alarms.add_non_finite("no number")
+        assert alarms.stop_request() == expected
+    for unknown in ("panic", "rollback"):
+        with pytest.raises(ValueError, match="expected one of"):
+            Alarms("bce", unknown)
 
 
 @pytest.fixture
@@ -158,26 +161,24 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-class Staged:
-    """Speaks of a collapse from a step on, until the rates have been halved enough."""
+class Collapsed:
+    """An observer that reports a collapse from a step on."""
 
     num_images = 4
 
-    def __init__(self, first_step, scale=1.0, killed_at=None):
-        self.first_step, self.scale, self.killed_at = first_step, scale, killed_at
+    def __init__(self, first_step):
+        self.first_step = first_step
 
     def observe(self, step, images_uint8, state):
-        if step == self.killed_at and float(state.rate_scale) < 1:
-            raise KeyboardInterrupt
-        bad = step >= self.first_step and float(state.rate_scale) >= self.scale
-        return Observation({"staged/bad": float(bad)}, alarm="staged" * bad)
+        return Observation(alarm="staged" if step >= self.first_step else "")
 
 
-def staged(config, images, directory, observer, on_alarm="rollback"):
-    """Trains with the observer; outcome and the state that is left on disk."""
+def run_collapsed(config, images, directory, on_alarm):
+    """Trains with that observer; outcome and the state that is left on disk."""
     with RunFolder(directory) as folder:
+        observers = lambda: [Collapsed(first_step=4)]  # noqa: E731
         outcome = train(
-            config, images, folder, make_observers=lambda: [observer], on_alarm=on_alarm
+            config, images, folder, make_observers=observers, on_alarm=on_alarm
         )
     state = build_state(config, 28, 1)
     checkpoint.restore_newest(directory / "state", state.checkpoint)
@@ -189,86 +190,20 @@ def every_second(tiny):
     return tiny({"run.evaluate_every_steps": 2, "run.checkpoint_every_steps": 2})
 
 
-def alarms(directory):
+def noted_alarms(directory):
     lines = (directory / "log.jsonl").read_text().splitlines()
     return [line["alarm"] for line in map(json.loads, lines) if "alarm" in line]
-
-
-def rates(directory):
-    lines = (directory / "log.jsonl").read_text().splitlines()
-    return {x["step"]: x["lr/g"] for x in map(json.loads, lines) if "lr/g" in x}
-
-
-def test_rollback_halves_the_rates_and_resumes_exactly(
-    every_second, images, tmp_path, eagerly
-):
-    """Bad at 6 and 8, so back to 4; two kills change nothing of what follows."""
-    config = every_second
-    outcome, straight = staged(config, images, tmp_path / "a", Staged(6))
-    assert (outcome.step, outcome.exit_code) == (12, 0)
-    assert float(straight.rate_scale) == 0.5
-    assert alarms(tmp_path / "a") == [
-        "back to step 4, learning rates x 0.5, because of collapsing: staged"
-    ]
-    assert list(rates(tmp_path / "a")) == list(range(1, 13))
-    assert rates(tmp_path / "a")[4] == pytest.approx(2e-4, abs=1e-7)
-    assert rates(tmp_path / "a")[5] == pytest.approx(1e-4, abs=1e-7)
-
-    for killed_at, left in ((6, [4, 2]), (10, [8, 6, 4])):
-        with pytest.raises(KeyboardInterrupt):
-            staged(config, images, tmp_path / "b", Staged(6, killed_at=killed_at))
-        found = checkpoint.available(tmp_path / "b" / "state")
-        assert [step for step, _ in found] == left
-    _, resumed = staged(config, images, tmp_path / "b", Staged(6))
-    assert resumed.digest() == straight.digest()
-
-
-def test_without_a_checkpoint_it_goes_to_the_start_and_at_last_stops(
-    tiny, images, tmp_path, eagerly
-):
-    """Three times halved, it is a run with an eighth of the rates, bit for bit."""
-    cadence = {"run.evaluate_every_steps": 2, "run.checkpoint_every_steps": 12}
-    outcome, back = staged(tiny(cadence), images, tmp_path / "a", Staged(2, scale=0))
-    assert (outcome.step, outcome.exit_code) == (4, 3)
-    assert outcome.stop == "stopped by alarm collapsing: staged"
-    assert float(back.rate_scale) == 0.125 and int(back.step) == 4
-
-    slow = {"train.g_learning_rate": 2.5e-5, "train.d_learning_rate": 2.5e-5}
-    config = tiny(cadence | slow)
-    _, direct = staged(config, images, tmp_path / "b", Staged(2), "stop")
-    direct.rate_scale.assign(0.125)
-    assert back.digest() == direct.digest()
-
-
-def test_a_number_that_is_not_finite_can_be_rolled_back(
-    every_second, images, tmp_path, eagerly, monkeypatch
-):
-    """Said, kept for a replay, and only then passed over."""
-    healthy, calls = gan.step.latents, []
-
-    def latents(seed, step, *shape):
-        calls.append(step)
-        first = calls.count(step) == 1
-        return healthy(seed, step, *shape) + (np.nan if step == 6 and first else 0)
-
-    monkeypatch.setattr(gan.step, "latents", latents)
-    outcome, state = staged(every_second, images, tmp_path / "a", Staged(99))
-    assert outcome.step == 12 and not state.non_finite()
-    assert float(state.rate_scale) == 0.5
-    (note,) = alarms(tmp_path / "a")
-    assert note.startswith("back to step 6") and "latents (64 of 64 values)" in note
-    assert (tmp_path / "a" / "diverged" / "step-00000007.npz").exists()
 
 
 def test_stop_saves_and_says_why_and_warn_goes_on(
     every_second, images, tmp_path, eagerly
 ):
-    outcome, state = staged(every_second, images, tmp_path, Staged(4), "stop")
+    outcome, state = run_collapsed(every_second, images, tmp_path, "stop")
     assert (outcome.step, outcome.exit_code) == (6, 3)
     assert outcome.stop == "stopped by alarm collapsing: staged"
-    assert int(state.step) == 6 and float(state.rate_scale) == 1
-    assert alarms(tmp_path) == ["collapsing: staged"]
-    outcome, state = staged(every_second, images, tmp_path, Staged(4), "warn")
+    assert int(state.step) == 6
+    assert noted_alarms(tmp_path) == ["collapsing: staged"]
+    outcome, state = run_collapsed(every_second, images, tmp_path, "warn")
     assert (outcome.step, outcome.exit_code) == (12, 0)
 
 

@@ -1,6 +1,7 @@
-"""The size rules of TensorFlow and PyTorch as text, with numbers put in.
+"""One convolution as a user asks for it, and the formulas of its sizes as text.
 
-For `analysis explain` and `analysis draw`; the numbers come from
+TensorFlow and PyTorch pad by different rules; `Convolution.counterpart` finds the other
+framework's layer of the same sizes. All numbers come from
 `analysis.geometry.arithmetic`.
 """
 
@@ -9,12 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from analysis.geometry.arithmetic import (
-    AxisPlan,
-    conv_axis,
-    conv_transpose_axis,
-    conv_transpose_torch_axis,
-)
+from analysis.geometry.arithmetic import AxisGeometry, conv_axis, conv_transpose_axis
 
 SIZES = {  # by operation, padding, and whether an output padding is given
     ("conv", "same", False): "ceil(i/s)",
@@ -31,10 +27,10 @@ SAME_PADS = {"conv": "max((o-1)*s + k - i, 0)", "transpose": "max((i-1)*s + k - 
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One axis of a layer as a user asks for it.
+class Convolution:
+    """One axis of a convolution or transposed convolution.
 
-    A `padding` in words follows TensorFlow's rules, a number of pixels PyTorch's.
+    A `padding` given by name follows TensorFlow's rules, a number of pixels PyTorch's.
     """
 
     op: Literal["conv", "transpose"]
@@ -47,43 +43,45 @@ class Layer:
 
     @property
     def framework(self) -> str:
-        """Whose rules apply."""
+        """The framework whose rules apply."""
         return "PyTorch" if isinstance(self.padding, int) else "TensorFlow"
 
-    def plan(self) -> AxisPlan:
+    def geometry(self) -> AxisGeometry:
         """The geometry of this axis.
 
         Raises:
             ValueError: if the framework refuses the layer, with the reason.
         """
-        i, k, s, d = self.input_size, self.kernel, self.stride, self.dilation
-        p, extra = self.padding, self.output_padding
-        if self.op == "conv" and extra is not None:
-            raise ValueError("an output padding belongs to a transposed convolution")
-        if self.op == "conv":
-            plan = conv_axis(i, k, s, (p, p) if isinstance(p, int) else p, d)
-        elif isinstance(p, int):
-            plan = conv_transpose_torch_axis(i, k, s, p, extra or 0, d)
+        shape = self.input_size, self.kernel, self.stride, self.padding
+        extra = self.output_padding
+        if self.op == "transpose":
+            axis = conv_transpose_axis(*shape, extra, self.dilation)
+        elif extra is None:
+            axis = conv_axis(*shape, self.dilation)
         else:
-            plan = conv_transpose_axis(i, k, s, p, extra, d)
-        if not plan.feasible:
-            raise ValueError("; ".join(problem.text for problem in plan.problems))
-        return plan
+            raise ValueError("an output padding belongs to a transposed convolution")
+        if not axis.feasible:
+            raise ValueError("; ".join(problem.text for problem in axis.problems))
+        return axis
 
-    def counterpart(self) -> "Layer | None":
+    def counterpart(self) -> "Convolution | None":
         """The other framework's layer of the same sizes, if it has one."""
-        output, reach = self.plan().output_size, self.kernel * self.dilation
-        words = isinstance(self.padding, str)
+        named = self.framework == "PyTorch"
+        return self._with_output_size(self.geometry().output_size, named)
+
+    def _with_output_size(self, output_size: int, named: bool) -> "Convolution | None":
+        """This layer with the first padding, by name or number, that gives the size."""
         extras = range(max(self.stride, self.dilation) if self.op == "transpose" else 0)
+        numbers = range(self.kernel * self.dilation)
         for extra in (None, *extras):
-            for padding in range(reach) if words else ("same", "valid"):
+            for padding in ("same", "valid") if named else numbers:
                 other = replace(self, padding=padding, output_padding=extra)
                 with suppress(ValueError):
-                    if other.plan().output_size == output:
+                    if other.geometry().output_size == output_size:
                         return other
         return None
 
-    def call(self) -> str:
+    def constructor_call(self) -> str:
         """The constructor call as it stands in a program."""
         if isinstance(self.padding, int):
             name = "Conv2d(in, out" if self.op == "conv" else "ConvTranspose2d(in, out"
@@ -100,40 +98,51 @@ class Layer:
         ]
         return ", ".join([name, str(self.kernel), *given]) + ")"
 
-    def size_lines(self) -> list[str]:
-        """The size and the padding, each in letters and with numbers put in."""
-        plan = self.plan()
+    def formulas(self) -> list[str]:
+        """The output size and the padding, each in letters and with numbers put in."""
+        axis = self.geometry()
         way = "number" if isinstance(self.padding, int) else self.padding
-        rule = SIZES[self.op, way, self.output_padding is not None]
-        lines = [self._filled("o", rule)]
+        lines = [
+            self._filled("o", SIZES[self.op, way, self.output_padding is not None])
+        ]
         if self.dilation > 1:
             lines.insert(0, self._filled("k_e", "(k-1)*d + 1"))
         if way == "same":
             lines.append(self._filled("P", SAME_PADS[self.op]))
-        ends = f"{plan.pad_before} before and {plan.pad_after} after"
+        ends = f"{axis.pad_before} before and {axis.pad_after} after"
         if self.op == "conv":
             lines.append(f"pads {ends}")
-        elif plan.trailing >= 0:
+        elif axis.effective_pad_after >= 0:
             lines.append(f"crops {ends}")
         else:
-            lines.append(f"crops {plan.pad_before} before, adds {-plan.trailing} after")
+            added = -axis.effective_pad_after
+            lines.append(f"crops {axis.pad_before} before, adds {added} after")
         return lines
 
     def _filled(self, name: str, formula: str) -> str:
         """`name = letters = numbers = value`."""
-        plan = self.plan()
-        values = {
-            "i": self.input_size,
-            "o": plan.output_size,
-            "k": self.kernel,
-            "k_e": plan.effective_kernel,
-            "s": self.stride,
-            "d": self.dilation,
-            "p": self.padding,
-            "op": self.output_padding,
-        }
+        axis = self.geometry()
+        values = {"i": axis.input_size, "o": axis.output_size, "s": axis.stride}
+        values |= {"k": axis.kernel, "k_e": axis.effective_kernel, "d": axis.dilation}
+        values |= {"p": axis.pad_before, "op": self.output_padding or 0}
         if self.dilation > 1 and name != "k_e":
             formula = re.sub(r"\bk\b", "k_e", formula)
         filled = re.sub(r"\b(k_e|op|[iokspd])\b", lambda m: str(values[m[1]]), formula)
-        result = values.get(name, plan.pad_before + plan.pad_after)
+        result = values.get(name, axis.pad_before + axis.pad_after)
         return f"{name} = {formula} = {filled} = {result}"
+
+
+def torch_axis(axis: AxisGeometry) -> AxisGeometry | None:
+    """PyTorch's layer of the same kernel, stride and sizes as Keras' layer, or None.
+
+    A causal convolution, the only one that pads more before than after, has none.
+    """
+    causal = axis.kind == "conv" and axis.pad_before > axis.pad_after
+    if axis.kind not in ("conv", "transpose") or not axis.feasible or causal:
+        return None
+    op: Literal["conv", "transpose"] = "conv" if axis.kind == "conv" else "transpose"
+    same = Convolution(
+        op, axis.input_size, axis.kernel, axis.stride, dilation=axis.dilation
+    )
+    found = same._with_output_size(axis.output_size, named=False)
+    return found.geometry() if found else None

@@ -1,0 +1,90 @@
+"""What commands share: errors of one line, and options in groups and from settings.
+
+Only command files import this module: `train.py`, `gan/__main__.py` and those of
+`analysis/commands`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import click
+
+from config.schema import Config
+
+
+class Command(click.Command):
+    """A command that ends with one line and an exit code where the user can act.
+
+    Attributes:
+        user_errors: exceptions whose text is shown as that line; all others are faults
+            of the program and show a traceback.
+    """
+
+    user_errors: tuple[type[Exception], ...] = (ValueError, OSError)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command, and ends with one line after an error of the user."""
+        try:
+            return super().invoke(ctx)
+        except self.user_errors as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Lists the options under the headings of their groups."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if record := option.get_help_record(ctx):
+                groups.setdefault(getattr(option, "group", "Options"), []).append(
+                    record
+                )
+        for group, records in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(records)
+
+
+class Option(click.Option):
+    """An option under a heading of the help."""
+
+    def __init__(self, *args: Any, group: str, **options: Any) -> None:
+        """Takes the heading besides click's own arguments."""
+        super().__init__(*args, **options)
+        self.group = group
+
+
+def option(group: str, *names: str, **options: Any) -> Callable[..., Any]:
+    """A decorator that adds an option under the heading `group`."""
+    return click.option(*names, cls=Option, group=group, **options)
+
+
+def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds an option for each setting that has a flag.
+
+    The option of `train.batch_size` has the parameter name `train__batch_size`, and its
+    value is None when it was not given.
+    """
+    settings = [
+        (f"{section}__{item.name}", item, get_type_hints(section_type)[item.name])
+        for section, section_type in get_type_hints(Config).items()
+        for item in dataclasses.fields(section_type)
+        if item.metadata["flag"]
+    ]
+    for name, item, kind in reversed(settings):  # decorators apply from bottom to top
+        rules = item.metadata
+        flag, _, metavar = rules["flag"].partition(" ")
+        default = f" [default: {item.default}]" if item.default else ""
+        if rules["choices"]:
+            kind = click.Choice([*filter(None, rules["choices"]), *rules["aliases"]])
+        function = option(
+            rules["group"],
+            flag,
+            name,
+            type=kind,
+            default=None,
+            metavar=metavar or None,
+            help=rules["help"] + default,
+        )(function)
+    return function

@@ -1,0 +1,83 @@
+"""The command `python -m analysis quality`."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from analysis.commands.quality import command
+from analysis.quality import reference
+from analysis.quality.extractor import ASSETS
+from analysis.quality.reference import add_noise, subset
+from config.schema import DataConfig
+
+
+@pytest.fixture
+def samples(fashion_mnist, tmp_path, monkeypatch):
+    """Some test images as samples.npz in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    images = fashion_mnist.test.images_uint8[-600:]
+    np.savez("samples.npz", images=images)
+    return images
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, arguments)
+
+
+def test_numbers_have_full_names(fashion_mnist, samples, tmp_path):
+    np.savez(
+        "real.npz",
+        train_images=fashion_mnist.train.images_uint8[:2000],
+        test_images=fashion_mnist.test.images_uint8[:600],
+    )
+    result = run(
+        *("samples.npz", "--json", "--reference", "real.npz"),
+        *("--extractor", str(ASSETS / "fmnist-v1.npz")),
+        *("--figure", "figure.png", "--pairs", "pairs.png"),
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    noise = ["noise 5", "noise 13", "noise 26"]
+    assert list(found["scores"]) == ["samples", "floor", *noise]
+    name = f"fcd_n600/{found['extractor']}"
+    fcd = [found["scores"][row][name] for row in ("floor", "noise 13", "noise 26")]
+    assert fcd == sorted(fcd)
+    scores = found["scores"]["samples"]
+    assert scores[name] < fcd[1]
+    assert 0.9 < scores[f"copy_pixels_n600/{found['extractor']}"] < 1.1
+    assert (tmp_path / "figure.png").exists() and (tmp_path / "pairs.png").exists()
+
+
+def test_rows_are_named_by_what_differs_between_sources(
+    fashion_mnist, samples, monkeypatch
+):
+    """The real images are Fashion-MNIST, where neither sources nor options name any."""
+    few = np.arange(len(fashion_mnist.train.images_uint8)) % 30 == 0
+    train = subset(fashion_mnist.train, few, "train")
+    default = {DataConfig(): (train, fashion_mnist.test)}
+    monkeypatch.setattr(reference, "load_splits", default.__getitem__)
+    np.savez("set-one.npz", images=samples)
+    np.savez("set-two.npz", images=add_noise(samples, 40))
+    result = run("set-one.npz", "set-two.npz", "--json", "--n", "600")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert list(found["scores"])[:3] == ["one.npz", "two.npz", "floor"]
+    name = f"fcd_n600/{found['extractor']}"
+    assert found["scores"]["two.npz"][name] > 5 * found["scores"]["one.npz"][name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "all"], "--checkpoint all expects a run"),
+        (["--reference", "nowhere"], "nowhere"),
+        (["--extractor", "samples.npz"], "not weights written by"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(samples, arguments, message):
+    result = run("samples.npz", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
