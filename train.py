@@ -211,11 +211,12 @@ def make_observers(
     config: Config, dataset: Dataset, say: Callable[[str], None]
 ) -> "list[Observer]":
     """What looks at samples during training, as far as the images allow it."""
-    from analysis.observers import QualityObserver, SpectrumObserver
+    from analysis.observers import CheckerboardObserver, QualityObserver
+    from gan.models import STRIDES
 
     observers: list[Observer] = []
     for make in (
-        lambda: SpectrumObserver(dataset.images_uint8),
+        lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
         lambda: QualityObserver(config.data),
     ):
         try:

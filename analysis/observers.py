@@ -1,4 +1,4 @@
-"""Observers that `train.py` gives to the training loop: spectrum and quality.
+"""Observers that `train.py` gives to the training loop: checkerboard and quality.
 
 An observer gets samples at every evaluation and returns numbers and pictures for the
 log. It never changes the training. It sees few samples, so its numbers are less exact
@@ -13,23 +13,15 @@ import numpy as np
 
 from analysis.checkerboard.figures import draw_spectra
 from analysis.checkerboard.kernels import imbalance
-from analysis.checkerboard.meter import (
-    NUM_RESAMPLES,
-    cell_powers,
-    families,
-    pnr_db,
-    signed_root,
-    squared_amplitudes,
-)
-from analysis.checkerboard.spectrum import mean_level, measure
+from analysis.checkerboard.meter import content_power, fit_gain, fit_line
+from analysis.checkerboard.moments import Moments, measure_moments
 from analysis.figures import to_pixels
 from analysis.quality.metrics import compute_scores, metric_name
 from analysis.quality.reference import ReferenceSet
-from analysis.statistics import bootstrap_means
 from config.schema import DataConfig
 from gan.evaluation import Observation
 
-FAMILIES = {1: "last", 2: "prev"}
+MAX_REAL = 10_000  # images behind the band of the checkerboard
 SMALLEST_NUM_IMAGES = 100
 LOGGED_SCORES = (
     *("fcd", "kcd", "density", "coverage"),
@@ -43,87 +35,123 @@ MIN_DIVERSITY = 0.3
 MAX_DUPLICATES = 0.1
 
 
-class SpectrumObserver:
-    """Amplitudes, delta PNR with its null band, kernel imbalance, and a picture."""
+class CheckerboardObserver:
+    """Imaging gain and fixed pattern of each upsampling, with a band, and spectra.
+
+    The sizes include what noise adds to so few samples, and so does the band, which
+    holds 95 % of what as many real images would show: real images stay inside it. Only
+    frequencies off the axes are read, where real images have no such relation.
+
+    Attributes:
+        num_images: number of samples at each evaluation.
+    """
 
     def __init__(
         self,
         real_images_uint8: np.ndarray,
+        strides: tuple[int, ...],
         *,
-        num_images: int = 512,
+        num_images: int = 1000,
         picture_every: int = 4,
         seed: int = 0,
     ) -> None:
-        """Measures the real images once.
+        """Measures real images once.
 
         Args:
-            real_images_uint8: uint8 (N, H, W, C), N larger than `num_images`.
-            num_images: samples wanted at each evaluation.
-            picture_every: evaluations from one picture to the next.
-            seed: of the draws that make the band.
+            real_images_uint8: uint8 (N, H, W, C); at most MAX_REAL of them are used.
+            strides: strides of the generator's upsamplings, first to last.
+            num_images: requested number of samples.
+            picture_every: evaluations from one picture of spectra to the next.
+            seed: seed of the simulated band.
 
         Raises:
-            ValueError: if every image is constant, which has no spectrum.
+            ValueError: if every image is constant, or too small for the strides.
         """
         if not np.ptp(real_images_uint8, axis=(1, 2)).any():
             raise ValueError("every real image is constant, expected pictures")
-        self.num_images = num_images
-        self.picture_every = picture_every
+        self.num_images, self.picture_every = num_images, picture_every
         self.num_observed = 0
-        self.level = mean_level(real_images_uint8)
-        self.real = measure(real_images_uint8, level=self.level)
-        self.real_powers = cell_powers(self.real)
-        self.real_pnr = pnr_db(self.real_powers, self.real.layout)
-        self.families = families(self.real.layout)
-        self.bands = self._bands(seed)
+        spacing = -(-len(real_images_uint8) // MAX_REAL)
+        self.real = measure_moments(real_images_uint8[::spacing], strides)
+        frequencies = self.real.layout.frequencies
+        self.stages = {
+            stage: [
+                k
+                for k, f in enumerate(frequencies)
+                if f.stage == stage and not f.on_axis
+            ]
+            for stage in sorted({f.stage for f in frequencies})
+        }
+        self.bands = self._bands(np.random.default_rng(seed))
 
-    def _bands(self, seed: int) -> dict[str, float]:
-        """95 % of what `num_images` real images would show as mean delta PNR."""
-        rows = self.real.rows
-        # Beyond spectra.MAX_ROWS images a row sums several.
-        num_rows = max(1, round(self.num_images / rows[:, -1].mean()))
-        powers = bootstrap_means(rows, NUM_RESAMPLES, seed, num_rows)
-        delta = pnr_db(powers, self.real.layout) - self.real_pnr
+    def _bands(self, random: np.random.Generator) -> dict[str, float]:
+        """95 % of what `num_images` real images would show, by simulation."""
+        scale = self.real.num_images / self.num_images
         bands = {}
-        for layer, name in FAMILIES.items():
-            limits = np.quantile(
-                delta[:, self.families[layer]].mean(axis=1), [0.025, 0.975]
-            )
-            bands[f"spectrum/real_band_{name}_low_db"] = float(limits[0])
-            bands[f"spectrum/real_band_{name}_high_db"] = float(limits[1])
+        for stage, members in self.stages.items():
+            for tag, fit, unit in QUANTITIES:
+                fits = [fit(self.real, k) for k in members]
+                draws = [
+                    random.multivariate_normal(f.vector, scale * f.covariance, 2000)
+                    for f in fits
+                ]
+                squares = sum(
+                    np.einsum("ni,ij,nj->n", draw, f.metric, draw)
+                    for draw, f in zip(draws, fits, strict=True)
+                )
+                size = unit(self.real, members, squares)
+                for side, share in (("low", 0.025), ("high", 0.975)):
+                    name = f"{tag}/real_{side}_stage{stage}"
+                    bands[name] = float(np.quantile(size, share))
         return bands
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns scalars, and every `picture_every` times the spectrum.
+        """Returns the sizes with their bands, and at times the spectra.
 
         Args:
             step: number of finished steps.
             images_uint8: uint8 (num_images, H, W, C).
             state: its `ema_generator` made the images.
         """
-        layout = self.real.layout
-        spectrum = measure(images_uint8, level=self.level)
-        powers = cell_powers(spectrum)
-        squares = squared_amplitudes(powers, self.real_powers, layout)
-        delta = pnr_db(powers, layout) - self.real_pnr
+        found = measure_moments(images_uint8, self.real.layout.strides)
         scalars = dict(self.bands)
-        for layer, name in FAMILIES.items():
-            amplitude = signed_root(squares[self.families[layer]].sum())
-            scalars[f"spectrum/a_{name}_grey_levels"] = float(amplitude)
-            mean = delta[self.families[layer]].mean()
-            scalars[f"spectrum/delta_pnr_{name}_db"] = float(mean)
+        for stage, members in self.stages.items():
+            for tag, fit, unit in QUANTITIES:
+                fits = [fit(found, k) for k in members]
+                square = sum(float(f.vector @ f.metric @ f.vector) for f in fits)
+                size = unit(found, members, np.array(square))
+                scalars[f"{tag}/stage{stage}"] = float(size)
         scalars |= imbalances(state.ema_generator)
         pictures = {}
         if self.num_observed % self.picture_every == 0:
             title = f"step {step}, {len(images_uint8)} samples"
-            figure = draw_spectra(spectrum.power, self.real.power, layout, title)
+            layout = self.real.layout
+            figure = draw_spectra(found.power, self.real.power, layout, title)
             pictures["spectrum"] = to_pixels(figure)
         self.num_observed += 1
         return Observation(scalars, pictures)
 
 
+def gain_db(moments: Moments, members: list[int], square: np.ndarray) -> np.ndarray:
+    """Explained power at several frequencies as a gain in dB of the content."""
+    content = sum(content_power(moments, k) for k in members)
+    return 10 * np.log10(np.maximum(square / content, 1e-12))
+
+
+def levels(moments: Moments, members: list[int], square: np.ndarray) -> np.ndarray:
+    """Root mean square of a pattern in grey levels from its square."""
+    return np.sqrt(square)
+
+
+# Tag of the logged scalars, how they are estimated, and their unit.
+QUANTITIES = (
+    ("imaging_gain_db", fit_gain, gain_db),
+    ("fixed_pattern_levels", fit_line, levels),
+)
+
+
 def imbalances(generator: keras.Model) -> dict[str, float]:
-    """Imbalance index of each transposed convolution with a stride: 0 means no line."""
+    """Imbalance index of each transposed convolution with a stride, 0 if balanced."""
     return {
         f"eta/{layer.name}": imbalance(np.asarray(layer.kernel), layer.strides)
         for layer in generator.layers

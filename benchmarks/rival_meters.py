@@ -15,12 +15,12 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 import scipy.signal
-
-from analysis.checkerboard.controls import HEADROOM, wave
 from analysis.checkerboard.layout import Line
-from analysis.checkerboard.meter import cell_powers, pnr_db
 from analysis.checkerboard.profiles import full
 from analysis.checkerboard.spectrum import mean_level, measure
+
+from analysis.checkerboard.controls import HEADROOM, wave
+from analysis.checkerboard.meter import cell_powers, pnr_db
 from analysis.samples import halves
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset

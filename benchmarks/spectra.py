@@ -15,9 +15,9 @@ from pathlib import Path
 
 import click
 import numpy as np
-
 from analysis.checkerboard.layout import Protocol, make_layout
 from analysis.checkerboard.spectrum import mean_level, measure
+
 from benchmarks.results import save
 from gan.data.dataset import BUNDLED_FILE
 

@@ -8,6 +8,7 @@ seed and on its own name alone, so that runs with different methods start from e
 weights wherever they share a layer.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -25,6 +26,7 @@ from gan.layers import (
 )
 from gan.upsampling import KERAS, Checker, LayerKinds, upsample
 
+STRIDES = (2, 2)  # of the upsamplings of every generator, first to last
 STAGE1_KERNEL = 5  # this stage does not double, so no experiment varies it
 
 
@@ -108,7 +110,7 @@ def build_generator(
         image_size, image_size, channels) in [-1, 1].
     """
     build = Build(config, seed, precision, fused)
-    base = image_size // 4
+    base = image_size // math.prod(STRIDES)
     width0, width1, width2 = config.generator_widths
 
     latents = keras.Input((config.latent_dim,), name="latents")

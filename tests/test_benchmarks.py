@@ -6,8 +6,8 @@ import textwrap
 import click
 import numpy as np
 import pytest
-
 from analysis.checkerboard.spectrum import measure
+
 from benchmarks import floor, overhead, rivals, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.rival_meters import (

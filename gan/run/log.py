@@ -26,6 +26,11 @@ PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 # The losses with bce if the discriminator cannot tell real from generated images.
 REFERENCES = {"loss/reference_ln2": math.log(2), "loss/reference_2ln2": 2 * math.log(2)}
 DESCRIPTIONS = {
+    "imaging_gain_db/stage1": "What the last upsampling leaves of low frequencies, in "
+    "dB of their size. Real images lie between real_low_stage1 and real_high_stage1.",
+    "fixed_pattern_levels/stage1": "Pattern of the last upsampling that is the same in "
+    "every sample, in grey levels. Real images lie between real_low_stage1 and "
+    "real_high_stage1.",
     "loss/g": "Generator loss. With bce, ln 2 = 0.693 is where D says 1/2 everywhere.",
     "loss/d": "Discriminator loss, real + generated. With bce, 2 ln 2 = 1.386 is where "
     "D says 1/2 everywhere; far below, D wins.",
@@ -243,6 +248,12 @@ def chart_layout() -> layout_pb2.Layout:
         "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
         "fraction of real images with a sample nearby; floor: real images": [
             "coverage[^/]*/.*"
+        ],
+        "checkerboard: imaging gain in dB, with the band of real images": [
+            "imaging_gain_db/.*"
+        ],
+        "checkerboard: fixed pattern in levels, with the band of real images": [
+            "fixed_pattern_levels/.*"
         ],
     }
     return layout_pb2.Layout(

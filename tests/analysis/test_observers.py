@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from analysis.observers import LOGGED_SCORES, QualityObserver, SpectrumObserver
+from analysis.observers import (
+    LOGGED_SCORES,
+    CheckerboardObserver,
+    QualityObserver,
+)
 from config.schema import DataConfig
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.evaluation import Observation
@@ -35,8 +39,8 @@ def labels(fashion_mnist) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def spectrum_observer(real: np.ndarray) -> SpectrumObserver:
-    return SpectrumObserver(real, num_images=500, picture_every=2)
+def checkerboard_observer(real: np.ndarray) -> CheckerboardObserver:
+    return CheckerboardObserver(real, (2, 2), num_images=500, picture_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -56,36 +60,44 @@ def state() -> SimpleNamespace:
     return SimpleNamespace(ema_generator=model)
 
 
-def test_real_images_lie_in_the_band(spectrum_observer, state, real: np.ndarray):
-    scalars = spectrum_observer.observe(0, real[-500:], state).scalars
-    for family in ("last", "prev"):
-        low, high = (
-            scalars[f"spectrum/real_band_{family}_{side}_db"]
-            for side in ("low", "high")
-        )
-        assert low < 0 < high
-        assert low < scalars[f"spectrum/delta_pnr_{family}_db"] < high
+def test_real_images_draw_a_line_inside_the_band(checkerboard_observer, state, real):
+    scalars = checkerboard_observer.observe(0, real[-500:], state).scalars
+    for tag in ("imaging_gain_db", "fixed_pattern_levels"):
+        for stage in (1, 2):
+            low, high = (
+                scalars[f"{tag}/real_{side}_stage{stage}"] for side in ("low", "high")
+            )
+            assert low < scalars[f"{tag}/stage{stage}"] < high, (tag, stage)
 
 
-def test_a_checkerboard_leaves_the_band(spectrum_observer, state, real: np.ndarray):
-    images = np.clip(real[-500:] * 0.9 + 12.75 + 4 * CHECKER, 0, 255).astype(np.uint8)
-    scalars = spectrum_observer.observe(250, images, state).scalars
-    assert scalars["spectrum/a_last_grey_levels"] == pytest.approx(4, abs=0.6)
-    high = scalars["spectrum/real_band_last_high_db"]
-    assert scalars["spectrum/delta_pnr_last_db"] > high
+@pytest.mark.parametrize(
+    ("plant", "tag", "expected"),
+    [
+        (lambda x: x + 4 * CHECKER, "fixed_pattern_levels", 4),
+        (lambda x: x * (1 + 0.04 * CHECKER), "imaging_gain_db", -28),
+    ],
+)
+def test_a_checkerboard_leaves_the_band(
+    plant, tag, expected, checkerboard_observer, state, real
+):
+    images = np.clip(np.rint(plant(real[-500:] * 0.9 + 12.75)), 0, 255)
+    scalars = checkerboard_observer.observe(250, images.astype(np.uint8), state).scalars
+    assert scalars[f"{tag}/stage1"] == pytest.approx(expected, rel=0.05)
+    assert scalars[f"{tag}/stage1"] > scalars[f"{tag}/real_high_stage1"]
+    assert scalars[f"{tag}/stage2"] < 1.5 * abs(scalars[f"{tag}/real_high_stage2"])
     assert all(isinstance(value, float) for value in scalars.values())
 
 
 def test_only_layers_with_a_stride_have_an_index(
-    spectrum_observer, state, real: np.ndarray
+    checkerboard_observer, state, real: np.ndarray
 ):
-    scalars = spectrum_observer.observe(0, real[:500], state).scalars
+    scalars = checkerboard_observer.observe(0, real[:500], state).scalars
     indices = {name: value for name, value in scalars.items() if name[:4] == "eta/"}
     assert indices == {"eta/stage2_upsample": pytest.approx(0, abs=1e-6)}
 
 
 def test_a_picture_comes_at_every_second_evaluation(state, real: np.ndarray):
-    observer = SpectrumObserver(real[:2000], num_images=500, picture_every=2)
+    observer = CheckerboardObserver(real[:2000], (2, 2), num_images=500, picture_every=2)
     seen = [observer.observe(step, real[:500], state).pictures for step in range(3)]
     assert [len(pictures) for pictures in seen] == [1, 0, 1]
     picture = seen[0]["spectrum"]
@@ -94,9 +106,9 @@ def test_a_picture_comes_at_every_second_evaluation(state, real: np.ndarray):
     assert picture.std() > 10
 
 
-def test_constant_images_give_finite_numbers(spectrum_observer, state):
+def test_constant_images_give_finite_numbers(checkerboard_observer, state):
     black = np.zeros((500, 28, 28, 1), np.uint8)
-    scalars = spectrum_observer.observe(1, black, state).scalars
+    scalars = checkerboard_observer.observe(1, black, state).scalars
     assert all(np.isfinite(value) for value in scalars.values())
 
 
@@ -175,7 +187,7 @@ def observed(tiny, images, tmp_path_factory, quality_observer):
     """The folder of a run with both observers; otherwise it is the run `trained`."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     config = tiny({"model.initializer_stddev": 0.2})
-    spectrum = SpectrumObserver(images.images_uint8, num_images=100)
+    spectrum = CheckerboardObserver(images.images_uint8, num_images=100)
     with RunFolder(directory) as folder:
         train(
             config,
