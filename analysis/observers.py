@@ -135,7 +135,7 @@ class CheckerboardObserver:
 def gain_db(moments: Moments, members: list[int], square: np.ndarray) -> np.ndarray:
     """Explained power at several frequencies as a gain in dB of the content."""
     content = sum(content_power(moments, k) for k in members)
-    return 10 * np.log10(np.maximum(square / content, 1e-12))
+    return 10 * np.log10(np.maximum(square / max(content, 1e-12), 1e-12))
 
 
 def levels(moments: Moments, members: list[int], square: np.ndarray) -> np.ndarray:

@@ -46,6 +46,7 @@ SIGNIFICANCE = 0.05  # of all tests of a set together
 NORMAL = 1.96  # standard errors of a 95 % interval of a real number
 RESOLUTION_MARGIN = 1.25  # a pattern must exceed what nuisances do by a quarter
 RIDGE = 1e-6  # of the mean power: explaining transforms may be equal (binary images)
+TINY = 1e-12  # of powers; constant images have none
 LOG_TINY = -600.0  # of p-values; smaller ones are not told apart
 VISIBLE_LEVELS = 1.0  # a pattern of one grey level or less is not seen
 
@@ -271,7 +272,7 @@ def read_frequency(
     gains = [fit_gain(moments, k) for moments in sets]
     contents = [content_power(moments, k) for moments in sets]
     nears = [moments.power_near[k].sum() / moments.num_images for moments in sets]
-    percents = [100 / math.sqrt(max(power, 1e-12)) for power in contents]
+    percents = [100 / math.sqrt(max(power, TINY)) for power in contents]
     difference = gains[0].minus(gains[1])
     gain = reading(
         [fit.estimate(scale) for fit, scale in zip(gains, percents, strict=True)],
@@ -280,7 +281,7 @@ def read_frequency(
         READINGS[0],
     )
     shares = [
-        squared(fit.estimate(1 / math.sqrt(max(power, 1e-12))))
+        squared(fit.estimate(1 / math.sqrt(max(power, TINY))))
         for fit, power in zip(gains, nears, strict=True)
     ]
     share = Reading(shares[0], shares[2], shares[0].value, gain.z, gain.log_p, 0.0)
@@ -313,7 +314,7 @@ def fit_gain(moments: Moments, k: int) -> Fit:
     gram, cross = moments.gram[k], moments.cross[k]
     size = gram.shape[1]
     total = gram.sum(axis=0)
-    ridge = RIDGE * np.trace(total).real / size * np.eye(size)
+    ridge = (RIDGE * np.trace(total).real / size + TINY) * np.eye(size)
     whole = np.linalg.solve(total + ridge, cross.sum(axis=0))
     without = np.linalg.solve(total - gram + ridge, cross.sum(axis=0) - cross)
     is_real = moments.layout.frequencies[k].is_real
@@ -433,9 +434,9 @@ def log_peak(powers: np.ndarray) -> tuple[float, float, float]:
     """
     total = powers.sum(axis=0)
     without = total - powers
-    logs = np.log(np.maximum(without[:, 0], 1e-12) / np.maximum(without[:, 1], 1e-12))
+    logs = np.log(np.maximum(without[:, 0], TINY) / np.maximum(without[:, 1], TINY))
     variance = (len(logs) - 1) * float(logs.var())
-    log = math.log(max(total[0], 1e-12) / max(total[1], 1e-12))
+    log = math.log(max(total[0], TINY) / max(total[1], TINY))
     return log, variance, float(total[1])
 
 
@@ -448,7 +449,7 @@ def parts_of(
     mixes = np.vstack([np.eye(3), LUMA])
     names = ("red", "green", "blue", "luminance")
     gram = moments.gram[k].sum(axis=0)
-    ridge = RIDGE * np.trace(gram).real / len(gram) * np.eye(len(gram))
+    ridge = (RIDGE * np.trace(gram).real / len(gram) + TINY) * np.eye(len(gram))
     gains = np.linalg.solve(gram + ridge, moments.cross[k].sum(axis=0)) @ mixes.T
     power = np.einsum("kc,kl,lc->c", gains.conj(), gram, gains).real
     power = np.maximum(power / moments.num_images, 0)
@@ -519,7 +520,7 @@ def excesses(
 ) -> Iterable[tuple[str, float]]:
     """Excesses that are significant alone at 1 %: chance is no nuisance."""
     gain = fit_gain(moments, k).minus(fit_gain(reference, k))
-    scale = 100 / math.sqrt(max(content_power(moments, k), 1e-12))
+    scale = 100 / math.sqrt(max(content_power(moments, k), TINY))
     line = fit_line(moments, k).minus(fit_line(reference, k))
     for name, fit, unit in ((READINGS[0], gain, scale), (READINGS[1], line, 1.0)):
         if fit.test()[0] < math.log(0.01):

@@ -97,7 +97,9 @@ def test_only_layers_with_a_stride_have_an_index(
 
 
 def test_a_picture_comes_at_every_second_evaluation(state, real: np.ndarray):
-    observer = CheckerboardObserver(real[:2000], (2, 2), num_images=500, picture_every=2)
+    observer = CheckerboardObserver(
+        real[:2000], (2, 2), num_images=500, picture_every=2
+    )
     seen = [observer.observe(step, real[:500], state).pictures for step in range(3)]
     assert [len(pictures) for pictures in seen] == [1, 0, 1]
     picture = seen[0]["spectrum"]
@@ -187,7 +189,7 @@ def observed(tiny, images, tmp_path_factory, quality_observer):
     """The folder of a run with both observers; otherwise it is the run `trained`."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     config = tiny({"model.initializer_stddev": 0.2})
-    spectrum = CheckerboardObserver(images.images_uint8, num_images=100)
+    spectrum = CheckerboardObserver(images.images_uint8, (2, 2), num_images=100)
     with RunFolder(directory) as folder:
         train(
             config,
