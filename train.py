@@ -7,7 +7,7 @@ after the flags have been checked.
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,7 @@ from rich.table import Table
 from config.loader import load_config, to_dict, with_budget
 from config.schema import Config, ConfigError, UserError
 from gan.command_line import Command, option, setting_options
-from gan.data.dataset import (
-    BUNDLED_NAME,
-    BUNDLED_TRAIN_IMAGES,
-    Dataset,
-    load_dataset,
-)
+from gan.data.dataset import BUNDLED_NAME, BUNDLED_TRAIN_IMAGES, load_dataset
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
@@ -163,8 +158,13 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     strategy = make_strategy(options["strategy"], options["replicas"])
     check_fits(config, strategy)
     console.quiet = not Processes(strategy).is_chief
-    observers = partial(make_observers, config, dataset, say)
     minutes = options["max_minutes"]
+
+    def observers() -> "list[Observer]":
+        from analysis.observers import make_observers
+
+        return make_observers(config, dataset, say) if options["observe"] else []
+
     with process_folder(directory, strategy) as folder:
         say(
             f"{dataset.name}: {len(dataset.images_uint8)} images -> {directory}; "
@@ -174,7 +174,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
             config,
             dataset,
             folder,
-            make_observers=observers if options["observe"] else tuple,
+            make_observers=observers,
             max_seconds=minutes * 60 if minutes else None,
             console=console,
             on_alarm=options["on_alarm"],
@@ -205,25 +205,6 @@ def show_plan(config: Config, directory: Path, max_minutes: float | None) -> Non
         f"budget: {steps} steps of {config.train.batch_size} images{limit}",
         highlight=False,
     )
-
-
-def make_observers(
-    config: Config, dataset: Dataset, say: Callable[[str], None]
-) -> "list[Observer]":
-    """What looks at samples during training, as far as the images allow it."""
-    from analysis.observers import CheckerboardObserver, QualityObserver
-    from gan.models import STRIDES
-
-    observers: list[Observer] = []
-    for make in (
-        lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
-        lambda: QualityObserver(config.data),
-    ):
-        try:
-            observers.append(make())
-        except ValueError as error:
-            say(f"note: not observed: {error}")
-    return observers
 
 
 if __name__ == "__main__":

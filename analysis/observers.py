@@ -6,6 +6,7 @@ than those of `python -m analysis spectra` and `python -m analysis quality`, whi
 measure results.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,8 +19,10 @@ from analysis.checkerboard.moments import Moments, measure_moments
 from analysis.figures import to_pixels
 from analysis.quality.metrics import compute_scores, metric_name
 from analysis.quality.reference import ReferenceSet
-from config.schema import DataConfig
-from gan.evaluation import Observation
+from config.schema import Config, DataConfig
+from gan.data.dataset import Dataset
+from gan.evaluation import Observation, Observer
+from gan.models import STRIDES
 
 MAX_REAL = 10_000  # images behind the band of the checkerboard
 SMALLEST_NUM_IMAGES = 100
@@ -33,6 +36,28 @@ LOGGED_SCORES = (
 MIN_CLASS_FRACTION = 0.6  # of the number of classes of real images
 MIN_DIVERSITY = 0.3
 MAX_DUPLICATES = 0.1
+
+
+def make_observers(
+    config: Config, dataset: Dataset, say: Callable[[str], None]
+) -> list[Observer]:
+    """Makes the observers of a run, except those that its images do not allow.
+
+    Args:
+        config: settings of the run.
+        dataset: its training images.
+        say: gets a sentence for each observer that cannot be made.
+    """
+    observers: list[Observer] = []
+    for make in (
+        lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
+        lambda: QualityObserver(config.data),
+    ):
+        try:
+            observers.append(make())
+        except ValueError as error:
+            say(f"note: not observed: {error}")
+    return observers
 
 
 class CheckerboardObserver:

@@ -27,7 +27,9 @@ def stage_name(stage: int) -> str:
     """The upsampling that a stage number means."""
     if stage == 1:
         return "the last upsampling"
-    return f"the upsampling {stage - 1} before the last"
+    if stage == 2:
+        return "the upsampling before the last"
+    return f"the upsampling {stage - 1} stages before the last"
 
 
 def is_visible(reading: GridReading) -> bool:
