@@ -18,6 +18,7 @@ from analysis.checkerboard.frequencies import (
     make_layout,
     strides_to_scan,
 )
+from analysis.checkerboard.jpeg import measure_blocks
 from analysis.checkerboard.meter import (
     Estimate,
     GridReading,
@@ -66,7 +67,14 @@ class Measurement:
     @property
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        return describe(self.readings, known_strides=self.facts["known_strides"])
+        found = describe(self.readings, known_strides=self.facts["known_strides"])
+        if self.facts["jpeg_blocks"]["found"]:
+            found.append(
+                "The images have blocks of 8 pixels, as JPEG compression leaves them: "
+                f"pixels differ {self.facts['jpeg_blocks']['ratio']:.2f} times as much "
+                "across their borders. Measure images that were never saved as JPEG."
+            )
+        return found
 
     @property
     def tile(self) -> np.ndarray:
@@ -143,6 +151,7 @@ def measure_samples(
     found = measure_moments(samples.images_uint8, scanned)
     labels = None if reference.labels is None else halves(reference.labels)[1]
     resolution = measure_resolution(r2, real, labels, seed)
+    blocks = measure_blocks(samples.images_uint8, r1)
     facts = {
         "format": FORMAT,
         "samples": samples.describe(),
@@ -154,6 +163,7 @@ def measure_samples(
         },
         "strides": list(scanned),
         "known_strides": strides is not None,
+        "jpeg_blocks": {**asdict(blocks), "found": blocks.found},
     }
     arrays = {
         "power": found.power,

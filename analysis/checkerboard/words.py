@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from analysis.checkerboard.meter import VISIBLE_LEVELS, GridReading, Reading
 
 MIN_DB = -120.0  # of a printed gain; float32 transforms resolve no smaller one
-JPEG_PERIOD = 8  # pixels; the blocks of JPEG are locked to the grid as well
 ADVICE = (
     "Train longer, since a pattern fades with training; if it stays, use a resize "
     "(--upsample resize), a kernel size that is a multiple of the stride, or "
@@ -60,12 +59,6 @@ def describe(
     patterns = strongest(readings)
     if not patterns:
         return [nothing_found(readings)]
-    if not known_strides and looks_like_jpeg(readings):
-        lines = [
-            "A pattern of 8-pixel blocks was found, as JPEG compression leaves them; "
-            "it says nothing about an upsampling."
-        ]
-        return [*lines, *(pattern_sentence(p, known_strides=False) for p in patterns)]
     lines = [pattern_sentence(p, known_strides=known_strides) for p in patterns]
     if any(map(is_visible, patterns)):
         lines.append(ADVICE)
@@ -142,10 +135,3 @@ def place(reading: GridReading) -> str:
             return f" in the {channels[-1]} channel"
         return " in colour (chroma)"
     return ""
-
-
-def looks_like_jpeg(readings: Sequence[GridReading]) -> bool:
-    """Whether what was found repeats after 8 pixels and lies on the axes."""
-    found = [r.frequency for r in readings if r.found]
-    blocks = [f for f in found if f.period == JPEG_PERIOD]
-    return bool(blocks) and sum(f.on_axis for f in blocks) * 2 >= len(blocks)
