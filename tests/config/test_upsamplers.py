@@ -77,7 +77,6 @@ def test_aliases_mean_one_method_each():
     assert UPSAMPLER_ALIASES == {"resize": "resize-nearest"}
 
 
-@pytest.mark.xfail(reason="the table of docs/method.md is not yet that of the registry")
 def test_the_table_of_the_method_page_is_the_registry():
     rows = [
         line
