@@ -16,6 +16,7 @@ from functools import partial
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from analysis.checkerboard.frequencies import Layout, make_layout
 
@@ -23,6 +24,7 @@ NUM_GROUPS = 512  # image i belongs to group i % NUM_GROUPS
 CHUNK_VALUES = 1 << 18  # one megabyte of float32 stays in the cache of a processor
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601
 MID_LEVEL = 127.5
+SMOOTHING_PX = 4  # a mean over 4x4 pixels has no response at multiples of 1/4
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,26 +74,20 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
 
 def levels_by_channel(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Grey levels of the part of the images that is read: (n, C, height, width)."""
-    levels = grey_levels(images[:, : shape[0], : shape[1]])
-    return np.ascontiguousarray(np.moveaxis(levels, 3, 1))
+    inside = np.moveaxis(images[:, : shape[0], : shape[1]], 3, 1)
+    return grey_levels(np.ascontiguousarray(inside))
 
 
 def squares(levels: np.ndarray) -> np.ndarray:
     """Squared distance of smoothed images from middle grey, scaled to 0..127.5.
 
-    Without smoothing, the square of a pattern added to an image would explain it. The
-    mean over 4x4 pixels (edges are mirrored) has no response at multiples of 1/4.
+    Without smoothing, the square of a pattern added to an image would explain it.
 
     Args:
         levels: (n, C, height, width).
     """
-    # Four slices are ten times as fast as scipy.ndimage.uniform_filter.
-    pairs = np.pad(levels, ((0, 0), (0, 0), (2, 1), (2, 1)), "symmetric")
-    pairs = pairs[..., :-1, :] + pairs[..., 1:, :]
-    pairs = pairs[..., :-2, :] + pairs[..., 2:, :]
-    pairs = pairs[..., :-1] + pairs[..., 1:]
-    smooth = pairs[..., :-2] + pairs[..., 2:]
-    smooth /= np.float32(16)
+    size = 1, 1, SMOOTHING_PX, SMOOTHING_PX
+    smooth = scipy.ndimage.uniform_filter(levels, size)
     smooth -= np.float32(MID_LEVEL)
     smooth *= smooth
     smooth /= np.float32(MID_LEVEL)
@@ -143,18 +139,44 @@ class Band:
     high: Places
 
 
-def make_bands(layout: Layout) -> list[Band]:
-    """Groups the grid frequencies by `Layout.radii`."""
-    radii, bands = np.array(layout.radii), []
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Everything that the images of a set are read with.
+
+    Attributes:
+        layout: of the set.
+        bands: the grid frequencies by `Layout.radii`.
+        centers: the grid frequencies (A,).
+        rings: the neighbours of all grid frequencies one after the other.
+        ring_starts: where in `rings` those of each grid frequency start (A,).
+        ring_lengths: float32 (A,), how many they are.
+    """
+
+    layout: Layout
+    bands: list[Band]
+    centers: Places
+    rings: Places
+    ring_starts: np.ndarray
+    ring_lengths: np.ndarray
+
+
+def make_tables(layout: Layout) -> Tables:
+    """Finds all bins of a layout in the half spectrum."""
+    shape, radii, bands = layout.shape, np.array(layout.radii), []
     for radius in np.unique(radii):
         frequencies = np.flatnonzero(radii == radius)
-        high = [layout.band(radius, layout.centers[k]) for k in frequencies]
-        places = (
-            Places.of(bins, layout.shape)
-            for bins in (layout.band(radius), np.array(high))
-        )
-        bands.append(Band(frequencies, *places))
-    return bands
+        high = np.array([layout.band(radius, layout.centers[k]) for k in frequencies])
+        low = layout.band(radius)
+        bands.append(Band(frequencies, Places.of(low, shape), Places.of(high, shape)))
+    lengths = np.array([len(ring) for ring in layout.rings])
+    return Tables(
+        layout,
+        bands,
+        Places.of(layout.centers, shape),
+        Places.of(np.concatenate(layout.rings), shape),
+        np.cumsum(lengths) - lengths,
+        lengths.astype(np.float32),
+    )
 
 
 def measure_moments(
@@ -177,6 +199,7 @@ def measure_moments(
     if not len(images):
         raise ValueError("received no images")
     layout = make_layout(images.shape[1], images.shape[2], strides)
+    tables = make_tables(layout)
     weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
     weights = weights * (len(images) / weights.sum())
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -184,9 +207,7 @@ def measure_moments(
         means = sum(pool.map(add, chunks(images))) / len(images)
         if not np.isfinite(means).all():
             raise ValueError("received values that are not finite")
-        measure = partial(
-            measure_images, images, weights, layout, make_bands(layout), means
-        )
+        measure = partial(measure_images, images, weights, tables, means)
         sums: list[np.ndarray] = []
         for chunk, found in zip(
             chunks(images), pool.map(measure, chunks(images)), strict=True
@@ -200,7 +221,7 @@ def measure_moments(
             for total, values in zip(sums[:-1], found[:-1], strict=True):
                 total[own] += values
             sums[-1] += found[-1]
-    return in_order(sums, means, weights, layout)
+    return in_order(sums, means, len(images), tables)
 
 
 def zeros_for(values: np.ndarray, num_groups: int) -> np.ndarray:
@@ -236,19 +257,17 @@ def add_images(
 def measure_images(
     images: np.ndarray,
     weights: np.ndarray,
-    layout: Layout,
-    bands: list[Band],
+    tables: Tables,
     means: np.ndarray,
     chunk: slice,
 ) -> list[np.ndarray]:
     """Takes the products of each image of a chunk, and the sum of their spectra.
 
     Args:
-        images: the whole set, and so are weights.
+        images: the whole set.
         weights: float (N,).
-        layout: of the set.
-        bands: of the layout.
-        means: as `add_images` gives them, divided by N.
+        tables: of the set.
+        means: float64 (2 C, height, width), of the images and of their squares.
         chunk: which images.
 
     Returns:
@@ -256,18 +275,18 @@ def measure_images(
         order of the bands; power_near (A,) in that order; lines (C, A); power in a bin
         and in its ring (2, P, A); then the sum of the spectra (half spectrum,).
     """
-    levels = levels_by_channel(images[chunk], layout.shape)
+    levels = levels_by_channel(images[chunk], tables.layout.shape)
     weight = weights[chunk].astype(np.float32)[:, np.newaxis, np.newaxis]
     num_images, channels = levels.shape[:2]
     values = np.concatenate([levels, squares(levels)], axis=1)
     values -= means.astype(np.float32)
-    values *= layout.window
+    values *= tables.layout.window
     explaining = scipy.fft.rfft2(values).reshape(num_images, 2 * channels, -1)
     explained = explaining[:, :channels]
     powers = weight * separate_powers(explained)  # (n, P, half spectrum)
     spectra = weight[:, 0] * squared_size(explained).sum(axis=1)
     gram, cross, near = [], [], []
-    for band in bands:
+    for band in tables.bands:
         low = band.low.pick(explaining)
         conjugate = low.conj() * weight
         gram.append(conjugate @ low.swapaxes(1, 2))
@@ -276,35 +295,29 @@ def measure_images(
         products = conjugate @ flat.swapaxes(1, 2)
         cross.append(products.reshape(num_images, 2 * channels, *high.shape[1:3]))
         near.append(spectra[:, band.high.index].sum(axis=2))
-    lines = Places.of(layout.centers, layout.shape).pick(explained)
-    centers = Places.of(layout.centers, layout.shape).index
-    rings = Places.of(np.concatenate(layout.rings), layout.shape).index
-    lengths = np.array([len(ring) for ring in layout.rings])
-    starts = np.cumsum(lengths) - lengths
-    around = np.add.reduceat(powers[:, :, rings], starts, axis=2)
-    around /= lengths.astype(np.float32)
+    around = powers[:, :, tables.rings.index]
+    rings = np.add.reduceat(around, tables.ring_starts, axis=2) / tables.ring_lengths
     return [
         weights[chunk],
         np.stack(gram, axis=1),
         np.concatenate(cross, axis=3),
         np.concatenate(near, axis=1),
-        lines * weight,
-        np.stack([powers[:, :, centers], around], axis=1),
+        tables.centers.pick(explained) * weight,
+        np.stack([powers[:, :, tables.centers.index], rings], axis=1),
         spectra.sum(axis=0, dtype=np.float64),
     ]
 
 
 def in_order(
-    sums: list[np.ndarray], means: np.ndarray, weights: np.ndarray, layout: Layout
+    sums: list[np.ndarray], means: np.ndarray, num_images: int, tables: Tables
 ) -> Moments:
     """Brings the sums of `measure_images` to the order and form of `Moments`."""
     counts, gram, cross, near, lines, ring_powers, spectrum = sums
-    channels, num_images = len(means) // 2, len(weights)
+    channels, layout = len(means) // 2, tables.layout
     mean = means[:channels]
-    bands = make_bands(layout)
-    by_band = np.concatenate([band.frequencies for band in bands])
-    order = np.argsort(by_band)
-    band_of = np.repeat(np.arange(len(bands)), [len(b.frequencies) for b in bands])
+    members = [band.frequencies for band in tables.bands]
+    order = np.argsort(np.concatenate(members))
+    band_of = np.repeat(np.arange(len(members)), [len(own) for own in members])
     whole = Places.of(np.arange(math.prod(layout.shape)), layout.shape)
     steady = np.abs(scipy.fft.fft2((mean - mean.mean()) * layout.window)) ** 2
     at_centers = scipy.fft.fft2(mean * layout.window).reshape(channels, -1)
@@ -335,6 +348,8 @@ def separate_powers(transforms: np.ndarray) -> np.ndarray:
     """Power of grey images, or of luminance and chroma: (n, C, ·) to (n, P, ·)."""
     if transforms.shape[1] == 1:
         return squared_size(transforms)
-    luminance = np.tensordot(LUMA, transforms, (0, 1))[:, np.newaxis]
-    chroma = squared_size(transforms - luminance).mean(axis=1, keepdims=True)
-    return np.concatenate([squared_size(luminance), chroma], axis=1)
+    # As real numbers, since a product of real and complex arrays is slow.
+    luminance = LUMA @ transforms.view(np.float32)
+    chroma = (transforms.view(np.float32) - luminance[:, np.newaxis]).view(np.complex64)
+    parts = [squared_size(luminance.view(np.complex64)), squared_size(chroma).mean(1)]
+    return np.stack(parts, axis=1)
