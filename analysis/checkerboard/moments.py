@@ -204,7 +204,7 @@ def measure_moments(
     weights = weights * (len(images) / weights.sum())
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         add = partial(add_images, images, weights, layout)
-        means = sum(pool.map(add, chunks(images))) / len(images)
+        means = sum(pool.map(add, chunks(images)), np.zeros(())) / len(images)
         if not np.isfinite(means).all():
             raise ValueError("received values that are not finite")
         measure = partial(measure_images, images, weights, tables, means)
