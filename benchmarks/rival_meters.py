@@ -335,7 +335,7 @@ def make_table(comparison: Comparison) -> Table:
         caption="number (largest of real images); found: beyond 1.25 times what real "
         "images and all that holds no pattern give to that meter",
     )
-    table.add_column("control")
+    table.add_column("control", no_wrap=True)
     for name in comparison.nulls:
         table.add_column(name, justify="right")
     planted = False
@@ -358,7 +358,7 @@ def main(num_images: int, out: Path | None) -> None:
     """Shows what each meter says about images of known content (some minutes)."""
     real = load_dataset(DataConfig(), "train")
     comparison = compare_meters(real.images_uint8, real.labels, num_images=num_images)
-    table_console().print(make_table(comparison))
+    table_console(200).print(make_table(comparison))
     save(out, {"num_images": num_images, **comparison._asdict()})
 
 
