@@ -24,7 +24,8 @@ frequencies, so that it has every chance to see a checkerboard:
   (that of the ring around each, times the ratio of both in real images): root of the
   sum of squares in which a lack of power counts as negative, in grey levels.
 - this project: the largest excess of any reading at any grid frequency, as a multiple
-  of the limit at which it is called a pattern (`analysis.checkerboard.meter`).
+  of its limit (`analysis.checkerboard.meter`). A pattern must also be significant among
+  all readings together, which this number leaves out.
 
 All meters know the same half of the real images. Another quarter gives each one its
 null, the largest number of several sets of real images, and its limit, 1.25 times the
@@ -245,6 +246,7 @@ def this_meter(
                 item.imaging_gain_percent,
                 item.fixed_pattern_levels,
                 item.free_pattern_levels,
+                item.free_chroma_levels,
             )
             if reading
         ]
