@@ -1,39 +1,52 @@
-"""Compares speed and memory of the mean spectrum with two common ways to compute it.
+"""Compares speed and memory of the meter's sums with common ways to take spectra.
 
     python -m benchmarks.spectra [--n 60000] [--out FILE.json]
 
-Three methods take turns in one process on the same images:
-`analysis.checkerboard.spectrum.measure`; a NumPy loop that transforms image by image
-and adds up power; and the radial profile of each image, as papers about spectra compute
-it. `measure` also keeps what resampling, phases and borders need.
+Four methods take turns in one process on the same images:
+`analysis.checkerboard.moments.measure_moments`, behind all readings of this project; a
+mean power spectrum in chunks, as the retired meter took it (`benchmarks.rival_meters`);
+a NumPy loop that transforms image by image and adds up power; and the radial profile of
+each image, as papers about spectra compute it. Times are ratios to one plain transform
+of all images in single precision, which takes its turn as well.
 """
 
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
-from analysis.checkerboard.layout import Protocol, make_layout
-from analysis.checkerboard.spectrum import mean_level, measure
+import scipy.fft
 
-from benchmarks.results import save
+from analysis.checkerboard.frequencies import make_layout
+from analysis.checkerboard.moments import measure_moments
+from benchmarks.results import save, spread
+from benchmarks.rival_meters import CHUNK_IMAGES, mean_power
 from gan.data.dataset import BUNDLED_FILE
 
+STRIDES = (2, 2)
+MEMORY_NUMBERS = (30_000, 60_000, 240_000)  # of images
 
-def chunked(images_uint8: np.ndarray) -> np.ndarray:
-    """The mean spectrum of this project."""
-    return measure(images_uint8, level=mean_level(images_uint8)).power
+
+def sums(images_uint8: np.ndarray) -> np.ndarray:
+    """All sums of this project's meter, and of them the mean spectrum."""
+    return measure_moments(images_uint8, STRIDES).power
+
+
+def chunked_spectrum(images_uint8: np.ndarray) -> np.ndarray:
+    """The mean spectrum alone."""
+    window = make_layout(28, 28, STRIDES).window
+    return mean_power(images_uint8, float(images_uint8.mean()), window)
 
 
 def numpy_loop(images_uint8: np.ndarray) -> np.ndarray:
     """The same mean spectrum, one image at a time."""
-    window = make_layout(28, 28, Protocol()).window
+    window = make_layout(28, 28, STRIDES).window
     level, total = images_uint8.mean(), np.zeros((28, 28))
     for image in images_uint8[..., 0]:
         total += np.abs(np.fft.fft2((image - level) * window)) ** 2
-    return total / len(images_uint8) / (window**2).sum()
+    return total / len(images_uint8)
 
 
 def radial_profiles(images_uint8: np.ndarray) -> np.ndarray:
@@ -51,14 +64,23 @@ def radial_profiles(images_uint8: np.ndarray) -> np.ndarray:
         order = np.argsort(radius.ravel())
         rings = radius.ravel()[order].astype(int)
         ends = np.flatnonzero(np.diff(rings))
-        sums = np.cumsum(magnitude.ravel()[order])
-        profile = np.diff(sums[ends]) / np.diff(ends)
+        totals = np.cumsum(magnitude.ravel()[order])
+        profile = np.diff(totals[ends]) / np.diff(ends)
         total += (profile - profile.min()) / (profile.max() - profile.min())
     return total / len(images_uint8)
 
 
-METHODS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "this project": chunked,
+def plain_transform(images_uint8: np.ndarray) -> None:
+    """One transform of every image, and nothing done with it."""
+    for start in range(0, len(images_uint8), CHUNK_IMAGES):
+        chunk = images_uint8[start : start + CHUNK_IMAGES, ..., 0]
+        scipy.fft.fft2(chunk.astype(np.float32))
+
+
+METHODS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "plain transform": plain_transform,
+    "this project": sums,
+    "chunked spectrum": chunked_spectrum,
     "NumPy loop": numpy_loop,
     "radial profiles": radial_profiles,
 }
@@ -79,16 +101,11 @@ def time_in_turn(
 
 
 def peak_megabytes(num_images: int) -> float:
-    """Returns the peak of allocated memory while a stream of images is measured."""
-
-    def stream() -> Iterator[np.ndarray]:
-        random = np.random.default_rng(0)
-        for start in range(0, num_images, 500):
-            size = min(500, num_images - start), 28, 28, 1
-            yield random.integers(0, 256, size, np.uint8)
-
+    """Returns the peak of memory that the sums of a set allocate beside its images."""
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), np.uint8)
+    images = np.broadcast_to(image, (num_images, *image.shape))
     tracemalloc.start()
-    measure(stream(), level=128.0)
+    measure_moments(images, STRIDES)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / 1e6
@@ -103,22 +120,20 @@ def main(num_images: int, rounds: int, out: Path | None) -> None:
     with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
         real = arrays["train_images"][..., np.newaxis]
     images = np.resize(real, (num_images, *real.shape[1:]))
-    half = chunked(images[:500])
-    if not np.allclose(half, numpy_loop(images[:500])[:, :15], rtol=1e-4):
-        raise click.ClickException("the two mean spectra differ")
+    spectra = [method(images[:500]) for method in (sums, chunked_spectrum, numpy_loop)]
+    if not all(np.allclose(other, spectra[0], rtol=1e-4) for other in spectra[1:]):
+        raise click.ClickException("the mean spectra differ")
     seconds = time_in_turn(images, rounds)
-    memory = {n: peak_megabytes(n) for n in (30_000, 60_000, 240_000)}
+    memory = {n: peak_megabytes(n) for n in MEMORY_NUMBERS}
     for name, times in seconds.items():
-        ratios = np.array(times) / np.array(seconds["this project"])
-        low, middle, high = np.quantile(ratios, [0, 0.5, 1], axis=0)
+        wall, cpu = (np.array(times) / np.array(seconds["plain transform"])).T
         speed = num_images / np.median([wall for wall, _ in times])
         click.echo(
-            f"{name:>16}: {speed:>8.0f} images/s; ours is faster "
-            f"{middle[0]:.1f} times ({low[0]:.1f} to {high[0]:.1f}), "
-            f"in CPU time {middle[1]:.1f} ({low[1]:.1f} to {high[1]:.1f})"
+            f"{name:>16}: {speed:>8.0f} images/s; as long as {spread(wall)} plain "
+            f"transforms, in CPU time {spread(cpu)}"
         )
     for count, megabytes in memory.items():
-        click.echo(f"{count:>16} images in a stream: at most {megabytes:.1f} MB")
+        click.echo(f"{count:>16} images: at most {megabytes:.1f} MB beside them")
     result = {
         "num_images": num_images,
         "wall_and_cpu_seconds": seconds,

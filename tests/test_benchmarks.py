@@ -6,16 +6,25 @@ import textwrap
 import click
 import numpy as np
 import pytest
-from analysis.checkerboard.spectrum import measure
 
-from benchmarks import floor, overhead, rivals, startup
+from analysis.checkerboard.controls import PLANTED
+from benchmarks import floor, overhead, rivals, spectra, startup
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.rival_meters import (
+    OURS,
+    PUBLISHED,
+    Comparison,
+    azimuthal_meter,
     azimuthal_profiles,
-    read_patterns,
-    smoothed,
-    value_at,
-    whitened_map_db,
+    compare_meters,
+    dct_meter,
+    make_table,
+    mean_dct,
+    neighbour_meter,
+    neighbour_residuals,
+    retired_meter,
+    spectral_map_db,
+    spectral_map_meter,
 )
 from benchmarks.worker import Unavailable, Worker
 from config.loader import load_config
@@ -198,40 +207,136 @@ def test_a_program_is_killed_after_the_last_event(tmp_path):
 
 @pytest.fixture(scope="module")
 def real():
-    return load_dataset(DataConfig(limit=3000), "test").images_uint8
+    return load_dataset(DataConfig(limit=4000), "test")
+
+
+CHECKER = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)[..., None]
+ROWS = 1 - 2 * (np.arange(28) % 2)[:, None, None]  # +1 and -1 in turns down
+CONSTANT = np.full((20, 28, 28, 1), 128.0)
 
 
 def test_the_azimuthal_profile_does_not_change_with_a_checkerboard(real):
-    images = np.rint(real[:500] * 0.9 + 12.75)
-    sign = 1 - 2 * (np.indices((28, 28)).sum(axis=0) % 2)[..., None]
+    images = np.rint(real.images_uint8[:500] * 0.9 + 12.75)
     profiles = [
-        azimuthal_profiles(i.astype(np.uint8)) for i in (images, images + 8 * sign)
+        azimuthal_profiles(i.astype(np.uint8)) for i in (images, images + 8 * CHECKER)
     ]
     assert profiles[0].shape == (500, 18)
     assert np.abs(profiles[0] - profiles[1]).max() < 1e-9
-    stripes = (images + 8 * sign[:, :1]).astype(np.uint8)
-    assert np.abs(profiles[0] - azimuthal_profiles(stripes)).max() > 0.01
+    meter = azimuthal_meter(images)
+    assert meter(images + 8 * CHECKER) < 1e-9
+    assert meter(images + 8 * ROWS) == pytest.approx(0.12, abs=0.05)
+    # Noise without any pattern changes it most.
+    assert meter(images + np.random.default_rng(0).normal(0, 20, images.shape)) > 1
 
 
 def test_the_spectral_map_of_white_noise_is_zero_db():
     noise = np.random.default_rng(0).normal(128, 20, (500, 28, 28, 1))
-    noise = np.rint(noise).astype(np.uint8)
-    found = whitened_map_db(noise, noise)
-    assert found.shape == (113, 113)
+    found = spectral_map_db(noise, noise.mean(), noise.std())
+    assert found.shape == (112, 57)
     assert np.abs(found).max() < 1.5
-    assert np.array_equal(found[0], found[-1])
+    twice = 128 + 2 * (noise - 128)
+    # Noise of twice the size has 20 log10(2) dB more everywhere.
+    assert spectral_map_meter(noise)(twice) == pytest.approx(6.02, abs=0.01)
 
 
-def test_three_meters_read_known_patterns(real):
-    readings = {reading.pattern: reading for reading in read_patterns(real)}
-    assert len(readings) == 4
-    corner = readings["8 grey levels at (1/2, 1/2)"]
-    axis = readings["2 grey levels at (1/2, 0)"]
-    assert corner.delta_pnr_db == pytest.approx(23.1 + 0.9, abs=1.0)  # 0.9: headroom
-    assert corner.raw_map_db == pytest.approx(21.4 + 0.9, abs=1.0)
-    assert corner.profile_sigmas < 1e-9
-    assert corner.map_db < corner.raw_map_db - 4
-    assert axis.profile_sigmas == pytest.approx(0.04, abs=0.03)
-    lines = measure(real[:9], level=0).layout.lines
-    last = max(lines, key=lambda line: line.row + line.column)
-    assert value_at(smoothed(np.zeros((113, 113))), last) == 0
+def test_the_spectral_map_flattens_a_checkerboard(real):
+    """8 levels rise by 21 dB before smoothing, but smoothing takes 4 dB or more."""
+    images = np.rint(real.images_uint8[:2000] * 0.9 + 12.75)
+    maps = [
+        spectral_map_db(i, images.mean(), images.std())
+        for i in (images, images + 8 * CHECKER)
+    ]
+    # At 112x57, (1/2, 1/2) is at [56, 56].
+    rise = maps[1][56, 56] - maps[0][56, 56]
+    assert rise == pytest.approx(21.4 + 0.9, abs=1)  # 0.9: contrast times 0.9
+    smooth = spectral_map_meter(images)(images + 8 * CHECKER)
+    assert 5 < smooth < rise - 4
+
+
+def test_the_mean_dct_has_81_percent_of_a_sign_change_in_its_last_coefficient():
+    found = mean_dct(CONSTANT + 2 * CHECKER)
+    # (-1)^n of length 28 and power 28, on each of two axes.
+    assert abs(found[27, 27]) == pytest.approx(2 * 0.81 * 28, rel=0.01)
+    assert found[0, 0] == pytest.approx(128 * 28)
+    meter = dct_meter(CONSTANT + 2 * CHECKER)
+    assert meter(CONSTANT + 8 * CHECKER) == pytest.approx(np.log(4), abs=1e-6)
+
+
+def test_the_mean_dct_does_not_see_signs_that_differ_between_images():
+    signs = np.resize([1, -1], (20, 1, 1, 1))
+    assert dct_meter(CONSTANT)(CONSTANT + 8 * signs * CHECKER) < 1e-6
+
+
+def test_neighbours_differ_by_twice_a_checkerboard():
+    assert neighbour_residuals(CONSTANT + 3 * CHECKER) == pytest.approx([6, 6, 0])
+    assert neighbour_residuals(CONSTANT + 3 * ROWS) == pytest.approx([0, 6, 6])
+    assert neighbour_meter(CONSTANT)(CONSTANT + 3 * CHECKER) == pytest.approx(6)
+
+
+def test_the_retired_meter_reads_the_amplitude_and_adds_lacks_as_negative(real):
+    for pattern in (CHECKER, ROWS, CHECKER * np.resize([1, -1], (20, 1, 1, 1))):
+        meter = retired_meter(CONSTANT)
+        assert meter(CONSTANT + 3 * pattern) == pytest.approx(3, rel=1e-3)
+    both = retired_meter(CONSTANT)(CONSTANT + 3 * CHECKER + 4 * ROWS)
+    assert both == pytest.approx(5, rel=1e-3)
+    images = np.rint(real.images_uint8 * 0.9 + 12.75)
+    assert retired_meter(images + 3 * CHECKER)(images) == pytest.approx(-3, abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def comparison(real):
+    return compare_meters(real.images_uint8, num_images=600)
+
+
+def test_every_meter_reads_every_control(comparison):
+    names = {*PUBLISHED, OURS}
+    assert set(comparison.nulls) == set(comparison.limits) == names
+    assert set(PLANTED) < set(comparison.values)
+    assert {"blur", "gamma 1.4", "two levels"} < set(comparison.values)
+    for numbers in comparison.values.values():
+        assert set(numbers) == names and np.isfinite(list(numbers.values())).all()
+    assert make_table(comparison).row_count == len(comparison.values) + 1
+
+
+def test_no_meter_calls_real_images_a_pattern(comparison):
+    for name, null in comparison.nulls.items():
+        assert null < comparison.limits[name], name
+
+
+def test_what_fools_the_other_meters_does_not_fool_this_one(comparison):
+    blind = "azimuthal profile, deviations"
+    assert comparison.cell("two levels", blind).endswith("above null")
+    harmless = set(comparison.values) - set(PLANTED)
+    found = {
+        control
+        for control, numbers in comparison.values.items()
+        if numbers[OURS] > comparison.limits[OURS]
+    }
+    assert not harmless & found
+    assert {"1 level everywhere", "3 levels in the left half"} <= found
+    # 4 levels that the retired meter cannot tell from sharper images.
+    hidden = comparison.values["4 levels, sign differs between halves"]
+    retired = "retired A, levels"
+    assert hidden[retired] < comparison.limits[retired]
+
+
+def test_the_number_is_followed_by_its_null_and_what_it_means():
+    found = Comparison({"m": 0.5}, {"m": 2.0}, {str(x): {"m": x} for x in (0.4, 1, 3)})
+    cells = [found.cell(control, "m") for control in found.values]
+    assert cells == ["0.40 (0.50)", "1.00 (0.50) above null", "3.00 (0.50) found"]
+
+
+def test_all_ways_to_take_a_mean_spectrum_agree(real):
+    images = real.images_uint8[:300]
+    expected = spectra.numpy_loop(images)
+    for method in (spectra.sums, spectra.chunked_spectrum):
+        assert method(images) == pytest.approx(expected, rel=1e-4)
+    seconds = spectra.time_in_turn(images[:20], rounds=2)
+    assert set(seconds) == set(spectra.METHODS)
+    assert all(len(times) == 2 for times in seconds.values())
+
+
+def test_memory_does_not_grow_with_the_number_of_images():
+    # The weights and what waits to be read take some bytes per image.
+    few, many = (spectra.peak_megabytes(number) for number in (2000, 8000))
+    assert many - few < 1

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.fft
@@ -71,13 +72,111 @@ def grey_levels(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) + 1) * np.float32(MID_LEVEL)
 
 
+def levels_by_channel(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Grey levels of the part of the images that is read: (n, C, height, width)."""
+    inside = np.moveaxis(images[:, : shape[0], : shape[1]], 3, 1)
+    return grey_levels(np.ascontiguousarray(inside))
+
+
 def squares(levels: np.ndarray) -> np.ndarray:
     """Squared distance of smoothed images from middle grey, scaled to 0..127.5.
 
     Without smoothing, the square of a pattern added to an image would explain it.
+
+    Args:
+        levels: (n, C, height, width).
     """
-    smooth = scipy.ndimage.uniform_filter(levels, (1, SMOOTHING_PX, SMOOTHING_PX, 1))
-    return (smooth - np.float32(MID_LEVEL)) ** 2 / np.float32(MID_LEVEL)
+    size = 1, 1, SMOOTHING_PX, SMOOTHING_PX
+    smooth = scipy.ndimage.uniform_filter(levels, size)
+    smooth -= np.float32(MID_LEVEL)
+    smooth *= smooth
+    smooth /= np.float32(MID_LEVEL)
+    return smooth
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where bins are in the half spectrum that `rfft2` gives for a real image.
+
+    Attributes:
+        index: flat indices into (height, width // 2 + 1).
+        sign: float32, -1 where the half spectrum has the conjugate of the bin.
+    """
+
+    index: np.ndarray
+    sign: np.ndarray
+
+    @classmethod
+    def of(cls, bins: np.ndarray, shape: tuple[int, int]) -> "Places":
+        """Finds flat indices of the whole spectrum in the half spectrum."""
+        height, width = shape
+        row, column = np.divmod(bins, width)
+        mirrored = column > width // 2
+        row = np.where(mirrored, -row % height, row)
+        column = np.where(mirrored, width - column, column)
+        sign = np.where(mirrored, -1, 1).astype(np.float32)
+        return cls(row * (width // 2 + 1) + column, sign)
+
+    def pick(self, transforms: np.ndarray) -> np.ndarray:
+        """The bins of half spectra: (..., half spectrum) to (..., *index.shape)."""
+        values = transforms[..., self.index]
+        values.imag *= self.sign
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """All grid frequencies around which the same number of bins is read.
+
+    Attributes:
+        frequencies: their indices into `Layout.frequencies`.
+        low: the low frequencies (B,).
+        high: their copies around each of the grid frequencies (frequencies, B).
+    """
+
+    frequencies: np.ndarray
+    low: Places
+    high: Places
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Everything that the images of a set are read with.
+
+    Attributes:
+        layout: of the set.
+        bands: the grid frequencies by `Layout.radii`.
+        centers: the grid frequencies (A,).
+        rings: the neighbours of all grid frequencies one after the other.
+        ring_starts: where in `rings` those of each grid frequency start (A,).
+        ring_lengths: float32 (A,), how many they are.
+    """
+
+    layout: Layout
+    bands: list[Band]
+    centers: Places
+    rings: Places
+    ring_starts: np.ndarray
+    ring_lengths: np.ndarray
+
+
+def make_tables(layout: Layout) -> Tables:
+    """Finds all bins of a layout in the half spectrum."""
+    shape, radii, bands = layout.shape, np.array(layout.radii), []
+    for radius in np.unique(radii):
+        frequencies = np.flatnonzero(radii == radius)
+        high = np.array([layout.band(radius, layout.centers[k]) for k in frequencies])
+        low = layout.band(radius)
+        bands.append(Band(frequencies, Places.of(low, shape), Places.of(high, shape)))
+    lengths = np.array([len(ring) for ring in layout.rings])
+    return Tables(
+        layout,
+        bands,
+        Places.of(layout.centers, shape),
+        Places.of(np.concatenate(layout.rings), shape),
+        np.cumsum(lengths) - lengths,
+        lengths.astype(np.float32),
+    )
 
 
 def measure_moments(
@@ -100,118 +199,157 @@ def measure_moments(
     if not len(images):
         raise ValueError("received no images")
     layout = make_layout(images.shape[1], images.shape[2], strides)
+    tables = make_tables(layout)
     weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
     weights = weights * (len(images) / weights.sum())
-    means = mean_images(images, weights, layout)
-    if not np.isfinite(means[0]).all():
-        raise ValueError("received values that are not finite")
-    sums: list[np.ndarray] = []
-    num_groups = min(len(images), NUM_GROUPS)
-
-    def measure_chunk(chunk: slice) -> tuple[np.ndarray, list[np.ndarray]]:
-        groups = np.arange(chunk.start, chunk.stop) % NUM_GROUPS
-        return groups, measure_images(images[chunk], weights[chunk], means, layout)
-
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for groups, found in pool.map(measure_chunk, chunks(images)):
+        add = partial(add_images, images, weights, layout)
+        means = sum(pool.map(add, chunks(images)), np.zeros(())) / len(images)
+        if not np.isfinite(means).all():
+            raise ValueError("received values that are not finite")
+        measure = partial(measure_images, images, weights, tables, means)
+        sums: list[np.ndarray] = []
+        for chunk, found in zip(
+            chunks(images), pool.map(measure, chunks(images)), strict=True
+        ):
             if not sums:
-                sums = [
-                    np.zeros(
-                        (num_groups, *values.shape[1:]),
-                        np.result_type(values, np.float64),
-                    )
-                    for values in found[:-1]
-                ] + [np.zeros(layout.shape)]
+                sums = [zeros_for(v, min(len(images), NUM_GROUPS)) for v in found[:-1]]
+                sums.append(np.zeros_like(found[-1]))
+            # A chunk has each group once, in order.
+            first = chunk.start % NUM_GROUPS
+            own = slice(first, first + chunk.stop - chunk.start)
             for total, values in zip(sums[:-1], found[:-1], strict=True):
-                total[groups] += values  # no group stands twice in a chunk
+                total[own] += values
             sums[-1] += found[-1]
-    *grouped, power = sums
-    counts, gram, cross, near, lines, ring_powers = (
-        values if values.ndim == 1 else values.swapaxes(0, 1) for values in grouped
-    )
-    mean = np.moveaxis(means[0] - means[0].mean(), 2, 0)
-    steady = np.abs(scipy.fft.fft2(mean * layout.window)) ** 2
-    power = power / len(images) + steady.mean(axis=0)
-    per_radius = {radius: i for i, radius in enumerate(sorted(set(layout.radii)))}
-    gram = gram[[per_radius[radius] for radius in layout.radii]]
-    return Moments(
-        layout,
-        len(images),
-        means[0],
-        power,
-        counts,
-        gram,
-        cross,
-        near,
-        lines,
-        ring_powers,
-    )
+    return in_order(sums, means, len(images), tables)
+
+
+def zeros_for(values: np.ndarray, num_groups: int) -> np.ndarray:
+    """Zeros for sums of `values` (n, ...) in double precision."""
+    dtype = np.result_type(values, np.float64)
+    return np.zeros((num_groups, *values.shape[1:]), dtype)
 
 
 def chunks(images: np.ndarray) -> Iterator[slice]:
-    """Cuts a set into pieces that stay in the cache, none longer than NUM_GROUPS."""
+    """Cuts a set into pieces that stay in the cache, with each group at most once."""
     size = max(1, min(NUM_GROUPS, CHUNK_VALUES // math.prod(images.shape[1:])))
-    for start in range(0, len(images), size):
-        yield slice(start, min(start + size, len(images)))
+    size = math.ceil(NUM_GROUPS / math.ceil(NUM_GROUPS / size))
+    for start in range(0, len(images), NUM_GROUPS):
+        stop = min(start + NUM_GROUPS, len(images))
+        for first in range(start, stop, size):
+            yield slice(first, min(first + size, stop))
 
 
-def mean_images(images: np.ndarray, weights: np.ndarray, layout: Layout) -> np.ndarray:
-    """Means of the images and of their squares: float64 (2, height, width, C)."""
-    height, width = layout.shape
-    total = np.zeros((2, height, width, images.shape[3]))
-    for chunk in chunks(images):
-        levels = grey_levels(images[chunk, :height, :width])
-        share = weights[chunk].astype(np.float32)
-        for sums, values in zip(total, (levels, squares(levels)), strict=True):
-            sums += np.tensordot(share, values, 1)
-    return total / len(images)
+def add_images(
+    images: np.ndarray, weights: np.ndarray, layout: Layout, chunk: slice
+) -> np.ndarray:
+    """Weighted sums of the images of a chunk, then of their squares.
+
+    Returns:
+        float64 (2 C, height, width), the squares in the second half.
+    """
+    levels = levels_by_channel(images[chunk], layout.shape)
+    share = weights[chunk].astype(np.float32)
+    sums = [np.tensordot(share, values, 1) for values in (levels, squares(levels))]
+    return np.concatenate(sums).astype(np.float64)
 
 
 def measure_images(
-    images: np.ndarray, weights: np.ndarray, means: np.ndarray, layout: Layout
+    images: np.ndarray,
+    weights: np.ndarray,
+    tables: Tables,
+    means: np.ndarray,
+    chunk: slice,
 ) -> list[np.ndarray]:
-    """Takes the products of each image of a chunk, and the sum of their spectra."""
-    height, width = layout.shape
-    levels = grey_levels(images[:, :height, :width])
-    num_images, channels = len(levels), levels.shape[3]
-    pairs = zip((levels, squares(levels)), means.astype(np.float32), strict=True)
-    centered = np.concatenate([values - mean for values, mean in pairs], axis=3)
-    transforms = scipy.fft.fft2(np.moveaxis(centered, 3, 1) * layout.window)
-    explaining = transforms.reshape(num_images, 2 * channels, -1)  # (n, K, bins)
+    """Takes the products of each image of a chunk, and the sum of their spectra.
+
+    Args:
+        images: the whole set.
+        weights: float (N,).
+        tables: of the set.
+        means: float64 (2 C, height, width), of the images and of their squares.
+        chunk: which images.
+
+    Returns:
+        For each image, times its weight: 1; gram (bands, K, K); cross (K, C, A) in the
+        order of the bands; power_near (A,) in that order; lines (C, A); power in a bin
+        and in its ring (2, P, A); then the sum of the spectra (half spectrum,).
+    """
+    levels = levels_by_channel(images[chunk], tables.layout.shape)
+    weight = weights[chunk].astype(np.float32)[:, np.newaxis, np.newaxis]
+    num_images, channels = levels.shape[:2]
+    values = np.concatenate([levels, squares(levels)], axis=1)
+    values -= means.astype(np.float32)
+    values *= tables.layout.window
+    explaining = scipy.fft.rfft2(values).reshape(num_images, 2 * channels, -1)
     explained = explaining[:, :channels]
-    gram = {}
-    for radius in sorted(set(layout.radii)):
-        low = explaining[:, :, layout.band(radius)]
-        gram[radius] = low.conj(), low.conj() @ low.swapaxes(1, 2)
-    cross, near = [], []
-    for radius, center in zip(layout.radii, layout.centers, strict=True):
-        high = explained[:, :, layout.band(radius, center)]
-        cross.append(gram[radius][0] @ high.swapaxes(1, 2))
-        near.append(np.square(np.abs(high)).sum(axis=(1, 2)))
-    means_there = scipy.fft.fft2(np.moveaxis(means[0], 2, 0) * layout.window)
-    lines = explained[:, :, layout.centers]
-    lines = lines + means_there.reshape(channels, -1)[:, layout.centers]
-    powers = separate_powers(explained)  # (n, P, bins)
-    rings = np.stack([powers[:, :, r].mean(axis=2) for r in layout.rings], axis=1)
-    at_center = powers[:, :, layout.centers].swapaxes(1, 2)
-    per_image = [
-        np.stack([products for _, products in gram.values()], axis=1),
-        np.stack(cross, axis=1),
-        np.stack(near, axis=1),
-        lines.swapaxes(1, 2),
-        np.stack([at_center, rings], axis=2),
+    powers = weight * separate_powers(explained)  # (n, P, half spectrum)
+    spectra = weight[:, 0] * squared_size(explained).sum(axis=1)
+    gram, cross, near = [], [], []
+    for band in tables.bands:
+        low = band.low.pick(explaining)
+        conjugate = low.conj() * weight
+        gram.append(conjugate @ low.swapaxes(1, 2))
+        high = band.high.pick(explained)  # (n, C, frequencies, B)
+        flat = high.reshape(num_images, -1, high.shape[3])
+        products = conjugate @ flat.swapaxes(1, 2)
+        cross.append(products.reshape(num_images, 2 * channels, *high.shape[1:3]))
+        near.append(spectra[:, band.high.index].sum(axis=2))
+    around = powers[:, :, tables.rings.index]
+    rings = np.add.reduceat(around, tables.ring_starts, axis=2) / tables.ring_lengths
+    return [
+        weights[chunk],
+        np.stack(gram, axis=1),
+        np.concatenate(cross, axis=3),
+        np.concatenate(near, axis=1),
+        tables.centers.pick(explained) * weight,
+        np.stack([powers[:, :, tables.centers.index], rings], axis=1),
+        spectra.sum(axis=0, dtype=np.float64),
     ]
-    weighted = [
-        values * weights.reshape(-1, *[1] * (values.ndim - 1)) for values in per_image
-    ]
-    spectra = np.square(np.abs(explained)).mean(axis=1)
-    return [weights, *weighted, np.tensordot(weights, spectra, 1).reshape(layout.shape)]
+
+
+def in_order(
+    sums: list[np.ndarray], means: np.ndarray, num_images: int, tables: Tables
+) -> Moments:
+    """Brings the sums of `measure_images` to the order and form of `Moments`."""
+    counts, gram, cross, near, lines, ring_powers, spectrum = sums
+    channels, layout = len(means) // 2, tables.layout
+    mean = means[:channels]
+    members = [band.frequencies for band in tables.bands]
+    order = np.argsort(np.concatenate(members))
+    band_of = np.repeat(np.arange(len(members)), [len(own) for own in members])
+    whole = Places.of(np.arange(math.prod(layout.shape)), layout.shape)
+    steady = np.abs(scipy.fft.fft2((mean - mean.mean()) * layout.window)) ** 2
+    at_centers = scipy.fft.fft2(mean * layout.window).reshape(channels, -1)
+    at_centers = at_centers[:, layout.centers]  # (C, A)
+    return Moments(
+        layout=layout,
+        num_images=num_images,
+        mean_image=np.moveaxis(mean, 0, 2),
+        power=(
+            spectrum[whole.index].reshape(layout.shape) / channels / num_images
+            + steady.mean(axis=0)
+        ),
+        counts=counts,
+        gram=gram.swapaxes(0, 1)[band_of[order]],
+        cross=np.moveaxis(cross, 3, 0)[order],
+        power_near=near.T[order],
+        lines=np.moveaxis(lines + counts[:, None, None] * at_centers, 2, 0),
+        ring_powers=np.moveaxis(ring_powers, 3, 0),
+    )
+
+
+def squared_size(values: np.ndarray) -> np.ndarray:
+    """Squared absolute values, without the root that `abs` takes."""
+    return np.square(values.real) + np.square(values.imag)
 
 
 def separate_powers(transforms: np.ndarray) -> np.ndarray:
     """Power of grey images, or of luminance and chroma: (n, C, ·) to (n, P, ·)."""
     if transforms.shape[1] == 1:
-        return np.square(np.abs(transforms))
-    luminance = np.tensordot(LUMA, transforms, (0, 1))
-    chroma = np.square(np.abs(transforms - luminance[:, np.newaxis])).mean(axis=1)
-    return np.stack([np.square(np.abs(luminance)), chroma], axis=1)
+        return squared_size(transforms)
+    # As real numbers, since a product of real and complex arrays is slow.
+    luminance = LUMA @ transforms.view(np.float32)
+    chroma = (transforms.view(np.float32) - luminance[:, np.newaxis]).view(np.complex64)
+    parts = [squared_size(luminance.view(np.complex64)), squared_size(chroma).mean(1)]
+    return np.stack(parts, axis=1)
