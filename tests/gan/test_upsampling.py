@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from analysis.checkerboard.kernels import imbalance, line_responses, subpixel_kernel
-from analysis.checkerboard.layout import Protocol
+from analysis.checkerboard.frequencies import grid_frequencies
+from analysis.checkerboard.kernels import imbalance, subpixel_kernel
 from analysis.checkerboard.measurement import measure_samples
-from analysis.checkerboard.probe import learned_kernel, measure_lines
+from analysis.checkerboard.predictions import predict_by_probe
+from analysis.checkerboard.probe import learned_kernel
+from analysis.checkerboard.words import decibels
 from analysis.geometry.audit import audit_model, upsamplers
 from analysis.samples import load_reference, make_samples
 from config.schema import ConfigError, ModelConfig
@@ -46,9 +48,16 @@ def applied(method, x, kernel_size, filters=3):
     return np.asarray(model(x)), model
 
 
-def lines_db(generator):
-    found = measure_lines(generator, upsamplers(audit_model(generator)))
-    return [line["line_db"] for line in found]
+def gains_db(generator):
+    """The largest predicted imaging gain of the first and of the last upsampling."""
+    found = predict_by_probe(generator, (2, 2), num_latents=64)
+    pairs = list(zip(grid_frequencies((2, 2)), found, strict=True))
+    return [
+        max(
+            decibels(p.imaging_gain_percent.value) for f, p in pairs if f.stage == stage
+        )
+        for stage in (2, 1)
+    ]
 
 
 @pytest.mark.parametrize("method", UPSAMPLERS)
@@ -152,7 +161,7 @@ def test_the_constraint_keeps_any_transposed_convolution_free_of_lines():
         model = keras.Model(inputs, x)
         model.compile(keras.optimizers.Adam(1e-2), "mse")
         model.fit(draws(64, 8), draws(64, 28, 28, 1), epochs=2, verbose=0)
-        return lines_db(model)
+        return gains_db(model)
 
     assert max(trained(BalancedPhases())) < FREE_OF_LINES_DB
     assert min(trained(None)) > -40
@@ -174,7 +183,7 @@ def test_the_constraint_keeps_any_transposed_convolution_free_of_lines():
 )
 def test_which_methods_draw_lines_before_training(method, free):
     config = ModelConfig(upsample=method, initializer_stddev=0.2, **TINY)
-    found = lines_db(build_generator(config))
+    found = gains_db(build_generator(config))
     assert max(found) < FREE_OF_LINES_DB if free else min(found) > -20
 
 
@@ -189,7 +198,7 @@ def test_blur_has_its_zero_at_half_in_every_row_and_column():
 
 def test_the_penalty_is_the_power_of_the_lines():
     kernel = draws(5, 5, 3, 4)
-    power = np.abs(line_responses(kernel, (2, 2))) ** 2
+    power = np.abs(np.fft.fft2(phase_gains(kernel), axes=(0, 1))) ** 2
     lines = power.sum() - power[0, 0].sum()
     assert float(PhasePenalty()(kernel)) == pytest.approx(PENALTY * lines, rel=1e-4)
     assert float(PhasePenalty()(BalancedPhases()(kernel))) == pytest.approx(0, abs=1e-6)
@@ -220,8 +229,9 @@ def test_the_meter_reads_the_checker_that_was_added():
     with_checker = to_uint8(np.asarray(Checker(4.0)(samples, training=False)))
     assert (np.asarray(Checker(4.0)(samples, training=True)) == samples).all()
     made = make_samples(with_checker, "checker", "file", {})
-    found = measure_samples(made, load_reference(), Protocol()).summary["a_last"]
-    assert found["value"] == pytest.approx(4, abs=0.3)
+    found = measure_samples(made, load_reference(), (2, 2)).readings
+    corner = next(r for r in found if r.frequency.name == "(1/2, 1/2)")
+    assert corner.fixed_pattern_levels.samples.value == pytest.approx(4, abs=0.3)
 
 
 def test_the_checker_is_in_samples_and_not_in_what_the_discriminator_sees():
@@ -249,7 +259,7 @@ def test_the_last_stage_may_differ():
     generator = build_generator(config)
     names = [layer.name for layer in generator.layers]
     assert "stage2_upsample" in names and "stage3_upsample_resize" in names
-    previous, last = lines_db(generator)
+    previous, last = gains_db(generator)
     assert last < FREE_OF_LINES_DB < -20 < previous
 
 
