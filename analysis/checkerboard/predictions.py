@@ -14,6 +14,10 @@ Each gives for every latent the mean level M and the line L(a) at each grid freq
 The fixed pattern is the mean of L(a) over latents, and the imaging gain the size of the
 regression of L(a) on M: the limit of the measured gain for content of frequency 0.
 None of them knows how content, border and non-linearity mix; only samples show that.
+
+The probe sees the images, where an activation behind the pattern of one upsampling
+makes harmonics at the frequencies of later ones. The weights attribute each frequency
+to the upsampling whose kernel makes it, and to no other.
 """
 
 import math

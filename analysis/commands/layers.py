@@ -151,15 +151,16 @@ def predict_patterns(
 
     Returns:
         One object for each upsampling: `layer`; `stage`, 1 for the last; `imbalance` of
-        its kernel, or None; `frequencies`, those that its weights make, with the
-        predicted gain and fixed pattern.
+        its kernel, or None; `frequencies`, those that its weights can make, with gain
+        and fixed pattern as the probe predicts them, and `weights`, the same from its
+        weights alone, or None.
 
     Raises:
         ValueError: If there is no upsampling, or the probe cannot run the model.
     """
     from analysis.checkerboard.frequencies import grid_frequencies
     from analysis.checkerboard.kernels import imbalance
-    from analysis.checkerboard.predictions import predict_by_probe
+    from analysis.checkerboard.predictions import predict, predict_by_probe
     from analysis.checkerboard.probe import learned_kernel
 
     if not upsamplings:
@@ -167,16 +168,23 @@ def predict_patterns(
     if any(height != width for _, (height, width) in upsamplings):
         raise ValueError("--lines: expected equal strides of height and width")
     strides = tuple(height for _, (height, _) in upsamplings)
-    frequencies = grid_frequencies(strides)
-    pairs = list(zip(frequencies, predict_by_probe(generator, strides), strict=True))
+    predicted = predict(generator, strides)
+    probed = predicted.get("probe") or predict_by_probe(generator, strides)  # raises
+    weights = predicted.get("weights")
+    frequencies: list[dict[str, Any]] = [
+        {
+            "name": frequency.name,
+            "period": frequency.period,
+            "stage": frequency.stage,
+            **asdict(probed[k]),
+            "weights": asdict(weights[k]) if weights else None,
+        }
+        for k, frequency in enumerate(grid_frequencies(strides))
+    ]
     found = []
     for index, (name, pair) in enumerate(upsamplings):
         kernel, stage = learned_kernel(generator, name), len(upsamplings) - index
-        own = [
-            {"name": frequency.name, "period": frequency.period, **asdict(predicted)}
-            for frequency, predicted in pairs
-            if frequency.stage == stage
-        ]
+        own = [item for item in frequencies if item["stage"] == stage]
         found.append(
             {
                 "layer": name,
@@ -278,6 +286,9 @@ def _pattern_text(pattern: dict[str, Any]) -> str:
             f"fixed pattern up to {levels['value']:.3g} grey levels "
             f"({levels['low']:.3g} … {levels['high']:.3g}), at {fixed['name']}"
         )
+    if all(item["weights"] for item in frequencies):
+        gains = (i["weights"]["imaging_gain_percent"]["value"] for i in frequencies)
+        text += f"; by its weights alone up to {decibels(max(gains)):.1f} dB"
     if pattern["imbalance"] is not None:
         text += f"; imbalance of its kernel {pattern['imbalance']:.3f} of 1"
     return text

@@ -91,12 +91,14 @@ def test_patterns_are_named_after_the_layer_that_causes_them():
         for frequency in line["frequencies"]:
             assert frequency["imaging_gain_percent"]["value"] < 1e-3
             assert frequency["fixed_pattern_levels"]["value"] < 1e-3
+            assert frequency["weights"]["imaging_gain_percent"]["value"] < 1e-3
 
 
 def test_the_table_says_how_strong_the_predicted_pattern_is():
     words = " ".join(run("transpose", "--lines").output.split())
-    assert "stage3_upsample can make a pattern of period 2 px: imaging gain up to" in words
-    assert "grey levels" in words and "imbalance of its kernel 0.7" in words
+    assert "stage3_upsample can make a pattern of period 2 px: imaging gain" in words
+    assert "by its weights alone up to" in words and "grey levels" in words
+    assert "imbalance of its kernel 0.7" in words
     words = " ".join(run("resize", "--lines").output.split())
     assert "resize can make a pattern of period 4 px, and makes none" in words
 
@@ -160,7 +162,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path):
         (tmp_path / "m.h5",): "HDF5 files are not read",
         (tmp_path / "no_run",): "not a run folder",
         (tmp_path / "m.h5", "--lines"): "--lines needs weights",
-        ("transpose", "--what", "discriminator", "--lines"): "no layer is known to enlarge",
+        ("transpose", "--what", "discriminator", "--lines"): "no layer is known",
         (tmp_path / "m.h5", "--kernel-size", 4): "belongs to an upsampler",
         ("transpose", "--figure", tmp_path / "absent" / "f.png"): "No such file",
     }.items():
