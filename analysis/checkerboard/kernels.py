@@ -1,7 +1,7 @@
 """What a kernel does to a constant input: phase gains, imbalance and spectral lines.
 
-The functions take weights as arrays and know nothing of layers;
-`analysis.checkerboard.probe` measures what they predict. A stage puts stride - 1 zeros
+The functions take weights as arrays and know nothing of layers; `predictions.py` feeds
+them. A stage puts stride - 1 zeros
 between the samples and then convolves: y[n] = sum_j x[j] w[n - stride j]. Its output
 spectrum is Y(f) = W(f) X(stride f), so a constant input reappears at every multiple of
 1/stride, weighted by W. All these lines are zero exactly if all phase gains are equal
@@ -9,8 +9,8 @@ spectrum is Y(f) = W(f) X(stride f), so a constant input reappears at every mult
 order 1). The uneven overlap described by Odena et al. 2016
 (doi:10.23915/distill.00003) decides this only for kernels with equal weights.
 
-Arrays: kernel (kernel_height, kernel_width, out, in), the layout of Conv2DTranspose;
-phases and bins (stride_height, stride_width, out, in). Frequencies in cycles per pixel.
+Kernels have the axes of Conv2DTranspose: (kernel_height, kernel_width, out, in).
+Frequencies are in cycles per pixel.
 """
 
 from collections.abc import Sequence
@@ -98,23 +98,16 @@ def response(kernel: np.ndarray, frequency: tuple[float, float]) -> np.ndarray:
     return np.einsum("hwoi,h,w->oi", kernel, *waves)
 
 
-def line_responses(kernel: np.ndarray, strides: Strides) -> np.ndarray:
-    """W at the line frequencies (m1/s1, m2/s2): the DFT of the phase gains, exactly.
-
-    Returns:
-        (stride_height, stride_width, out, in) complex128; index (0, 0) is DC.
-    """
-    return np.fft.fft2(phase_gains(kernel, strides), axes=(0, 1))
-
-
 def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.ndarray:
     """Line amplitudes at the end of a linear chain of stages fed with a constant.
 
     After one stage A_o(m) = (1/S) sum_c W_co(m/s) mu_c, with S phases; the mean
     activations in front of a layer predict what the layer itself adds. A bias adds to
     DC alone. In a chain, a line at b/S after a stage of stride s comes from b/(S/s)
-    before it: A'[b] = W(b/S) A[b mod (S/s)] / s^2. Two stages of 5 equal taps give 1/5
-    of the mean at (1/2, 0) and 1/25 at (1/4, 0).
+    before it: A'[b] = W(b/S) A[b mod (S/s)] / s^2. So the stage that makes a line is
+    the last one in front of which the line is a constant
+    (`frequencies.GridFrequency.stage`); later stages only filter it. Two stages of 5
+    equal taps give 1/5 of the mean at (1/2, 0) and 1/25 at (1/4, 0).
 
     Args:
         stages: Stages in the order of the signal.
@@ -136,25 +129,3 @@ def chain_lines(stages: Sequence[Stage], mean_activations: np.ndarray) -> np.nda
                 gain = response(stage.kernel, (row / rows, column / columns))
                 lines[row, column] = gain @ source / np.prod(strides)
     return lines
-
-
-def causing_stages(strides: Sequence[Strides]) -> np.ndarray:
-    """The stage that turns a constant into a line, for each bin of `chain_lines`.
-
-    It is the last stage whose input has this line's power at DC; later stages only
-    filter the line. With strides 2, 2 the last stage causes the lines at 1/2, the one
-    before it those at 1/4.
-
-    Returns:
-        (S_height, S_width) int64 index into `strides`; -1 at DC.
-    """
-    totals = np.cumprod(np.asarray(strides, int).reshape(-1, 2), axis=0)
-    rows, columns = totals[-1]
-    table = np.full((rows, columns), -1)
-    for index in reversed(range(len(totals))):
-        height, width = totals[index]
-        is_line = (np.arange(rows) % height != 0)[:, None] | (
-            np.arange(columns) % width != 0
-        )[None]
-        table[is_line] = index
-    return table

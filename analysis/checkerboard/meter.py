@@ -311,29 +311,47 @@ def read_frequency(
 
 def fit_gain(moments: Moments, k: int) -> Fit:
     """Least squares of X(f + a) on the low frequencies, with its jackknife."""
-    gram, cross = moments.gram[k], moments.cross[k]
-    size = gram.shape[1]
-    total = gram.sum(axis=0)
+    is_real = moments.layout.frequencies[k].is_real
+    return fit_regression(
+        moments.gram[k], moments.cross[k], moments.num_images, is_real
+    )
+
+
+def fit_regression(
+    gram: np.ndarray, cross: np.ndarray, num_images: int, is_real: bool
+) -> Fit:
+    """Least squares from products of explaining and explained values, by group.
+
+    Args:
+        gram: (G, K, K), sums of conj(Z) Z.
+        cross: (G, K, C), sums of conj(Z) X.
+        num_images: number of images behind all groups.
+        is_real: whether the coefficients are real by symmetry.
+    """
+    size, total = gram.shape[1], gram.sum(axis=0)
     ridge = (RIDGE * np.trace(total).real / size + TINY) * np.eye(size)
     whole = np.linalg.solve(total + ridge, cross.sum(axis=0))
     without = np.linalg.solve(total - gram + ridge, cross.sum(axis=0) - cross)
-    is_real = moments.layout.frequencies[k].is_real
     return Fit(
         as_real(whole[np.newaxis], is_real)[0],
         jackknife_covariance(as_real(without, is_real)),
-        metric_of(total / moments.num_images, cross.shape[2], is_real),
+        metric_of(total / num_images, cross.shape[2], is_real),
         len(gram),
     )
 
 
 def fit_line(moments: Moments, k: int) -> Fit:
     """Mean over images of X(a), whose size is that of the fixed pattern."""
-    lines, counts = moments.lines[k], moments.counts[:, np.newaxis]
-    frequency = moments.layout.frequencies[k]
+    return fit_mean(moments.lines[k], moments.counts, moments.layout.frequencies[k])
+
+
+def fit_mean(lines: np.ndarray, counts: np.ndarray, frequency: GridFrequency) -> Fit:
+    """Mean of lines from their sums by group (G, C) and the groups' weights (G,)."""
+    counts = counts[:, np.newaxis]
     whole = lines.sum(axis=0) / counts.sum()
     without = (lines.sum(axis=0) - lines) / (counts.sum() - counts)
     vector = as_real(whole[np.newaxis], frequency.is_real)[0]
-    scale = frequency.multiplicity / moments.num_channels
+    scale = frequency.multiplicity / lines.shape[1]
     return Fit(
         vector,
         jackknife_covariance(as_real(without, frequency.is_real)),

@@ -1,16 +1,26 @@
-"""What geometry, weights and a probe say of a generator's lines, before any sample.
+"""What geometry, weights and a probe say of a generator before any image is made.
 
-Three predictions of the amplitudes that `analysis.checkerboard.meter` measures, in the
-same unit, grey levels, each knowing more of the generator than the one before:
+They predict the imaging gain and the fixed pattern that `meter.py` measures, in the
+same units. Each knows more of the generator than the one before:
 
-- geometry: kernels of equal taps. Where windows overlap unevenly, there are lines.
-- weights: the real kernels on recorded mean activations; what is not linear is
-  replaced by its mean slope. Exact for a linear generator.
-- probe: the real layers on constant fields (`analysis.checkerboard.probe`).
+- geometry: all taps of a learned kernel are equal. Where windows overlap unevenly,
+  there is a pattern.
+- weights: the real kernels, fed with the mean activations that were recorded in front
+  of them; every other operation is replaced by its mean slope. This is exact for a
+  linear generator.
+- probe: the real layers on constant fields (see `probe.py`).
 
-None sees how content, border and non-linearity mix; samples alone tell that.
+Each gives for every latent the mean level M and the line L(a) at each grid frequency a.
+The fixed pattern is the mean of L(a) over latents, and the imaging gain the size of the
+regression of L(a) on M: the limit of the measured gain for content of frequency 0.
+None of them knows how content, border and non-linearity mix; only samples show that.
+
+The probe sees the images, where an activation behind the pattern of one upsampling
+makes harmonics at the frequencies of later ones. The weights attribute each frequency
+to the upsampling whose kernel makes it, and to no other.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,14 +29,11 @@ import keras
 import numpy as np
 import scipy.signal
 
-from analysis.checkerboard.kernels import (
-    Stage,
-    Strides,
-    causing_stages,
-    chain_lines,
-    subpixel_kernel,
-)
-from analysis.checkerboard.probe import GREY_LEVELS, measure_lines
+from analysis.checkerboard.frequencies import GridFrequency, grid_frequencies
+from analysis.checkerboard.kernels import Stage, chain_lines, subpixel_kernel
+from analysis.checkerboard.meter import Estimate, fit_mean, fit_regression
+from analysis.checkerboard.moments import MID_LEVEL
+from analysis.checkerboard.probe import probe
 from analysis.geometry.arithmetic import INTERPOLATIONS
 from analysis.geometry.keras_layers import (
     LayerCall,
@@ -35,74 +42,224 @@ from analysis.geometry.keras_layers import (
     propagate,
 )
 
-NUM_LATENTS = 64
+NUM_LATENTS = 512
+BATCH_SIZE = 64
+TINY_POWER = 1e-12  # squared grey levels; below it, all latents give one level
 STEP = 0.01  # of the difference quotient that gives an activation's slope
-Amplitudes = dict[int, float]  # by layer, 1 the last upsampling
+POINTWISE = (
+    keras.layers.BatchNormalization,
+    keras.layers.LeakyReLU,
+    keras.layers.ReLU,
+    keras.layers.Activation,
+)
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Line amplitudes of one generator.
+class Predicted:
+    """What is predicted at one grid frequency, with 95 % intervals over latents.
 
     Attributes:
-        amplitudes: by evidence, "geometry", "weights" or "probe", and layer: root mean
-            square over latents, grey levels. What could not be predicted is missing.
-        share_of_mean: geometry's, relative to a map's mean, which needs no weights.
+        imaging_gain_percent: see `meter.py`; in percent.
+        fixed_pattern_levels: root mean square, grey levels.
     """
 
-    amplitudes: dict[str, Amplitudes]
-    share_of_mean: Amplitudes
+    imaging_gain_percent: Estimate
+    fixed_pattern_levels: Estimate
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage as it ran: its map's weighted mean for each latent, (N, in)."""
+    """An operation on maps as a stage, and what it received.
 
-    name: str
+    Attributes:
+        stage: zero insertion and a convolution.
+        means: (N, in), weighted means of the maps in front of it.
+        learned: whether the kernel was learned.
+    """
+
     stage: Stage
     means: np.ndarray
     learned: bool
 
 
-def predict_lines(
-    generator: Any, upsamplers: Sequence[tuple[str, Strides]], seed: int = 0
-) -> Prediction:
-    """Predicts a generator's lines from all three kinds of evidence.
+def predict(
+    generator: Any,
+    strides: Sequence[int],
+    num_latents: int = NUM_LATENTS,
+    seed: int = 0,
+) -> dict[str, list[Predicted]]:
+    """Predicts a generator's imaging gains and fixed patterns in three ways.
 
     Args:
-        generator: from latents to images in [-1, 1].
-        upsamplers: name and strides of each enlarging layer, first to last.
+        generator: Functional or Sequential model, from latents to images in [-1, 1].
+        strides: of the upsamplings, first to last.
+        num_latents: number of random latents.
         seed: of the latents.
+
+    Returns:
+        By predictor, "geometry", "weights" or "probe", one prediction for each of
+        `grid_frequencies(strides)`. A predictor that cannot run is missing.
     """
-    draws = np.random.default_rng(seed).standard_normal
-    latents = draws((NUM_LATENTS, generator.input_shape[-1])).astype(np.float32)
-    amplitudes, shares = {}, {}
+    found = {}
     try:
-        steps = record_steps(generator, latents)
-        names = [name for name, _ in upsamplers]
-        starts = [i for i, step in enumerate(steps) if step.name in names]
-        mean, amplitudes["weights"] = from_weights(steps, starts)
-        shares = from_geometry(steps[starts[0] :])
-        amplitudes["geometry"] = {k: v * mean for k, v in shares.items()}
+        latents = random_latents(generator, num_latents, seed)
+        steps, outputs = record_steps(generator, latents)
+        found["geometry"] = predict_by_geometry(steps, outputs, strides)
+        found["weights"] = predict_by_weights(steps, strides)
     except ValueError:
         pass  # an operation that is no stage: the probe may run it all the same
     try:
-        lines = measure_lines(generator, upsamplers, NUM_LATENTS, seed)
-        found = [line["line_grey"] for line in reversed(lines)]
-        amplitudes["probe"] = dict(enumerate(found, start=1))
+        found["probe"] = predict_by_probe(generator, strides, num_latents, seed)
     except ValueError:
         pass
-    return Prediction(amplitudes, shares)
+    return found
 
 
-def record_steps(generator: Any, latents: np.ndarray) -> list[Step]:
-    """Runs the generator and takes down every operation on a map as a stage.
+def predict_by_probe(
+    generator: Any,
+    strides: Sequence[int],
+    num_latents: int = NUM_LATENTS,
+    seed: int = 0,
+) -> list[Predicted]:
+    """Predicts from the real layers on constant fields; arguments as for `predict`.
 
     Raises:
-        ValueError: for one that is no stage.
+        ValueError: as `probe`, or if the model enlarges maps by other factors.
     """
-    steps: list[Step] = []
+    phases = probe(generator, random_latents(generator, num_latents, seed))
+    if phases.shape[1:3] != (math.prod(strides),) * 2:
+        raise ValueError(
+            f"the maps grow by {phases.shape[1:3]}, expected the product of {strides}"
+        )
+    waves = np.fft.fft2(MID_LEVEL * phases, axes=(1, 2), norm="forward")
+    table = np.moveaxis(waves, 0, 2)  # (S, S, N, C)
+    return [
+        estimate(table[0, 0].real, value_at(table, frequency), frequency)
+        for frequency in grid_frequencies(tuple(strides))
+    ]
+
+
+def predict_by_weights(
+    steps: Sequence[Step], strides: Sequence[int]
+) -> list[Predicted]:
+    """Predicts from the kernels and the mean activations in front of each upsampling.
+
+    A pattern of stage k is what upsampling k makes of a constant, so it follows from
+    the activations in front of that upsampling.
+    """
+    tables = []
+    for start in reversed(enlarging_steps(steps, strides)):
+        stages = [step.stage for step in steps[start:]]
+        table = MID_LEVEL * chain_lines(stages, steps[start].means.T)
+        tables.append(table.swapaxes(2, 3))  # (S, S, N, C), S of these stages alone
+    return [
+        estimate(
+            tables[frequency.stage - 1][0, 0].real,
+            value_at(tables[frequency.stage - 1], frequency),
+            frequency,
+        )
+        for frequency in grid_frequencies(tuple(strides))
+    ]
+
+
+def predict_by_geometry(
+    steps: Sequence[Step], outputs: np.ndarray, strides: Sequence[int]
+) -> list[Predicted]:
+    """Predicts from kernels of equal taps, whose lines are a share of the mean.
+
+    Args:
+        steps: of the whole generator.
+        outputs: (N, C), mean of each image in [-1, 1]. A black image has the mean -1
+            and so a pattern: the layers know no other 0 than middle grey.
+        strides: of the upsamplings, first to last.
+    """
+    stages = [
+        Stage(
+            step.stage.strides,
+            np.ones((*step.stage.kernel.shape[:2], 1, 1))
+            if step.learned
+            else step.stage.kernel[:, :, :1, :1],
+        )
+        for step in steps[enlarging_steps(steps, strides)[0] :]
+        if step.stage.kernel.shape[:2] != (1, 1)
+    ]
+    table = chain_lines(stages, np.ones(1))[..., 0]
+    levels = MID_LEVEL * outputs
+    return [
+        estimate(levels, value_at(table, frequency) / table[0, 0] * levels, frequency)
+        for frequency in grid_frequencies(tuple(strides))
+    ]
+
+
+def estimate(
+    levels: np.ndarray, lines: np.ndarray, frequency: GridFrequency
+) -> Predicted:
+    """Reads a table of lines as `meter.py` reads images.
+
+    Args:
+        levels: (N, C), mean level of each latent, grey levels above middle grey.
+        lines: complex (N, C), its line at `frequency`, grey levels.
+        frequency: where.
+
+    Raises:
+        ValueError: if all latents have the same mean level, so that there is no gain.
+    """
+    squares = levels**2 / MID_LEVEL  # the meter explains by squares as well
+    explaining = np.concatenate([levels, squares], axis=1)
+    explaining = explaining - explaining.mean(axis=0)
+    power = np.square(explaining[:, : levels.shape[1]]).sum(axis=1).mean()
+    if power < TINY_POWER:
+        raise ValueError("all latents give the same mean level")
+    gain = fit_regression(
+        np.einsum("nk,nl->nkl", explaining, explaining),
+        np.einsum("nk,nc->nkc", explaining, lines - lines.mean(axis=0)),
+        len(levels),
+        frequency.is_real,
+    )
+    fixed = fit_mean(lines, np.ones(len(lines)), frequency)
+    return Predicted(gain.estimate(100 / math.sqrt(power)), fixed.estimate())
+
+
+def value_at(table: np.ndarray, frequency: GridFrequency) -> np.ndarray:
+    """The entry of a table (S, S, ...) whose bin (a, b) lies at (a/S, b/S)."""
+    places = (frequency.row, frequency.column)
+    row, column = (
+        int(f * side) % side for f, side in zip(places, table.shape[:2], strict=True)
+    )
+    return table[row, column]
+
+
+def random_latents(generator: Any, num_latents: int, seed: int) -> np.ndarray:
+    """Standard normal latents, float32 (num_latents, latent_dim)."""
+    shape = num_latents, generator.input_shape[-1]
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def enlarging_steps(steps: Sequence[Step], strides: Sequence[int]) -> list[int]:
+    """Indices of the steps that enlarge maps.
+
+    Raises:
+        ValueError: if their strides are not the expected ones.
+    """
+    found = [i for i, step in enumerate(steps) if max(step.stage.strides) > 1]
+    received = [steps[i].stage.strides for i in found]
+    if received != [(s, s) for s in strides]:
+        raise ValueError(f"the strides are {received}, expected {list(strides)}")
+    return found
+
+
+def record_steps(generator: Any, latents: np.ndarray) -> tuple[list[Step], np.ndarray]:
+    """Runs the generator and records every operation on a map as a stage.
+
+    Returns:
+        The steps in the order of the signal, slopes averaged over batches; the mean of
+        each image, (N, C).
+
+    Raises:
+        ValueError: for an operation that is no stage.
+    """
     shape = generator.output_shape[1:3]
+    batches: list[list[Step]] = []
 
     def visit(call: LayerCall, values: list[Any]) -> list[Any]:
         outputs = call.run(values, training=False)
@@ -112,11 +269,26 @@ def record_steps(generator: Any, latents: np.ndarray) -> list[Step]:
             own = getattr(call.layer, "kernel", None) is not None
             learned = is_shuffle(call.layer) or (own and call.layer.trainable)
             means = windowed_means(maps, shape)
-            steps.append(Step(call.name, as_stage(call, maps), means, learned))
+            batches[-1].append(Step(as_stage(call, maps), means, learned))
         return outputs
 
-    propagate(generator, [latents], visit)
-    return steps
+    outputs = []
+    for start in range(0, len(latents), BATCH_SIZE):
+        batches.append([])
+        images = propagate(generator, [latents[start : start + BATCH_SIZE]], visit)[0]
+        outputs.append(windowed_means(np.asarray(images, np.float64), shape))
+    steps = [
+        Step(
+            Stage(
+                same[0].stage.strides,
+                np.mean([step.stage.kernel for step in same], axis=0),
+            ),
+            np.concatenate([step.means for step in same]),
+            same[0].learned,
+        )
+        for same in zip(*batches, strict=True)
+    ]
+    return steps, np.concatenate(outputs)
 
 
 def as_stage(call: LayerCall, maps: np.ndarray) -> Stage:
@@ -140,13 +312,7 @@ def as_stage(call: LayerCall, maps: np.ndarray) -> Stage:
     if is_shuffle(layer):
         b = layer.block_size
         return Stage((b, b), subpixel_kernel(identity[None, None], b))
-    if isinstance(
-        layer,
-        keras.layers.BatchNormalization
-        | keras.layers.LeakyReLU
-        | keras.layers.ReLU
-        | keras.layers.Activation,
-    ):
+    if isinstance(layer, POINTWISE):
         up, down = (
             np.asarray(call.run([maps + sign * STEP], training=False)[0], np.float64)
             for sign in (1, -1)
@@ -157,9 +323,9 @@ def as_stage(call: LayerCall, maps: np.ndarray) -> Stage:
 
 
 def windowed_means(maps: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray:
-    """Means of maps (N, H, W, C) as the spectrum of the images weighs them: (N, C).
+    """Means of maps (N, H, W, C) under the Hann window of the images: (N, C).
 
-    A line's transform is a mean under the Hann window, so a constant must be, too.
+    The meter's transforms have that window, so a constant must be weighted by it, too.
     """
     weights = [
         scipy.signal.get_window("hann", whole).reshape(side, -1).mean(axis=1)
@@ -167,45 +333,3 @@ def windowed_means(maps: np.ndarray, image_shape: tuple[int, int]) -> np.ndarray
     ]
     sums = np.einsum("nhwc,h,w->nc", maps, *weights, optimize=True)
     return sums / (weights[0].sum() * weights[1].sum())
-
-
-def from_weights(
-    steps: Sequence[Step], starts: Sequence[int]
-) -> tuple[float, Amplitudes]:
-    """The mean, in grey levels, that the lines stand beside, and their amplitudes.
-
-    Args:
-        steps: of the whole generator.
-        starts: indices of the upsamplings in `steps`.
-    """
-    amplitudes, mean = {}, 0.0
-    for layer, start in enumerate(reversed(starts), start=1):
-        stages = [step.stage for step in steps[start:]]
-        tables = chain_lines(stages, steps[start].means.T)
-        power = np.mean(np.abs(tables) ** 2, axis=(2, 3))
-        # What this upsampling adds: bins that a constant before it does not fill.
-        own = causing_stages([stage.strides for stage in stages]) == 0
-        amplitudes[layer] = GREY_LEVELS * float(np.sqrt(power[own].sum()))
-        mean = mean or GREY_LEVELS * float(np.sqrt(power[0, 0]))
-    return mean, amplitudes
-
-
-def from_geometry(steps: Sequence[Step]) -> Amplitudes:
-    """Lines of equal taps relative to the mean: two 5-tap stages, 0.286 and 0.082."""
-    stages = [
-        Stage(
-            step.stage.strides,
-            np.ones((*step.stage.kernel.shape[:2], 1, 1))
-            if step.learned
-            else step.stage.kernel[:, :, :1, :1],
-        )
-        for step in steps
-        if step.stage.kernel.shape[:2] != (1, 1)
-    ]
-    power = np.abs(chain_lines(stages, np.ones(1))[..., 0]) ** 2
-    table = causing_stages([stage.strides for stage in stages])
-    enlarging = [i for i, stage in enumerate(stages) if max(stage.strides) > 1]
-    return {
-        layer: float(np.sqrt(power[table == index].sum() / power[0, 0]))
-        for layer, index in enumerate(reversed(enlarging), start=1)
-    }

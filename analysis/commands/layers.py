@@ -1,6 +1,8 @@
 """`python -m analysis layers`: what each layer does to size, position and overlap."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.run.environment import prepare_tensorflow
 
-ROUNDING_DB = -120  # float32
+ROUNDING_DB = -100  # float32 leaves no smaller gain,
+ROUNDING_LEVELS = 1e-3  # and no smaller pattern, grey levels
 MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
@@ -50,7 +53,8 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 @click.option(
     "--lines",
     is_flag=True,
-    help="Also measure the spectral lines of the generator on constant inputs.",
+    help="Also predict which pattern each upsampling of the generator makes, from "
+    "constant inputs.",
 )
 @click.pass_context
 def command(
@@ -77,9 +81,7 @@ def command(
         audits = audit_model(model, image_shape)
         summary = audit_summary(model.name, audits, torch=framework == "torch")
         if lines:
-            from analysis.checkerboard.probe import measure_lines
-
-            summary["lines"] = measure_lines(model, upsamplers(audits))
+            summary["lines"] = predict_patterns(model, upsamplers(audits))
         if figure:
             from analysis.geometry.figures import draw_layers
 
@@ -138,6 +140,62 @@ def load_target(
     return build_generator(config, image_shape[0], image_shape[2]), image_shape
 
 
+def predict_patterns(
+    generator: Any, upsamplings: Sequence[tuple[str, tuple[int, int]]]
+) -> list[dict[str, Any]]:
+    """The pattern that each upsampling makes of constant inputs, for JSON.
+
+    Args:
+        generator: model from latents to images, with weights.
+        upsamplings: name and strides of each enlarging layer, first to last.
+
+    Returns:
+        One object for each upsampling: `layer`; `stage`, 1 for the last; `imbalance` of
+        its kernel, or None; `frequencies`, those that its weights can make, with gain
+        and fixed pattern as the probe predicts them, and `weights`, the same from its
+        weights alone, or None.
+
+    Raises:
+        ValueError: If there is no upsampling, or the probe cannot run the model.
+    """
+    from analysis.checkerboard.frequencies import grid_frequencies
+    from analysis.checkerboard.kernels import imbalance
+    from analysis.checkerboard.predictions import predict, predict_by_probe
+    from analysis.checkerboard.probe import learned_kernel
+
+    if not upsamplings:
+        raise ValueError("--lines: no layer is known to enlarge a 2-D map")
+    if any(height != width for _, (height, width) in upsamplings):
+        raise ValueError("--lines: expected equal strides of height and width")
+    strides = tuple(height for _, (height, _) in upsamplings)
+    predicted = predict(generator, strides)
+    probed = predicted.get("probe") or predict_by_probe(generator, strides)  # raises
+    weights = predicted.get("weights")
+    frequencies: list[dict[str, Any]] = [
+        {
+            "name": frequency.name,
+            "period": frequency.period,
+            "stage": frequency.stage,
+            **asdict(probed[k]),
+            "weights": asdict(weights[k]) if weights else None,
+        }
+        for k, frequency in enumerate(grid_frequencies(strides))
+    ]
+    found = []
+    for index, (name, pair) in enumerate(upsamplings):
+        kernel, stage = learned_kernel(generator, name), len(upsamplings) - index
+        own = [item for item in frequencies if item["stage"] == stage]
+        found.append(
+            {
+                "layer": name,
+                "stage": stage,
+                "imbalance": None if kernel is None else imbalance(kernel, pair),
+                "frequencies": own,
+            }
+        )
+    return found
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """Prints the table of layers, then each finding once."""
     console = table_console(min_columns=130)
@@ -153,8 +211,8 @@ def print_summary(summary: dict[str, Any]) -> None:
             console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
         elif "torch" in layer:
             console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
-    for line in summary.get("lines", ()):
-        console.print(escape(_line_text(line)))
+    for pattern in summary.get("lines", ()):
+        console.print(escape(_pattern_text(pattern)))
     checked = len(summary["layers"]) - summary["num_not_checked"]
     console.print(
         f"{checked} of {len(summary['layers'])} layers as predicted, "
@@ -205,16 +263,35 @@ def _each(values: list[Any], form: str = "{}") -> str:
     return shown[0] if len(set(shown)) == 1 else " ".join(shown)
 
 
-def _line_text(line: dict[str, Any]) -> str:
-    """The spectral lines that one layer causes on constant inputs."""
-    eta = line["imbalance"]
-    kernel = "" if eta is None else f"; imbalance of its kernel {eta:.3f} of 1"
-    strength = (
-        f"{line['line_db']:+.1f} dB of the mean, {line['line_grey']:.3g} grey levels"
-        if line["line_db"] > ROUNDING_DB
-        else f"none (below {ROUNDING_DB} dB)"
+def _pattern_text(pattern: dict[str, Any]) -> str:
+    """The strongest predictions for the grid frequencies of one upsampling."""
+    from analysis.checkerboard.words import decibels
+
+    frequencies = pattern["frequencies"]
+    gain, fixed = (
+        max(frequencies, key=lambda frequency: frequency[key]["value"])
+        for key in ("imaging_gain_percent", "fixed_pattern_levels")
     )
-    return f"lines of {line['layer']}: {strength}{kernel}"
+    percent, levels = gain["imaging_gain_percent"], fixed["fixed_pattern_levels"]
+    value, low, high = (decibels(percent[key]) for key in ("value", "low", "high"))
+    text = (
+        f"{pattern['layer']} can make a pattern of period {frequencies[0]['period']} px"
+    )
+    if value < ROUNDING_DB and levels["value"] < ROUNDING_LEVELS:
+        text += f", and makes none (below {ROUNDING_DB} dB)"
+    else:
+        text += (
+            f": imaging gain up to {value:.1f} dB ({low:.1f} … {high:.1f}), "
+            f"{percent['value']:.3g} %, at {gain['name']}; "
+            f"fixed pattern up to {levels['value']:.3g} grey levels "
+            f"({levels['low']:.3g} … {levels['high']:.3g}), at {fixed['name']}"
+        )
+    if all(item["weights"] for item in frequencies):
+        gains = (i["weights"]["imaging_gain_percent"]["value"] for i in frequencies)
+        text += f"; by its weights alone up to {decibels(max(gains)):.1f} dB"
+    if pattern["imbalance"] is not None:
+        text += f"; imbalance of its kernel {pattern['imbalance']:.3f} of 1"
+    return text
 
 
 def _layers_by_finding(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from analysis.checkerboard.controls import Bench
+from analysis.checkerboard.kernels import phase_gains
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset
 
@@ -30,3 +31,15 @@ def checker():
 def fields():
     """White noise of 20 grey levels about 128: floats (3000, 28, 28, 1) in levels."""
     return np.random.default_rng(0).normal(128, 20, (3000, 28, 28, 1))
+
+
+@pytest.fixture(scope="session")
+def balanced():
+    """A function from a kernel to one like it with equal phase gains at stride 2."""
+
+    def change(kernel):
+        kernel, gains = kernel.copy(), phase_gains(kernel, (2, 2))
+        kernel[:2, :2] += gains.mean(axis=(0, 1)) - gains
+        return kernel
+
+    return change

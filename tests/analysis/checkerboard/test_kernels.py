@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
+from analysis.checkerboard.frequencies import grid_frequencies
 from analysis.checkerboard.kernels import (
     Stage,
-    causing_stages,
     chain_lines,
     imbalance,
-    line_responses,
     phase_gains,
     response,
 )
@@ -38,7 +37,7 @@ def test_phase_gains_of_five_ones_are_the_nine_six_six_four_overlap():
 @pytest.mark.parametrize("strides", [(2, 2), (3, 3), (2, 3), (4, 1)])
 def test_the_phase_gains_transform_is_the_kernels_transform_at_the_lines(size, strides):
     kernel = np.random.default_rng(size).standard_normal((size, size + 1, 3, 2))
-    lines = line_responses(kernel, strides)
+    lines = np.fft.fft2(phase_gains(kernel, strides), axes=(0, 1))
     for row, column in np.ndindex(*strides):
         frequency = (row / strides[0], column / strides[1])
         expected = response(kernel, frequency)
@@ -118,15 +117,13 @@ def test_the_kernels_of_interpolation_keep_a_constant_and_give_no_line(taps):
     assert np.abs(lines.ravel()[1:]).max() < EXACT
 
 
-def test_lines_at_a_half_belong_to_the_last_layer_and_at_a_quarter_to_the_one_before():
-    table = causing_stages([(1, 1), (2, 2), (2, 2)])
-    expected = [[-1, 1, 2, 1], [1, 1, 1, 1], [2, 1, 2, 1], [1, 1, 1, 1]]
-    assert table.tolist() == expected
-
-
-def test_the_lines_belong_to_the_layer_that_is_not_balanced():
-    balanced, free = ones(4), np.random.default_rng(3).standard_normal((5, 5, 1, 1))
-    for kernels, cause in (((balanced, free), 1), ((free, balanced), 0)):
-        stages = [Stage((2, 2), kernel) for kernel in kernels]
-        lines = np.abs(chain_lines(stages, np.ones(1))[..., 0])
-        assert set(causing_stages([(2, 2), (2, 2)])[lines > EXACT]) <= {-1, cause}
+@pytest.mark.parametrize("unbalanced", [0, 1, 2])
+def test_the_lines_belong_to_the_stage_that_is_not_balanced(unbalanced, balanced):
+    """`GridFrequency.stage` counts from the last one, the chain from the first."""
+    free = np.random.default_rng(3).standard_normal((3, 4, 4, 1, 1))
+    kernels = [balanced(kernel) for kernel in free]
+    kernels[unbalanced] = free[unbalanced]
+    lines = chain_lines([Stage((2, 2), kernel) for kernel in kernels], np.ones(1))
+    for frequency in grid_frequencies((2, 2, 2)):
+        line = lines[int(frequency.row * 8) % 8, int(frequency.column * 8) % 8, 0]
+        assert (abs(line) > EXACT) == (frequency.stage == 3 - unbalanced)

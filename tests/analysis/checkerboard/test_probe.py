@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from analysis.checkerboard.kernels import Stage, chain_lines, phase_gains
-from analysis.checkerboard.probe import probe
+from analysis.checkerboard.kernels import Stage, chain_lines
+from analysis.checkerboard.probe import clean_interior, probe
 from analysis.geometry.arithmetic import conv_transpose_axis
 from config.schema import ModelConfig
 from gan.models import build_generator
@@ -38,16 +38,6 @@ def linear_chain(kernels):
     return model
 
 
-def balance(kernel):
-    """The nearest kernel whose phase gains at stride 2 are all equal."""
-    gains = phase_gains(kernel, (2, 2))
-    taps = phase_gains(np.ones_like(kernel), (2, 2))
-    common = (gains / taps).sum(axis=(0, 1)) / (1 / taps).sum(axis=(0, 1))
-    step = (common - gains) / taps
-    rows, columns = np.indices(kernel.shape[:2])
-    return kernel + step[rows % 2, columns % 2]
-
-
 def small_generator(upsample, seed, kernel_size=5):
     config = ModelConfig(
         upsample=upsample, kernel_size=kernel_size, generator_widths=(64, 32, 16)
@@ -55,60 +45,79 @@ def small_generator(upsample, seed, kernel_size=5):
     return build_generator(config, seed=seed)
 
 
-def last_family_db(result):
-    return 10 * np.log10(sum(10 ** (result.lines_db[bin] / 10) for bin in LAST))
+def line_powers(phases):
+    """Power at bin (a, b), mean over fields and channels."""
+    table = np.fft.fft2(phases, axes=(1, 2), norm="forward")
+    return np.mean(np.abs(table) ** 2, axis=(0, 3))
+
+
+def lines_db(phases):
+    """Power at the bins beside (0, 0) relative to that of the mean, dB."""
+    power = line_powers(phases).ravel()
+    return 10 * np.log10(np.maximum(power[1:] / power[0], 1e-20))
 
 
 def test_kernels_of_ones_give_a_fifth_and_a_twenty_fifth_of_the_mean():
-    result = probe(linear_chain([np.ones((5, 5, 1, 1))] * 2), latents(2, dim=3))
-    assert result.strides == (4, 4)
-    assert 10 ** (result.lines_db[2, 0] / 20) == pytest.approx(1 / 5, rel=1e-4)
-    assert 10 ** (result.lines_db[0, 1] / 20) == pytest.approx(1 / 25, rel=1e-4)
+    phases = probe(linear_chain([np.ones((5, 5, 1, 1))] * 2), latents(2, dim=3))
+    assert phases.shape == (2, 4, 4, 1)
+    sizes = np.sqrt(line_powers(phases))
+    assert sizes[2, 0] / sizes[0, 0] == pytest.approx(1 / 5, rel=1e-4)
+    assert sizes[0, 1] / sizes[0, 0] == pytest.approx(1 / 25, rel=1e-4)
 
 
-def test_a_linear_chain_measures_what_its_kernels_predict():
+def test_a_linear_chain_measures_what_its_kernels_predict_with_their_phase():
     rng = np.random.default_rng(4)
     kernels = [rng.standard_normal((5, 5, 4, 3)), rng.standard_normal((4, 4, 1, 4))]
     model, z = linear_chain(kernels), latents(1, dim=3)
     base = keras.Model(model.input, model.layers[2].output)
     means = np.asarray(base(z))[0].mean(axis=(0, 1))
     stages = [Stage((2, 2), kernel) for kernel in kernels]
-    predicted = np.abs(chain_lines(stages, means)[..., 0]) * 127.5
+    predicted = chain_lines(stages, means)[..., 0]
+    measured = np.fft.fft2(probe(model, z)[0, ..., 0], norm="forward")
     # float32 layers against float64 sums.
-    measured = probe(model, z).amplitudes_grey
-    np.testing.assert_allclose(measured, predicted, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(
+        np.abs(measured), np.abs(predicted), rtol=1e-4, atol=1e-5
+    )
+    # "same" padding crops (1, 2) and (1, 1) pixels, one of them before the other
+    # enlargement: a shift of 3 pixels of the output.
+    shift = np.add.outer(np.arange(4), np.arange(4)) * 3 / 4
+    np.testing.assert_allclose(
+        measured, predicted * np.exp(2j * np.pi * shift), rtol=1e-3, atol=1e-4
+    )
 
 
-def test_a_balanced_kernel_gives_no_line_and_the_original_does():
+def test_a_balanced_kernel_gives_no_line_and_the_original_does(balanced):
     kernel = np.random.default_rng(5).standard_normal((5, 5, 1, 8))
-    balanced = balance(kernel)
-    np.testing.assert_allclose(balance(balanced), balanced, atol=1e-12)
-    clean = probe(linear_chain([balanced]), latents(4, dim=3))
-    dirty = probe(linear_chain([kernel]), latents(4, dim=3))
-    assert clean.lines_db.ravel()[1:].max() < -100
-    assert dirty.lines_db.ravel()[1:].max() > -10
+    clean = probe(linear_chain([balanced(kernel)]), latents(4, dim=3))
+    assert lines_db(clean).max() < -100
+    assert lines_db(probe(linear_chain([kernel]), latents(4, dim=3))).max() > -10
 
 
 @pytest.mark.parametrize("upsample", ["resize-nearest", "resize-bilinear"])
 def test_interpolation_before_convolution_gives_no_line(upsample):
-    result = probe(small_generator(upsample, seed=0), latents(8))
-    assert result.lines_db.ravel()[1:].max() < FLOOR_DB
-    assert result.activation == "stage3_tanh"
+    phases = probe(small_generator(upsample, seed=0), latents(8))
+    assert lines_db(phases).max() < FLOOR_DB
 
 
 def test_untrained_transposed_convolutions_give_lines_as_strong_as_the_mean():
-    generators = (small_generator("transpose", seed=seed) for seed in range(24))
-    powers = [last_family_db(probe(g, latents(2), size=12)) for g in generators]
+    found = []
+    for seed in range(24):
+        power = line_powers(probe(small_generator("transpose", seed), latents(2)))
+        found.append(sum(power[place] for place in LAST) / power[0, 0])
     # Three lines with the power of DC each: +4.8 dB on average, skewed by the ratio.
-    assert 2 < np.median(powers) < 8
+    assert 2 < 10 * np.log10(np.median(found)) < 8
 
 
-def test_the_margins_are_those_of_the_geometry_for_a_border_of_one_pixel():
-    margins = (1, 1)
+def test_the_interior_is_that_of_the_geometry_for_a_border_of_one_pixel():
+    before, after = 1, 1
     for size, stride in ((24, 1), (24, 2), (48, 2)):
-        margins = conv_transpose_axis(size, 5, stride).clean_margins(margins)
-    result = probe(small_generator("transpose", seed=0), latents(1))
-    assert result.margins_px == (margins, margins)
+        before, after = conv_transpose_axis(size, 5, stride).clean_margins(
+            (before, after)
+        )
+    period, first, sides = clean_interior(small_generator("transpose", seed=0), 24)
+    assert period == (4, 4)
+    assert first == (before, before)
+    assert sides == (96 - before - after,) * 2
 
 
 def test_the_probe_leaves_the_model_as_it_was():
@@ -122,9 +131,10 @@ def test_the_probe_leaves_the_model_as_it_was():
     assert generator.get_layer("stage1_conv").output.shape == (None, 7, 7, 32)
 
 
-def test_a_small_field_and_a_model_without_a_map_are_refused():
-    with pytest.raises(ValueError, match="larger field"):
-        probe(small_generator("transpose", seed=0), latents(1), size=4)
+def test_a_small_field_and_a_model_without_a_map_are_refused(monkeypatch):
+    monkeypatch.setattr("analysis.checkerboard.probe.FIELD_SIZES", (4,))
+    with pytest.raises(ValueError, match="reaches every pixel of a field of 4 px"):
+        probe(small_generator("transpose", seed=0), latents(1))
     dense = keras.Sequential([keras.Input((3,)), layers.Dense(4)])
     with pytest.raises(ValueError, match="map"):
         probe(dense, latents(1, dim=3))

@@ -75,13 +75,32 @@ def test_torch_differs_by_one_pixel():
     assert "PyTorch's windows start 1 px earlier" in result.output
 
 
-def test_lines_are_named_after_the_layer_that_causes_them():
+def test_patterns_are_named_after_the_layer_that_causes_them():
     lines = audit_json("transpose", "--lines")["lines"]
-    assert [line["layer"] for line in lines] == ["stage2_upsample", "stage3_upsample"]
-    assert all(-20 < line["line_db"] < 30 for line in lines)
+    assert [(line["layer"], line["stage"]) for line in lines] == [
+        ("stage2_upsample", 2),
+        ("stage3_upsample", 1),
+    ]
+    periods = [{f["period"] for f in line["frequencies"]} for line in lines]
+    assert periods == [{4}, {2}]
+    gains = [f["imaging_gain_percent"] for f in lines[1]["frequencies"]]
+    assert all(gain["low"] <= gain["value"] <= gain["high"] for gain in gains)
+    assert max(gain["low"] for gain in gains) > 10
     assert lines[0]["imbalance"] == pytest.approx(0.75, abs=0.03)
-    lines = audit_json("resize", "--lines")["lines"]
-    assert all(line["line_db"] < -120 for line in lines)
+    for line in audit_json("resize", "--lines")["lines"]:
+        for frequency in line["frequencies"]:
+            assert frequency["imaging_gain_percent"]["value"] < 1e-3
+            assert frequency["fixed_pattern_levels"]["value"] < 1e-3
+            assert frequency["weights"]["imaging_gain_percent"]["value"] < 1e-3
+
+
+def test_the_table_says_how_strong_the_predicted_pattern_is():
+    words = " ".join(run("transpose", "--lines").output.split())
+    assert "stage3_upsample can make a pattern of period 2 px: imaging gain" in words
+    assert "by its weights alone up to" in words and "grey levels" in words
+    assert "imbalance of its kernel 0.7" in words
+    words = " ".join(run("resize", "--lines").output.split())
+    assert "resize can make a pattern of period 4 px, and makes none" in words
 
 
 @pytest.mark.parametrize("size", [32, 64])
@@ -143,7 +162,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path):
         (tmp_path / "m.h5",): "HDF5 files are not read",
         (tmp_path / "no_run",): "not a run folder",
         (tmp_path / "m.h5", "--lines"): "--lines needs weights",
-        ("transpose", "--what", "discriminator", "--lines"): "no lines to name",
+        ("transpose", "--what", "discriminator", "--lines"): "no layer is known",
         (tmp_path / "m.h5", "--kernel-size", 4): "belongs to an upsampler",
         ("transpose", "--figure", tmp_path / "absent" / "f.png"): "No such file",
     }.items():
