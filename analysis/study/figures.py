@@ -67,6 +67,8 @@ def plot_endpoint(
 ) -> None:
     """Plots one primary end point: a point per run and a bar for the mean.
 
+    The bar starts where no pattern is: at the floor of a gain, or at 0 grey levels.
+
     Args:
         axes: where to draw.
         found: results of one method.
@@ -76,12 +78,12 @@ def plot_endpoint(
     """
     values, everywhere = values_of(found, key), values_of(results, key)
     margin = 0.05 * np.ptp(everywhere) + 0.1
-    limits = min(limit_of(results, key), everywhere.min()) - margin
-    axes.barh(0, values.mean() - limits, 0.5, limits, color=color, alpha=0.4)
+    start = results[0].floors_db.get(key, 0.0)
+    highest = max(limit_of(results, key), everywhere.max()) + margin
+    axes.barh(0, values.mean() - start, 0.5, start, color=color, alpha=0.4)
     axes.plot(values, [0] * len(values), "o", color=color, markersize=3)
     mark_limit(axes, results, key)
-    axes.set(xlim=(limits, max(everywhere.max(), limit_of(results, key)) + margin))
-    axes.set(yticks=[], ylim=(-0.5, 0.5))
+    axes.set(xlim=(start - margin, highest), ylim=(-0.5, 0.5), yticks=[])
     axes.set_xlabel(PRIMARY_ENDPOINTS[key], fontsize=8)
 
 

@@ -38,6 +38,7 @@ from analysis.quality.reference import ReferenceSet
 from analysis.samples import make_samples, upsampling_strides
 from analysis.study.plan import (
     RESULTS_FOLDER,
+    SECONDARY_ENDPOINT,
     Method,
     Plan,
     PlannedRun,
@@ -58,7 +59,7 @@ from gan.training import train
 # Number of images whose batch statistics an untrained generator gets.
 NUM_STATISTICS = 1000
 # End point of the imaging gain of each upsampling; 1 is the last one.
-GAIN_KEYS = {1: "floored_gain_db", 2: "floored_gain_before_db"}
+GAIN_KEYS = {1: "floored_gain_db", 2: SECONDARY_ENDPOINT}
 # Values that are measured at every kept step, and those of the trained generator only.
 CHECKERBOARD_KEYS = (
     *("fixed_pattern_levels", *GAIN_KEYS.values()),
