@@ -271,11 +271,12 @@ def trained_table(plan: Plan, results: Sequence[Result]) -> str:
         "perfect upsampling leaves nothing. The fixed pattern is the root mean square "
         "of what is the same in every image. The gain of the stage before is the "
         "largest one, off the axes, of the upsampling before the last. Gains at "
-        f"(1/2, 1/2) below the detection limit of {floor:.1f} dB count as this value, "
-        f"and gains of the stage before below {floor_before:.1f} dB, which real images "
-        "may have, as that one. The last two columns count the runs in which a pattern "
-        "locked to the last upsampling, or to the one before, was found at any "
-        f"frequency; it is visible above {VISIBLE_LEVELS:g} grey level.\n"
+        f"(1/2, 1/2) below {floor:.1f} dB, the detection limit for as many real "
+        "images, count as this value, and gains of the stage before below "
+        f"{floor_before:.1f} dB, which real images may have, as that one. The "
+        "last two columns count the runs in which a pattern locked to the last "
+        "upsampling, or to the one before, was found at any frequency; it "
+        f"is visible above {VISIBLE_LEVELS:g} grey level.\n"
     )
 
 
