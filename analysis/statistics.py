@@ -88,7 +88,8 @@ def t_interval(values: np.ndarray) -> Interval:
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Interval, float]:
     """Returns the mean of first - second over runs paired by seed, and its p-value.
 
-    The p-value is that of a two-sided t-test of the differences against 0.
+    The p-value is that of a two-sided t-test of the differences against 0. Where no
+    pair differs at all, such as values that all stand at the same limit, it is 1.
 
     Raises:
         ValueError: if the numbers of runs differ, or are less than two.
@@ -99,6 +100,8 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Interval, 
         )
     difference = np.subtract(first, second, dtype=np.float64)
     interval = t_interval(difference)
+    if not difference.any():
+        return interval, 1.0
     return interval, float(scipy.stats.ttest_1samp(difference, 0.0).pvalue)
 
 

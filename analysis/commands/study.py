@@ -106,7 +106,7 @@ def command(  # noqa: PLR0913
     runs_dir = runs_dir or Path("checkpoints") / out.name
     try:
         prepare_tensorflow()
-        from analysis.study.plan import make_plan
+        from analysis.study.plan import load_results, make_plan
         from analysis.study.run import divide_machine
 
         if only:
@@ -118,6 +118,7 @@ def command(  # noqa: PLR0913
             divide_machine(jobs, 0)[0].restrict_thread()
         names = methods.split(",")
         plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
+        load_results(out, plan)  # a result that cannot be used is named at once
         num_gpus = count_gpus()
         resources = divide_machine(jobs or num_gpus or 1, num_gpus)
         print_plan(plan, out, timed=only_plan, num_jobs=len(resources))

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.checkerboard.figures import show_ratio
+from analysis.checkerboard.meter import VISIBLE_LEVELS
 from analysis.figures import new_figure, show_image, styles
 from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
@@ -19,6 +20,8 @@ from analysis.study.plan import (
 from gan.data.images import tile
 
 COURSES = {
+    "floored_gain_db": "imaging gain, last, dB",
+    "floored_gain_before_db": "imaging gain, before, dB",
     "eta_last": "imbalance η, last kernel",
     "eta_prev": "imbalance η, kernel before",
     "probe_last": "flat fields, last, grey levels",
@@ -36,12 +39,10 @@ def styled_methods(
 
 
 def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
-    """Draws a column per method: samples, spectrum ratio, amplitudes and cost."""
+    """Draws a column per method: samples, spectrum ratio, end points and cost."""
     methods = list(styled_methods(plan, results))
-    figure = new_figure(6.2, 2.1 * len(methods))
-    rows = figure.subplots(3, len(methods), height_ratios=(2, 2, 1.4), squeeze=False)
-    limits = [min(values_of(results, key).min() for key in PRIMARY_ENDPOINTS) - 0.3]
-    limits += [max(values_of(results, key).max() for key in PRIMARY_ENDPOINTS) + 0.3]
+    figure = new_figure(6.8, 2.1 * len(methods))
+    rows = figure.subplots(4, len(methods), height_ratios=(2, 2, 1, 1), squeeze=False)
     for axes, (label, found, style) in zip(rows.T, methods, strict=True):
         first = found[0].measurement
         examples = first.arrays["examples"][: SAMPLES_PER_SIDE**2]
@@ -51,30 +52,54 @@ def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
         power = np.mean([r.measurement.arrays["power"] for r in found], axis=0)
         real_power = first.arrays["real_power"]
         image = show_ratio(axes[1], power, real_power, first.layout)
-        plot_endpoints(axes[2], found, limits, style["color"])
+        for panel, key in zip(axes[2:], PRIMARY_ENDPOINTS, strict=True):
+            plot_endpoint(panel, found, key, results, style["color"])
         macs, fcd = plan.costs[label]["macs"] / 1e6, values_of(found, "fcd").mean()
         axes[2].set_title(f"{macs:.1f} M MAC, FCD {fcd:.1f}", fontsize=9)
-    rows[2, 0].set_yticks(range(len(PRIMARY_ENDPOINTS)), PRIMARY_ENDPOINTS.values())
     for axes in rows[1, 1:]:
         axes.set_yticklabels([])
     figure.colorbar(image, ax=list(rows[1]), label="dB against real", shrink=0.8)
     return figure
 
 
-def plot_endpoints(
-    axes: Axes, found: Sequence[Result], limits: Sequence[float], color: str
+def plot_endpoint(
+    axes: Axes, found: Sequence[Result], key: str, results: Sequence[Result], color: str
 ) -> None:
-    """Plots each primary end point: one point per run, and a bar for the mean."""
-    for place, key in enumerate(PRIMARY_ENDPOINTS):
-        values = values_of(found, key)
-        axes.barh(place, values.mean(), 0.5, color=color, alpha=0.4)
-        axes.plot(values, [place] * len(values), "o", color=color, markersize=3)
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set(xlim=limits, ylim=(1.5, -0.5), yticks=[], xlabel="A, grey levels")
+    """Plots one primary end point: a point per run and a bar for the mean.
+
+    The bar starts where no pattern is: at the floor of a gain, or at 0 grey levels.
+
+    Args:
+        axes: where to draw.
+        found: results of one method.
+        key: of PRIMARY_ENDPOINTS.
+        results: results of all methods, which set the limits of the axis.
+        color: of the method.
+    """
+    values, everywhere = values_of(found, key), values_of(results, key)
+    margin = 0.05 * np.ptp(everywhere) + 0.1
+    start = results[0].floors_db.get(key, 0.0)
+    highest = max(limit_of(results, key), everywhere.max()) + margin
+    axes.barh(0, values.mean() - start, 0.5, start, color=color, alpha=0.4)
+    axes.plot(values, [0] * len(values), "o", color=color, markersize=3)
+    mark_limit(axes, results, key)
+    axes.set(xlim=(start - margin, highest), ylim=(-0.5, 0.5), yticks=[])
+    axes.set_xlabel(PRIMARY_ENDPOINTS[key], fontsize=8)
 
 
-def draw_amplitudes(plan: Plan, results: Sequence[Result]) -> Figure:
-    """Draws untrained and trained amplitudes: a row per method, a pair per run."""
+def limit_of(results: Sequence[Result], key: str) -> float:
+    """The floor of a gain in dB, or the size from which on a pattern is seen."""
+    return results[0].floors_db.get(key, VISIBLE_LEVELS)
+
+
+def mark_limit(axes: Axes, results: Sequence[Result], key: str) -> None:
+    """Marks the floor of a gain (dashed), or what can be seen (dotted)."""
+    style = "--" if key in results[0].floors_db else ":"
+    axes.axvline(limit_of(results, key), color="0.5", linewidth=0.8, linestyle=style)
+
+
+def draw_before_and_after(plan: Plan, results: Sequence[Result]) -> Figure:
+    """Draws untrained and trained end points: a row per method, a pair per run."""
     methods = list(styled_methods(plan, results))
     figure = new_figure(0.9 + 0.5 * len(methods), 9.0)
     panels = figure.subplots(1, 2, sharey=True)
@@ -87,42 +112,45 @@ def draw_amplitudes(plan: Plan, results: Sequence[Result]) -> Figure:
                 axes.plot([before, after], [y, y], color=style["color"], alpha=0.3)
                 axes.plot([before], [y], fillstyle="none", **marker)
                 axes.plot([after], [y], **marker)
-        axes.axvline(0, color="0.5", linewidth=0.8)
-        axes.set(title=title, xlabel="amplitude A, grey levels")
+        mark_limit(axes, results, key)
+        axes.set_xlabel(title)
+    # Untrained patterns are ten times stronger; below 0.1 level the axis is linear.
+    panels[1].set_xscale("symlog", linthresh=0.1)
     panels[0].set_yticks(range(len(methods)), [label for label, _, _ in methods])
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
     return figure
 
 
 def draw_course(plan: Plan, results: Sequence[Result]) -> Figure:
-    """Draws kernel imbalance and flat fields over training, as means over runs."""
-    figure = new_figure(5.6, 9.0)
-    panels = figure.subplots(2, 2, sharex=True)
+    """Draws gains, kernel imbalance and flat fields over training: means over runs."""
+    figure = new_figure(7.6, 9.0)
+    panels = figure.subplots(3, 2, sharex=True)
     for axes, (key, title) in zip(panels.ravel(), COURSES.items(), strict=True):
         for label, found, style in styled_methods(plan, results):
-            steps = [0, *(row["step"] for row in found[0].course)]
-            values = [
-                [r.untrained[key], *(row[key] for row in r.course)] for r in found
-            ]
+            steps = [row["step"] for row in found[0].course]
+            values = [[row[key] for row in result.course] for result in found]
             mean = np.mean(values, axis=0)
             axes.plot(steps, mean, label=label, markersize=4, **style)
         axes.set_title(title, fontsize=9)
-    for axes in panels[1]:
-        axes.set(xlabel="step", ylim=(0, None))
+        if key not in results[0].floors_db:
+            axes.set_ylim(0, None)
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
     panels[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
 
 def draw_price(plan: Plan, results: Sequence[Result]) -> Figure:
-    """Draws FCD against A_last: a small point per run, a large one per method."""
+    """Draws FCD against imaging gain: a small point per run, a large one per method."""
+    key = "floored_gain_db"
     figure = new_figure(3.6, 6.0)
     axes = figure.subplots()
     for label, found, style in styled_methods(plan, results):
-        amplitude, fcd = values_of(found, "a_last"), values_of(found, "fcd")
-        axes.plot(amplitude, fcd, markersize=4, linestyle="", alpha=0.4, **style)
+        gain, fcd = values_of(found, key), values_of(found, "fcd")
+        axes.plot(gain, fcd, markersize=4, linestyle="", alpha=0.4, **style)
         name = f"{label}, {plan.costs[label]['macs'] / 1e6:.1f} M MAC"
-        axes.plot([amplitude.mean()], [fcd.mean()], label=name, **style)
-    axes.axvline(0, color="0.5", linewidth=0.8)
-    axes.set(xlabel="A_last, grey levels", ylabel="FCD, lower is better")
+        axes.plot([gain.mean()], [fcd.mean()], label=name, **style)
+    mark_limit(axes, results, key)
+    axes.set(xlabel=PRIMARY_ENDPOINTS[key], ylabel="FCD, lower is better")
     axes.legend(frameon=False, fontsize=8)
     return figure

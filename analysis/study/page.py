@@ -13,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.checkerboard.meter import VISIBLE_LEVELS
+from analysis.checkerboard.words import is_visible, strongest
 from analysis.figures import render
 from analysis.statistics import Interval, holm, paired_difference, t_interval
 from analysis.study import figures
 from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
+    SECONDARY_ENDPOINT,
     Plan,
     Result,
     results_by_method,
@@ -31,22 +34,25 @@ FIGURES = {
     "headline": (
         figures.draw_headline,
         "Samples of seed 0, the mean spectrum of all runs divided by that of real "
-        "images (red: stronger), and the amplitudes of the pattern: one point per run, "
-        "and a bar for their mean.",
+        "images (red: stronger), imaging gain and fixed pattern at (1/2, 1/2): one "
+        "point per run, and a bar for their mean. Dashed: smaller gains count as this "
+        "one. Dotted: a pattern of one grey level or less is not seen.",
     ),
-    "amplitudes": (
-        figures.draw_amplitudes,
-        "Amplitudes before training (hollow) and after it (filled), one pair per run. "
-        "Right of zero the images have a pattern that real images lack.",
+    "before-after": (
+        figures.draw_before_and_after,
+        "Imaging gain and fixed pattern at (1/2, 1/2) before training (hollow) and "
+        "after it (filled), one pair per run. Dashed: smaller gains count as this one. "
+        "Dotted: a pattern of one grey level or less is not seen.",
     ),
     "course": (
         figures.draw_course,
-        "What the weights could cause during training: the imbalance of the kernels "
-        "and the pattern on flat fields, mean over runs.",
+        "The pattern of the samples during training, and what the weights could cause: "
+        "the imbalance of the kernels and the pattern on flat fields. Means over runs.",
     ),
     "price": (
         figures.draw_price,
-        "Distance to the test images against the amplitude of the last upsampling.",
+        "Distance to the test images against the imaging gain at (1/2, 1/2): a small "
+        "point per run, a large one for the mean of a method.",
     ),
 }
 
@@ -143,7 +149,7 @@ def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
         ("After training", trained_table(plan, results)),
         ("Against the first method", difference_table(plan, results)),
         ("Before and after training", untrained_table(plan, results)),
-        ("", figure("amplitudes") + figure("course")),
+        ("", figure("before-after") + figure("course")),
         ("Quality (exploratory)", quality_table(plan, results) + figure("price")),
         ("What was compared", cost_table(plan, results)),
     ]
@@ -213,23 +219,64 @@ def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
     return found.text(f"{sign}z.{digits}f", to="…")
 
 
+def gain_cell(key: str) -> Callable[..., str]:
+    """Returns a function from results to the mean gain in dB, with its t-interval.
+
+    A gain that stands at its floor in all runs is known to be no larger than that.
+    """
+
+    def cell(found: list[Result]) -> str:
+        if all(r.trained[key] <= r.floors_db[key] for r in found):
+            return f"at most {found[0].floors_db[key]:.1f}"
+        return mean_text(values_of(found, key), 1)
+
+    return cell
+
+
+def count_cell(stage: int) -> Callable[..., str]:
+    """Returns a function from results to the number of runs with a pattern.
+
+    Args:
+        stage: 1 for patterns of the last upsampling, 2 for those of the one before.
+    """
+
+    def cell(found: list[Result]) -> str:
+        patterns = [
+            [p for p in strongest(r.measurement.readings) if p.frequency.stage == stage]
+            for r in found
+        ]
+        visible = sum(any(map(is_visible, run)) for run in patterns)
+        return f"{sum(map(bool, patterns))} of {len(found)} ({visible} visible)"
+
+    return cell
+
+
 def trained_table(plan: Plan, results: Sequence[Result]) -> str:
     """Shows the checkerboard of the trained generators."""
-    real = results[0].measurement.summary
-    limits = [f"{real[key]['detection_limit']:.2f}" for key in PRIMARY_ENDPOINTS]
+    floor, floor_before = (
+        results[0].floors_db[key] for key in ("floored_gain_db", SECONDARY_ENDPOINT)
+    )
+    num_images = results[0].measurement.facts["num_images"]["samples"]
     columns = {
-        "A_last, grey levels": mean_cell("a_last"),
-        "A_prev, grey levels": mean_cell("a_prev"),
-        "ΔPNR last, dB": mean_cell("delta_pnr_last_db"),
-        "ΔPNR prev, dB": mean_cell("delta_pnr_prev_db"),
-        "phase variance, dB": mean_cell("phase_variance_db"),
+        "imaging gain, dB": gain_cell("floored_gain_db"),
+        "fixed pattern, grey levels": mean_cell("fixed_pattern_levels"),
+        "gain of the stage before, dB": gain_cell(SECONDARY_ENDPOINT),
+        "pattern found, last": count_cell(1),
+        "pattern found, before": count_cell(2),
     }
     return method_table(plan, results, columns) + (
-        "A is the root mean square of the pattern; below 0 the images have less power "
-        "at these frequencies than real images. ΔPNR is the peak-to-neighbourhood "
-        "ratio minus that of real images. The "
-        f"{real['num_images']['samples']:,} samples of one run show an A_last or "
-        f"A_prev of more than {' and '.join(limits)} grey levels.\n"
+        "Imaging gain and fixed pattern are those at (1/2, 1/2), measured on "
+        f"{num_images:,} samples of each run. The imaging gain is what the content of "
+        "an image leaves there, as a share of its contrast: 1 % is -40 dB, and a "
+        "perfect upsampling leaves nothing. The fixed pattern is the root mean square "
+        "of what is the same in every image. The gain of the stage before is the "
+        "largest one, off the axes, of the upsampling before the last. Gains at "
+        f"(1/2, 1/2) below {floor:.1f} dB, the detection limit for as many real "
+        "images, count as this value, and gains of the stage before below "
+        f"{floor_before:.1f} dB, which real images may have, as that one. The "
+        "last two columns count the runs in which a pattern locked to the last "
+        "upsampling, or to the one before, was found at any frequency; it "
+        f"is visible above {VISIBLE_LEVELS:g} grey level.\n"
     )
 
 
@@ -239,7 +286,7 @@ def difference_table(plan: Plan, results: Sequence[Result]) -> str:
     first = plan.methods[0].label
     if not found:
         return "Two runs of each method are needed.\n"
-    header = ["method", "end point", f"difference to {first}, grey levels"]
+    header = ["method", "end point", f"difference to {first}"]
     rows = [
         [
             row.method,
@@ -265,7 +312,7 @@ def difference_table(plan: Plan, results: Sequence[Result]) -> str:
                 if row.endpoint == endpoint and outcome(row) == word
             ]
         said = "; ".join(f"{k}: {', '.join(v)}" for k, v in groups.items() if v)
-        text += f"- {name} against {first}: {said}.\n"
+        text += f"- {name.partition(',')[0]} against {first}: {said}.\n"
     return table([*header, "p", "p (Holm)", "pairs"], rows) + text
 
 
@@ -279,8 +326,9 @@ def outcome(row: MethodDifference) -> str:
 def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
     """Shows samples, flat fields and weights before and after training."""
     columns = {
-        "A_last": "a_last",
-        "A_prev": "a_prev",
+        "imaging gain, dB": "floored_gain_db",
+        "fixed pattern": "fixed_pattern_levels",
+        "gain before, dB": SECONDARY_ENDPOINT,
         "flat fields, last": "probe_last",
         "flat fields, prev": "probe_prev",
         "η last": "eta_last",
@@ -296,10 +344,10 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
 
     cells = {name: partial(cell, key=key) for name, key in columns.items()}
     return method_table(plan, results, cells) + (
-        "Means over runs, before → after. A and the pattern on flat fields are in grey "
-        "levels. η is the imbalance of the kernels. At 0 no constant input gives a "
-        "pattern; independent weights have 0.75 on average. It is also 0 where no "
-        "learned kernel enlarges.\n"
+        "Means over runs, before → after. The fixed pattern and the pattern on flat "
+        "fields are in grey levels. η is the imbalance of the kernels. At 0 no "
+        "constant input gives a pattern; independent weights have 0.75 on average. It "
+        "is also 0 where no learned kernel enlarges.\n"
     )
 
 

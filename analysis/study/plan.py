@@ -21,9 +21,14 @@ from gan.files import write_atomically
 
 PLAN_FILE = "plan.json"
 RESULTS_FOLDER = "results"
-# The end points that were chosen before any run, with their names in tables. All are in
-# grey levels. The corrected p-values of the page are about these alone.
-PRIMARY_ENDPOINTS = {"a_last": "A_last", "a_prev": "A_prev"}
+RESULT_FORMAT = 2  # results without a number are those of an earlier meter
+# The end points that were chosen before any run, with their names in tables. Both are
+# read at (1/2, 1/2). The corrected p-values of the page are about these alone.
+PRIMARY_ENDPOINTS = {
+    "floored_gain_db": "imaging gain, dB",
+    "fixed_pattern_levels": "fixed pattern, grey levels",
+}
+SECONDARY_ENDPOINT = "floored_gain_before_db"  # of the upsampling before the last
 
 
 class StudyError(ValueError):
@@ -307,27 +312,36 @@ class Result:
         method: label of its method.
         seed: seed of the training.
         trained: values of the trained generator, see `analysis.study.run`.
-        untrained: the same before the first step, without quality metrics.
-        course: the same at each kept step, with the key "step".
+        course: the same without quality metrics, and with the key "step", at each
+            measured step: 0 (untrained), the steps on the way, the last one.
+        readings: all readings at each of these steps, as `reading_to_dict` gives them;
+            the keys are the steps as text.
+        floors_db: for each gain of `trained` the value that smaller gains count as.
         seconds_per_step: median over the log of the run.
-        measurement: spectra and examples of the trained generator's samples.
+        measurement: readings, spectra and examples of the trained generator's samples.
     """
 
     run: str
     method: str
     seed: int
     trained: dict[str, float]
-    untrained: dict[str, float]
     course: list[dict[str, float]]
+    readings: dict[str, list[dict[str, Any]]]
+    floors_db: dict[str, float]
     seconds_per_step: float
     measurement: Measurement
+
+    @property
+    def untrained(self) -> dict[str, float]:
+        """The values before the first step."""
+        return self.course[0]
 
     def save(self, folder: Path) -> None:
         """Writes NAME.npz, then NAME.json, which makes the result complete."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{self.run}.npz", self.measurement.save)
         content = {k: v for k, v in vars(self).items() if k != "measurement"}
-        write_json(folder / f"{self.run}.json", content)
+        write_json(folder / f"{self.run}.json", {"format": RESULT_FORMAT} | content)
 
 
 def has_result(folder: Path, run: PlannedRun) -> bool:
@@ -339,7 +353,7 @@ def load_results(folder: Path, plan: Plan) -> list[Result]:
     """Reads the results that are there, in the order of the plan.
 
     Raises:
-        StudyError: if one of them is damaged.
+        StudyError: if one of them is damaged, or was measured by an earlier meter.
     """
     return [load_result(folder, r.name) for r in plan.runs if has_result(folder, r)]
 
@@ -349,12 +363,18 @@ def load_result(folder: Path, name: str) -> Result:
     path = folder / RESULTS_FOLDER / f"{name}.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["measurement"] = load_measurement(path.with_suffix(".npz"))
-        return Result(**content)
-    except (OSError, ValueError, TypeError) as error:
+        is_current = content.pop("format", None) == RESULT_FORMAT
+        if is_current:
+            content["measurement"] = load_measurement(path.with_suffix(".npz"))
+            return Result(**content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{path} is damaged ({error}); remove it, and the study makes it again"
         ) from None
+    raise StudyError(
+        f"{path} was measured by an earlier meter, whose numbers cannot be compared "
+        "with those of this one; choose a new folder with --out"
+    )
 
 
 def results_by_method(

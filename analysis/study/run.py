@@ -13,23 +13,32 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import keras
 import numpy as np
 
-from analysis.checkerboard.layout import Protocol
-from analysis.checkerboard.measurement import Measurement, measure_samples
+from analysis.checkerboard.measurement import (
+    Measurement,
+    RealImages,
+    measure_real,
+    reading_to_dict,
+)
+from analysis.checkerboard.meter import GridReading, read
 from analysis.checkerboard.probe import measure_lines
+from analysis.checkerboard.words import decibels
 from analysis.geometry.audit import audit_model, upsamplers
 from analysis.quality.reference import ReferenceSet
-from analysis.samples import Samples, make_samples
+from analysis.samples import make_samples, upsampling_strides
 from analysis.study.plan import (
     RESULTS_FOLDER,
+    SECONDARY_ENDPOINT,
     Method,
     Plan,
     PlannedRun,
@@ -49,11 +58,12 @@ from gan.training import train
 
 # Number of images whose batch statistics an untrained generator gets.
 NUM_STATISTICS = 1000
+# End point of the imaging gain of each upsampling; 1 is the last one.
+GAIN_KEYS = {1: "floored_gain_db", 2: SECONDARY_ENDPOINT}
 # Values that are measured at every kept step, and those of the trained generator only.
 CHECKERBOARD_KEYS = (
-    *("a_last", "a_prev", "delta_pnr_last_db", "delta_pnr_prev_db"),
+    *("fixed_pattern_levels", *GAIN_KEYS.values()),
     *("probe_last", "probe_prev", "eta_last", "eta_prev"),
-    *("phase_variance_db", "log_spectral_distance_db"),
 )
 QUALITY_KEYS = (
     *("fcd", "kcd", "density", "coverage"),
@@ -93,31 +103,36 @@ def measure_run(
     run: PlannedRun, directory: Path, dataset: Dataset, num_images: int
 ) -> Result:
     """Measures a finished run before its first step and at all steps that it kept."""
-    real = make_samples(
-        dataset.images_uint8, dataset.name, "data set", {"split": "train"}
-    )
-    generator = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
-    untrained, *_ = measure_generator(generator, run, real, num_images, step=0)
-    course = []
-    for step, _ in reversed(available(directory / "state")):
-        generator = open_run(directory, str(step)).generator
-        values, measurement, images = measure_generator(
-            generator, run, real, num_images, step
-        )
+    untrained = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
+    real = measure_training_images(dataset, untrained, num_images)
+    floors = gain_floors_db(real)
+    course: list[dict[str, float]] = []
+    readings: dict[str, list[dict[str, Any]]] = {}
+    for step, generator in chain([(0, untrained)], kept_generators(directory)):
+        images, measurement = measure_generator(generator, run, real, num_images, step)
+        values = endpoints(measurement.readings, floors) | weight_values(generator)
         course.append({"step": step} | values)
-    yardstick = ReferenceSet.load(run.config.data, num_images)
-    scores = yardstick.score(images[: yardstick.num_images])
+        readings[str(step)] = [reading_to_dict(r) for r in measurement.readings]
+    reference = ReferenceSet.load(run.config.data, num_images)
+    scores = reference.score(images[: reference.num_images])
     quality = {key: float(scores[key]) for key in QUALITY_KEYS if key in scores}
     return Result(
         run=run.name,
         method=run.method,
         seed=run.config.run.seed,
         trained=values | quality,
-        untrained=untrained,
         course=course,
+        readings=readings,
+        floors_db=floors,
         seconds_per_step=logged_seconds_per_step(directory),
         measurement=measurement,
     )
+
+
+def kept_generators(directory: Path) -> Iterator[tuple[int, keras.Model]]:
+    """Yields step and averaged generator of each kept checkpoint, first to last."""
+    for step, _ in reversed(available(directory / "state")):
+        yield step, open_run(directory, str(step)).generator
 
 
 def untrained_generator(config: Config, size: int, channels: int) -> keras.Model:
@@ -134,10 +149,24 @@ def untrained_generator(config: Config, size: int, channels: int) -> keras.Model
     return generator
 
 
+def measure_training_images(
+    dataset: Dataset, generator: keras.Model, num_images: int
+) -> RealImages:
+    """Measures the training images, to which all steps of the run are compared."""
+    facts = {"split": "train"}
+    real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
+    real = dataclasses.replace(real, labels=dataset.labels)
+    return measure_real(real, upsampling_strides(generator), num_images)
+
+
 def measure_generator(
-    generator: keras.Model, run: PlannedRun, real: Samples, num_images: int, step: int
-) -> tuple[dict[str, float], Measurement, np.ndarray]:
-    """Returns the values of CHECKERBOARD_KEYS, the measurement and the samples."""
+    generator: keras.Model,
+    run: PlannedRun,
+    real: RealImages,
+    num_images: int,
+    step: int,
+) -> tuple[np.ndarray, Measurement]:
+    """Returns samples of a generator, and what was measured of them."""
     images = sample(generator, range(num_images))
     facts = {
         "upsample": run.config.model.upsample,
@@ -145,30 +174,78 @@ def measure_generator(
         "step": step,
         "latent_seeds": f"0..{num_images - 1}",
     }
-    samples = make_samples(images, run.name, "run", facts)
-    measurement = measure_samples(samples, real, Protocol())
-    return checkerboard_values(generator, measurement), measurement, images
+    return images, real.measure(make_samples(images, run.name, "run", facts))
 
 
-def checkerboard_values(
-    generator: keras.Model, measurement: Measurement
-) -> dict[str, float]:
-    """Takes the values of CHECKERBOARD_KEYS from samples, flat fields and weights."""
-    found = measurement.summary
-    previous, last = measure_lines(generator, upsamplers(audit_model(generator)))
-    values = {
-        "a_last": found["a_last"]["value"],
-        "a_prev": found["a_prev"]["value"],
-        "delta_pnr_last_db": found["family_delta_pnr_db"]["1"]["value"],
-        "delta_pnr_prev_db": found["family_delta_pnr_db"]["2"]["value"],
-        "probe_last": last["line_grey"],
-        "probe_prev": previous["line_grey"],
-        "eta_last": last["imbalance"] or 0.0,
-        "eta_prev": previous["imbalance"] or 0.0,
-        "phase_variance_db": found["phase_variance_db"]["2"],
-        "log_spectral_distance_db": found["log_spectral_distance_db"]["value"],
+def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
+    """Chooses the readings of one upsampling that are not on an axis.
+
+    Stage 1, the last upsampling by 2, has (1/2, 1/2) alone. On the axes real images
+    have edges of their own.
+    """
+    return [
+        reading
+        for reading in readings
+        if reading.frequency.stage == stage and not reading.frequency.on_axis
+    ]
+
+
+def gain_floors_db(real: RealImages) -> dict[str, float]:
+    """Finds what smaller gains count as. It follows from the real images alone.
+
+    Without a floor, the logarithm of a gain of nearly 0 would be the noise of the
+    meter. The floor at (1/2, 1/2) is the detection limit of a set of real images. For
+    the stage before it is the largest gain that real images may have there (upper end
+    of the 95 % interval).
+
+    Returns:
+        dB in steps of 0.1, so that rounding errors make no difference between runs.
+    """
+    readings = read(real.null, real.reference, real.null, real.resolution)
+    [corner] = of_stage(readings, 1)
+    before = max(r.imaging_gain_percent.real.high for r in of_stage(readings, 2))
+    percents = {1: corner.imaging_gain_percent.limit, 2: before}
+    return {
+        GAIN_KEYS[stage]: round(decibels(percent), 1)
+        for stage, percent in percents.items()
     }
-    return {key: float(values[key]) for key in CHECKERBOARD_KEYS}
+
+
+def endpoints(
+    readings: Sequence[GridReading], floors_db: dict[str, float]
+) -> dict[str, float]:
+    """Takes the end points from the readings of one set of samples.
+
+    Returns:
+        `floored_gain_db`, the imaging gain at (1/2, 1/2): 20 log10 of the gain, and no
+        less than its floor (1 % of the contrast is -40 dB);
+        `fixed_pattern_levels` at (1/2, 1/2), grey levels;
+        `floored_gain_before_db`, the largest gain off the axes of the upsampling
+        before the last, and no less than its floor.
+    """
+    [corner] = of_stage(readings, 1)
+    found = {"fixed_pattern_levels": corner.fixed_pattern_levels.samples.value}
+    for stage, key in GAIN_KEYS.items():
+        gains = [r.imaging_gain_percent for r in of_stage(readings, stage)]
+        largest = decibels(max(gain.samples.value for gain in gains))
+        found[key] = max(largest, floors_db[key])
+    return found
+
+
+def weight_values(generator: keras.Model) -> dict[str, float]:
+    """Says what the weights of the last two upsamplings can cause.
+
+    Returns:
+        `probe_last` and `probe_prev`, the pattern on constant fields in grey levels;
+        `eta_last` and `eta_prev`, the imbalance of the kernels, 0 without a kernel.
+    """
+    *_, previous, last = measure_lines(generator, upsamplers(audit_model(generator)))
+    return {
+        "probe_last": float(last["line_grey"]),
+        "probe_prev": float(previous["line_grey"]),
+        "eta_last": float(last["imbalance"] or 0.0),
+        "eta_prev": float(previous["imbalance"] or 0.0),
+    }
 
 
 def logged_seconds_per_step(directory: Path) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,13 @@ from click.testing import CliRunner
 
 from analysis.__main__ import main
 from analysis.study import run as study_run
-from analysis.study.page import compare_methods, make_page, mean_text, write_page
+from analysis.study.page import (
+    compare_methods,
+    gain_cell,
+    make_page,
+    mean_text,
+    write_page,
+)
 from analysis.study.plan import (
     RESULTS_FOLDER,
     Method,
@@ -67,7 +74,7 @@ def result(plan, tmp_path_factory):
     return load_results(folder, plan)[0]
 
 
-def made_up(plan, values, endpoint="a_last"):
+def made_up(plan, values, endpoint="floored_gain_db"):
     """Returns results with given values of one end point: one per label and seed."""
     return [
         Result(
@@ -76,8 +83,9 @@ def made_up(plan, values, endpoint="a_last"):
             seed=seed,
             trained=dict.fromkeys((*CHECKERBOARD_KEYS, *QUALITY_KEYS), 0.0)
             | {endpoint: value},
-            untrained=dict.fromkeys(CHECKERBOARD_KEYS, 0.0),
             course=[],
+            readings={},
+            floors_db={"floored_gain_db": -67.0, "floored_gain_before_db": -57.0},
             seconds_per_step=0.1,
             measurement=None,
         )
@@ -164,20 +172,43 @@ def test_a_plan_may_grow_but_not_change(plan, tmp_path):
 
 def test_a_real_run_is_measured_before_during_and_after_training(plan, result):
     assert (result.method, result.seed) == ("transpose k5", 0)
-    assert set(result.untrained) == set(CHECKERBOARD_KEYS)
+    assert set(result.untrained) == {*CHECKERBOARD_KEYS, "step"}
     assert set(result.trained) == {*CHECKERBOARD_KEYS, *QUALITY_KEYS}
-    assert [row["step"] for row in result.course] == [10, 20, 30, 40]
+    assert [row["step"] for row in result.course] == [0, 10, 20, 30, 40]
+    assert list(result.readings) == ["0", "10", "20", "30", "40"]
+    assert {len(readings) for readings in result.readings.values()} == {9}
     last = {name: result.course[-1][name] for name in CHECKERBOARD_KEYS}
     assert last == {name: result.trained[name] for name in CHECKERBOARD_KEYS}
     # Independent weights: 0.75 on average; 64 channel pairs are close to it.
     assert result.untrained["eta_prev"] == pytest.approx(0.75, abs=0.1)
-    assert result.measurement.summary["num_images"]["samples"] == 500
+    assert result.measurement.facts["num_images"]["samples"] == 500
+
+
+def test_end_points_are_those_readings_and_the_floor_is_below_a_real_pattern(result):
+    """An untrained transposed convolution leaves a strong checkerboard."""
+    for row in result.course:
+        by_place = {
+            (r["row"], r["column"]): r for r in result.readings[str(row["step"])]
+        }
+        corner = by_place[0.5, 0.5]
+        floor = result.floors_db["floored_gain_db"]
+        assert row["floored_gain_db"] == max(corner["imaging_gain_db"], floor)
+        assert row["fixed_pattern_levels"] == corner["fixed_pattern_levels"]["value"]
+        off_axes = [(0.25, 0.25), (0.25, 0.5), (0.25, -0.25), (0.5, 0.25)]
+        before = max(by_place[place]["imaging_gain_db"] for place in off_axes)
+        floor = result.floors_db["floored_gain_before_db"]
+        assert row["floored_gain_before_db"] == max(before, floor)
+    assert (
+        result.untrained["floored_gain_db"] > result.floors_db["floored_gain_db"] + 20
+    )
+    assert result.readings["40"] == result.measurement.as_dict()["alphas"]
 
 
 def test_a_result_is_saved_and_loaded_and_damage_is_named(plan, result, tmp_path):
     result.save(tmp_path / RESULTS_FOLDER)
     [again] = load_results(tmp_path, plan)
     assert again.trained == result.trained and again.course == result.course
+    assert again.readings == result.readings and again.floors_db == result.floors_db
     (tmp_path / RESULTS_FOLDER / f"{result.run}.npz").write_bytes(b"PK")
     with pytest.raises(StudyError, match="remove it, and the study makes it again"):
         load_results(tmp_path, plan)
@@ -200,13 +231,13 @@ def test_comparisons_are_paired_and_corrected(plan):
         (row.method, row.endpoint): row
         for row in compare_methods(plan, made_up(plan, values))
     }
-    row = found["resize-nearest k3", "a_last"]
+    row = found["resize-nearest k3", "floored_gain_db"]
     assert row.difference.value == pytest.approx(-1)
     half = 4.302653 * 0.1 / np.sqrt(3)
     assert row.difference.low == pytest.approx(-1 - half, rel=1e-5)
     assert row.p_value == pytest.approx(1 - np.sqrt(300 / 302))
     assert row.adjusted == pytest.approx(4 * row.p_value) and row.significant
-    control = found["transpose-balanced k5", "a_last"]
+    control = found["transpose-balanced k5", "floored_gain_db"]
     assert not control.significant and control.difference.low < 0
     # Fewer pairs where a run is missing; none where one is left.
     some = [
@@ -226,7 +257,7 @@ def test_methods_that_differ_by_noise_alone_seldom_show_a_difference(plan):
         values = {label: random.standard_normal(5) for label in labels}
         results = made_up(plan, values)
         for r in results:
-            r.trained["a_prev"] = random.standard_normal()
+            r.trained["fixed_pattern_levels"] = random.standard_normal()
         false += any(row.significant for row in compare_methods(plan, results))
     assert 0 < false <= 20
 
@@ -237,23 +268,49 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
     results = []
     for label, shift in shifts.items():
         for seed in range(2):
-            a_last = 5 + seed + shift + 1e-4 * random.standard_normal()
-            trained = result.trained | {"a_last": a_last}
+            gain = -30 + seed + shift + 1e-4 * random.standard_normal()
+            trained = result.trained | {"floored_gain_db": gain}
             changed = {"method": label, "seed": seed, "trained": trained}
             results.append(dataclasses.replace(result, **changed))
     page = write_page(tmp_path, plan, results, "python -m analysis study").read_text()
     assert "6 of 6 runs: 3 methods, 2 seeds, 40 steps of 16 images (640 in all)" in page
     assert (
-        "- A_last against transpose k5: lower: resize-nearest k3; no difference shown:"
-        in page
+        "- imaging gain against transpose k5: lower: resize-nearest k3; no difference "
+        "shown:" in page
     )
-    assert "| resize-nearest k3 | A_last | -3.00 (" in page
+    assert "| resize-nearest k3 | imaging gain, dB | -3.00 (" in page
     assert "| 16, 8, 8 |" in page
-    for name in ("headline", "amplitudes", "course", "price"):
+    for name in ("headline", "before-after", "course", "price"):
         assert f"(figures/{name}.png)" in page
         assert (tmp_path / "figures" / f"{name}.png").read_bytes()[1:4] == b"PNG"
     alone = make_page(plan, results[:1], "x")
     assert "Two runs of each method are needed." in alone and "nan" not in alone
+
+
+def test_gains_at_the_floor_are_limits_and_show_no_difference(plan):
+    floor = -67.0
+    labels = [method.label for method in plan.methods]
+    results = made_up(plan, {label: [floor, floor] for label in labels})
+    assert gain_cell("floored_gain_db")(results[:2]) == "at most -67.0"
+    results[0].trained["floored_gain_db"] = -57.0
+    assert gain_cell("floored_gain_db")(results[:2]).startswith("-62.0 (")
+    results[0].trained["floored_gain_db"] = floor
+    for row in compare_methods(plan, results):
+        assert row.p_value == row.adjusted == 1 and not row.significant
+
+
+@pytest.mark.parametrize("args", [[], ["--plan"]])
+def test_results_of_an_earlier_meter_are_refused_before_anything_runs(tmp_path, args):
+    """The results of docs/study are such; `--out docs/study` must not change them."""
+    shutil.copytree(ROOT / "docs" / "study", tmp_path / "study")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    call = ["study", "--out", str(tmp_path / "study"), "--methods", "transpose:5"]
+    found = CliRunner().invoke(main, [*call, *args])
+    assert found.exit_code == 1
+    [line] = found.output.strip().splitlines()
+    assert "transpose-k5-seed0.json was measured by an earlier meter" in line
+    assert line.endswith("choose a new folder with --out")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_a_single_run_has_no_interval():
@@ -352,13 +409,9 @@ def test_a_study_killed_at_any_moment_ends_with_the_same_tables(tmp_path):
     for one, other in zip(
         load_results(killed, plan), load_results(straight, plan), strict=True
     ):
-        assert (one.run, one.trained, one.untrained) == (
-            other.run,
-            other.trained,
-            other.untrained,
-        )
-        assert one.course == other.course
-        assert one.measurement.summary == other.measurement.summary
+        assert (one.run, one.trained) == (other.run, other.trained)
+        assert one.course == other.course and one.readings == other.readings
+        assert one.measurement.facts == other.measurement.facts
     assert all(has_result(killed, run) for run in plan.runs)
     pages = [(folder / "README.md").read_text() for folder in (killed, straight)]
     tables = [
