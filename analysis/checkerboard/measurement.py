@@ -22,10 +22,11 @@ from analysis.checkerboard.meter import (
     Estimate,
     GridReading,
     Reading,
+    Resolution,
     measure_resolution,
     read,
 )
-from analysis.checkerboard.moments import measure_moments
+from analysis.checkerboard.moments import Moments, measure_moments
 from analysis.checkerboard.words import decibels, describe
 from analysis.samples import MIN_IMAGES, SampleError, Samples, halves
 from gan.files import read_arrays
@@ -112,6 +113,48 @@ def load_measurement(path: str | Path) -> Measurement:
     return Measurement(readings, facts, arrays)
 
 
+@dataclass(frozen=True)
+class RealImages:
+    """Real images, read once for all samples that are measured against them.
+
+    Attributes:
+        samples: the real images.
+        moments: of their first half, the reference.
+        second_half: uint8, which is read as samples are.
+        resolution: what ordinary changes of the second half do to the readings.
+    """
+
+    samples: Samples
+    moments: Moments
+    second_half: np.ndarray
+    resolution: Resolution
+
+
+def read_real_images(
+    reference: Samples, strides: tuple[int, ...], seed: int = 0
+) -> RealImages:
+    """Divides real images into two halves and reads the first one.
+
+    Args:
+        reference: real images, at least twice MIN_IMAGES.
+        strides: of the upsamplings, first to last.
+        seed: of the noise that the resolution is tried with.
+
+    Raises:
+        ValueError: if there are too few real images, or they are too small.
+    """
+    first, second = halves(reference.images_uint8)
+    if len(second) < MIN_IMAGES:
+        raise SampleError(
+            f"{reference.name}: received {len(reference.images_uint8)} real images, "
+            f"expected at least {2 * MIN_IMAGES}; one half is read as samples are"
+        )
+    moments = measure_moments(first, strides)
+    labels = None if reference.labels is None else halves(reference.labels)[1]
+    resolution = measure_resolution(second, moments, labels, seed)
+    return RealImages(reference, moments, second, resolution)
+
+
 def measure_samples(
     samples: Samples,
     reference: Samples,
@@ -130,39 +173,40 @@ def measure_samples(
     Raises:
         ValueError: if there are too few real images, or they are too small.
     """
-    r1, r2 = halves(reference.images_uint8)
-    if len(r2) < MIN_IMAGES:
-        raise SampleError(
-            f"{reference.name}: received {len(reference.images_uint8)} real images, "
-            f"expected at least {2 * MIN_IMAGES}; one half is read as samples are"
-        )
     strides = strides or samples.strides
     scanned = strides or strides_to_scan(*samples.images_uint8.shape[1:3])
-    real = measure_moments(r1, scanned)
-    null = measure_moments(r2[: len(samples.images_uint8)], scanned)
-    found = measure_moments(samples.images_uint8, scanned)
-    labels = None if reference.labels is None else halves(reference.labels)[1]
-    resolution = measure_resolution(r2, real, labels, seed)
+    real = read_real_images(reference, scanned, seed)
+    return measure_against(samples, real, known_strides=strides is not None)
+
+
+def measure_against(
+    samples: Samples, real: RealImages, *, known_strides: bool
+) -> Measurement:
+    """Reads samples against real images; `known_strides` as in `words.describe`."""
+    strides = real.moments.layout.strides
+    found = measure_moments(samples.images_uint8, strides)
+    null = measure_moments(real.second_half[: len(samples.images_uint8)], strides)
     facts = {
         "format": FORMAT,
         "samples": samples.describe(),
-        "reference": reference.describe(),
+        "reference": real.samples.describe(),
         "num_images": {
             "samples": found.num_images,
-            "reference": real.num_images,
+            "reference": real.moments.num_images,
             "real": null.num_images,
         },
-        "strides": list(scanned),
-        "known_strides": strides is not None,
+        "strides": list(strides),
+        "known_strides": known_strides,
     }
     arrays = {
         "power": found.power,
-        "real_power": real.power,
+        "real_power": real.moments.power,
         "mean_image": found.mean_image,
-        "real_mean_image": real.mean_image,
+        "real_mean_image": real.moments.mean_image,
         "examples": samples.images_uint8[:NUM_EXAMPLES],
     }
-    return Measurement(tuple(read(found, real, null, resolution)), facts, arrays)
+    readings = read(found, real.moments, null, real.resolution)
+    return Measurement(tuple(readings), facts, arrays)
 
 
 def phase_tile(mean_image: np.ndarray, layout: Layout) -> np.ndarray:

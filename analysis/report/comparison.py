@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.checkerboard.frequencies import GridFrequency
+from analysis.checkerboard.frequencies import GridFrequency, strides_to_scan
 from analysis.checkerboard.measurement import (
     Measurement,
+    RealImages,
     load_measurement,
-    measure_samples,
+    measure_against,
+    read_real_images,
 )
 from analysis.checkerboard.meter import GridReading
 from analysis.checkerboard.words import stage_name, strongest
@@ -131,11 +133,18 @@ def load_sources(
         for one in loaded
     } - {None}
     shared = strides.pop() if len(strides) == 1 else None
+    real: dict[Any, RealImages] = {}
     sources = [
         Source(one.facts["samples"]["name"], one)
         if isinstance(one, Measurement)
-        else measure_source(one, checkpoint, reference, shared)
+        else measure_source(one, load_reference(reference, one), shared, real)
         for one in loaded
+    ]
+    sources = [
+        add_generator_facts(source, checkpoint)
+        if source.samples and source.samples.source == "run"
+        else source
+        for source in sources
     ]
     first = conditions(sources[0])
     for source in sources:
@@ -153,22 +162,27 @@ def load_sources(
 
 def measure_source(
     samples: Samples,
-    checkpoint: str,
-    reference: str | None,
+    reference: Samples,
     strides: tuple[int, ...] | None,
+    real: dict[Any, RealImages],
 ) -> Source:
-    """Measures one source, with `strides` if its own are not known.
+    """Measures one source; its label is its name.
 
-    The label of the source is its name.
+    Args:
+        samples: its images.
+        reference: real images.
+        strides: to measure with if those of the samples are not known; None: all that
+            the size allows.
+        real: real images that were read already; those of this source are added.
     """
-    real = load_reference(reference, samples)
-    measured = measure_samples(samples, real, samples.strides or strides)
-    # Strides that were taken from another source are not known to be these images' own.
-    facts = measured.facts | {"known_strides": samples.strides is not None}
-    source = Source(samples.name, dataclasses.replace(measured, facts=facts), samples)
-    if samples.source != "run":
-        return source
-    return add_generator_facts(source, checkpoint)
+    size = samples.images_uint8.shape[1:3]
+    strides = samples.strides or strides or strides_to_scan(*size)
+    key = reference.digest, strides
+    if key not in real:
+        real[key] = read_real_images(reference, strides)
+    known = samples.strides is not None
+    measured = measure_against(samples, real[key], known_strides=known)
+    return Source(samples.name, measured, samples)
 
 
 def add_generator_facts(source: Source, checkpoint: str) -> Source:

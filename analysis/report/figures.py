@@ -223,7 +223,8 @@ def drawn_frequencies(sources: Sequence[Source]) -> list[int]:
     kept = set(range(len(readings)))
     if len(kept) > MAX_ROWS:
         kept = {index for source in sources for index in source.one_per_stage()}
-    return sorted(kept, key=lambda k: (readings[k].frequency.stage, k))
+    frequencies = [reading.frequency for reading in readings]
+    return sorted(kept, key=lambda k: (frequencies[k].stage, frequencies[k].on_axis))
 
 
 def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
@@ -249,7 +250,14 @@ def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
         axes.plot([], [], linestyle="", label=source.label, **style)
     axes.plot([], [], "|", color=real_color(), label="real images")
     axes.plot([], [], linewidth=6, color="0.5", alpha=0.3, label="below the limit")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        columnspacing=1,
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def plot_reading(
