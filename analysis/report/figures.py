@@ -169,9 +169,8 @@ def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure
     means = {"real": first.arrays["real_mean_image"]}
     means |= {s.label: s.measurement.arrays["mean_image"] for s in sources}
     names = " and ".join(images)
-    periods = " or ".join(
-        str(period) for period in sorted({r.frequency.period for r in first.readings})
-    )
+    *shorter, longest = sorted({r.frequency.period for r in first.readings})
+    periods = f"{', '.join(map(str, shorter))} or {longest}" if shorter else longest
     return [
         ReportFigure(
             "samples",

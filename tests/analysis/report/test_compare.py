@@ -7,8 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.__main__ import main
-from analysis.checkerboard.controls import plant
-from analysis.checkerboard.controls import Planted
+from analysis.checkerboard.controls import Planted, plant
 from analysis.report.comparison import load_sources, unique_labels
 from gan.data.dataset import BUNDLED_FILE
 
@@ -30,6 +29,16 @@ def files(real, tmp_path_factory):
     np.savez(folder / "real.npz", images=real[:2400])
     tone = plant(checkerboard, real[2400:], random)
     np.savez(folder / "tone.npz", images=tone)
+    np.savez(folder / "others.npz", images=real[600:])
+    for name, reference, strides in (
+        ("saved", "real", "2,2"),
+        ("last", "real", "2"),
+        ("elsewhere", "others", "2,2"),
+    ):
+        options = "--reference", folder / f"{reference}.npz", "--strides", strides
+        out = folder / f"{name}.npz"
+        result = run("spectra", folder / "tone.npz", *options, "--out", out)
+        assert result.exit_code == 0, result.output
     return folder
 
 
@@ -38,34 +47,27 @@ def run(*arguments: object):
 
 
 def test_compare_prints_runs_files_and_results(trained, files, tmp_path):
-    saved, figure = tmp_path / "saved.npz", tmp_path / "all.png"
-    reference = ("--reference", files / "real.npz")
-    spectra = "spectra", files / "tone.npz", *reference, "--strides", "2,2"
-    assert run(*spectra, "--out", saved).exit_code == 0
-    sources = trained, files / "tone.npz", saved
+    figure, reference = tmp_path / "all.png", ("--reference", files / "real.npz")
+    sources = trained, files / "tone.npz", files / "saved.npz"
     options = (*reference, "--n", 500, "--figure", figure, "--figures", tmp_path / "f")
     result = run("compare", *sources, *options)
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
-    rows = [row for row in rows if "samples" in row]
-    # A run and a saved result know their upsamplings, and a file only its periods.
-    firsts = [row for row in rows if row[1] == "1" or row[1:3] == ["2", "px"]]
+    firsts = [row for row in rows if "samples" in row][::2]
     assert [row[0] for row in firsts] == ["transpose", "tone", "tone"]
-    assert [row[1] for row in firsts] == ["1", "2", "1"]
+    # A run and a saved result know their upsamplings, and a file only its periods.
+    assert firsts[0][1] == "1" and firsts[1][2:4] == ["2", "px"]
+    assert firsts[2][2] == "1"
     assert float(firsts[0][-2]) == pytest.approx(params(trained) / 1e6, abs=0.005)
     assert firsts[1][-3:] == ["visible", "-", "-"]
     assert not any(word in result.output for word in OLD_WORDS)
+    assert max(len(line.rstrip()) for line in result.output.splitlines()) <= 100
     for name in ("geometry", "weights", "probe"):
         assert f" {name} " in result.output
     assert figure.stat().st_size > 10_000
     names = {path.name for path in (tmp_path / "f").iterdir()}
     expected = {"gains.png", "fixed.svg", "tiles.svg", "predictions.svg"}
     assert expected | {"spectra-3.png"} <= names
-
-
-def test_a_table_is_at_most_100_columns_wide(trained, files):
-    result = run("compare", trained, "--reference", files / "real.npz", "--n", 500)
-    assert max(len(line.rstrip()) for line in result.output.splitlines()) <= 100
 
 
 def params(directory) -> int:
@@ -98,23 +100,18 @@ def test_json_has_everything_predicted_and_measured(trained, files):
 
 def test_a_file_beside_a_run_is_measured_with_its_strides(trained, files):
     paths = [str(files / "tone.npz"), str(trained)]
-    reference = str(files / "real.npz")
-    file, made = load_sources(paths, 500, reference=reference)
+    file, made = load_sources(paths, 500, reference=str(files / "real.npz"))
     assert file.measurement.facts["strides"] == made.measurement.facts["strides"]
     assert made.strides_are_known and not file.strides_are_known
     assert "last upsampling" not in " ".join(file.measurement.sentences)
 
 
 def test_one_reading_stands_for_each_stage(files):
-    (tone,) = load_sources([str(files / "tone.npz")], 600, reference=reference_of(files))
+    (tone,) = load_sources([str(files / "saved.npz")])
     first, second = (tone.readings[index] for index in tone.one_per_stage())
     assert first.frequency.name == "(1/2, 1/2)" and first.found
     assert second.frequency.stage == 2 and not second.frequency.on_axis
-    assert tone.stage_text(first.frequency) == "period of 2 px"
-
-
-def reference_of(folder) -> str:
-    return str(folder / "real.npz")
+    assert tone.stage_text(first.frequency) == "the last upsampling"
 
 
 @pytest.mark.parametrize(
@@ -123,20 +120,15 @@ def reference_of(folder) -> str:
         ([], "Missing argument 'SOURCES...'"),
         (["tone.npz", "other.npz"], "Path 'other.npz' does not exist"),
         (["tone.npz", "colour.npz"], "colour: received images of 28x28 px, RGB"),
-        (["tone.npz", "saved.npz"], "not comparable: tone was measured against"),
-        (["tone.npz", "last.npz"], "with the strides 2"),
+        (["saved.npz", "elsewhere.npz"], "not comparable: tone was measured against"),
+        (["saved.npz", "last.npz"], "with the strides 2,2, tone against real"),
     ],
 )
 def test_mistakes_get_one_line(files, monkeypatch, arguments, message: str):
     monkeypatch.chdir(files)
-    options = ["--reference", "real.npz"] if "last.npz" in arguments else []
     if "colour.npz" in arguments:
         np.savez("colour.npz", images=np.zeros((600, 28, 28, 3), np.uint8) + EDGE)
-    for saved, strides in (("saved.npz", "2,2"), ("last.npz", "2")):
-        if saved in arguments:
-            spectra = "spectra", "tone.npz", "--reference", "real.npz"
-            run(*spectra, "--strides", strides, "--out", saved)
-    result = run("compare", *arguments, *options)
+    result = run("compare", *arguments)
     assert result.exit_code != 0
     assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
