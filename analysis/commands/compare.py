@@ -104,9 +104,9 @@ def comparison_table(sources: "list[Source]") -> "Table":
     from analysis.report.comparison import conditions
 
     known = [source.strides_are_known for source in sources]
-    stage = "stage" if all(known) else "stage or period" if any(known) else "period"
+    stage = "stage" if all(known) else "stage or\nperiod" if any(known) else "period"
     title = escape(f"against {conditions(sources[0])}")
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
     for name in ("", stage, "at", "", "gain, dB", "fixed", "free"):
         table.add_column(name, overflow="fold")
     table.add_column("pattern", max_width=10)

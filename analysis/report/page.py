@@ -33,6 +33,7 @@ EXPECTED_DIFFERENCES = ("model.upsample", "run.seed")
 VERDICT_CLASSES = {VISIBLE: "bad", TOO_WEAK: "weak", NONE_FOUND: "good"}
 MAX_OPEN_ROWS = 12  # of a table that is shown without being asked for
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")  # the hyphen of a negative number
+NARROW = re.compile(r" (?=…)|(?<=…) |(?<=/\d,) |(?<=\(0,) ")  # no line may end here
 FACTS = {
     "upsample": "Upsampling",
     "step": "Training steps",
@@ -62,7 +63,7 @@ def make_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["minus"] = lambda text: MINUS.sub("\N{MINUS SIGN}", text)
+    environment.filters["typeset"] = typeset
     page = environment.get_template("report.html.j2").render(
         sources=sources,
         conditions=conditions(sources[0]),
@@ -78,6 +79,11 @@ def make_page(
         predictions=[row for source in sources for row in prediction_rows(source)],
     )
     return page, figures
+
+
+def typeset(text: str) -> str:
+    """Sets real minus signs, and keeps intervals and frequencies on one line."""
+    return NARROW.sub("\N{NO-BREAK SPACE}", MINUS.sub("\N{MINUS SIGN}", text))
 
 
 def answer(source: Source) -> dict[str, Any]:
@@ -99,9 +105,11 @@ def answer(source: Source) -> dict[str, Any]:
 def reading_cells(source: Source, reading: GridReading) -> dict[str, str]:
     """One row of the table of frequencies: texts by the heading of their column."""
     gain, free = reading.imaging_gain_percent, reading.free_pattern_levels
-    stage = "Upsampling" if source.strides_are_known else "Period"
+    stage = ("Period", f"{reading.frequency.period} px")
+    if source.strides_are_known:
+        stage = ("Upsampling", source.stage_text(reading.frequency))
     cells = {
-        stage: source.stage_text(reading.frequency),
+        stage[0]: stage[1],
         "Pattern": verdict([reading]),
         "Gain, dB": gain_text(gain.samples) + "*" * gain.found,
         "gain of real images": gain_text(gain.real, interval=False),

@@ -225,6 +225,9 @@ def test_colour_images_with_three_upsamplings_have_a_page(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ReportFigure, "url", lambda figure, theme: theme)
         text, _ = make_page(sources, real, [])
-    assert "period of 2 px" in text and "last upsampling</td>" not in text
+    assert (
+        '<td data-label="Period:">2 px</td>' in text
+        and "last upsampling</td>" not in text
+    )
     assert "repeats every 2, 4 or 8 pixels" in text
     assert "free in colour limit" in text
