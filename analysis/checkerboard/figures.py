@@ -117,16 +117,17 @@ def mark_frequencies(axes: Axes, layout: Layout, color: str) -> None:
                 axes.plot(x, y, marker, ms=size, mfc="none", mec=color, clip_on=False)
 
 
-def draw_tile(axes: Axes, tile: np.ndarray) -> None:
+def draw_tile(axes: Axes, tile: np.ndarray, limit: float | None = None) -> None:
     """Shows the fixed pattern beyond that of real images, repeated.
 
     Args:
         axes: where to draw.
         tile: (period, period, C), grey levels about 0; colour is drawn as its mean.
+        limit: grey levels at the ends of the color scale; None: those of the tile.
     """
     shown = tile.mean(axis=2)
     # A pattern of less than one level fills the range as little as it can be seen.
-    limit = max(float(np.abs(shown).max()), 1.0)
+    limit = limit or max(float(np.abs(shown).max()), 1.0)
     copies = max(2, 8 // len(shown))
     image = axes.imshow(
         np.tile(shown, (copies, copies)), cmap="RdBu_r", vmin=-limit, vmax=limit

@@ -18,7 +18,7 @@ from analysis.checkerboard.frequencies import (
     make_layout,
     strides_to_scan,
 )
-from analysis.checkerboard.jpeg import MAX_IMAGES, measure_blocks
+from analysis.checkerboard.jpeg import measure_blocks
 from analysis.checkerboard.meter import (
     Estimate,
     GridReading,
@@ -121,6 +121,48 @@ def load_measurement(path: str | Path) -> Measurement:
     return Measurement(readings, facts, arrays)
 
 
+@dataclass(frozen=True)
+class RealImages:
+    """Real images, read once for all samples that are measured against them.
+
+    Attributes:
+        samples: the real images.
+        moments: of their first half, the reference.
+        second_half: uint8, which is read as samples are.
+        resolution: what ordinary changes of the second half do to the readings.
+    """
+
+    samples: Samples
+    moments: Moments
+    second_half: np.ndarray
+    resolution: Resolution
+
+
+def read_real_images(
+    reference: Samples, strides: tuple[int, ...], seed: int = 0
+) -> RealImages:
+    """Divides real images into two halves and reads the first one.
+
+    Args:
+        reference: real images, at least twice MIN_IMAGES.
+        strides: of the upsamplings, first to last.
+        seed: of the noise that the resolution is tried with.
+
+    Raises:
+        ValueError: if there are too few real images, or they are too small.
+    """
+    first, second = halves(reference.images_uint8)
+    if len(second) < MIN_IMAGES:
+        raise SampleError(
+            f"{reference.name}: received {len(reference.images_uint8)} real images, "
+            f"expected at least {2 * MIN_IMAGES}; one half is read as samples are"
+        )
+    moments = measure_moments(first, strides)
+    labels = None if reference.labels is None else halves(reference.labels)[1]
+    resolution = measure_resolution(second, moments, labels, seed)
+    return RealImages(reference, moments, second, resolution)
+
+
 def measure_samples(
     samples: Samples,
     reference: Samples,
@@ -141,87 +183,40 @@ def measure_samples(
     """
     strides = strides or samples.strides
     scanned = strides or strides_to_scan(*samples.images_uint8.shape[1:3])
-    real = measure_real(reference, scanned, len(samples.images_uint8), seed)
-    return real.measure(samples, known_strides=strides is not None)
+    real = read_real_images(reference, scanned, seed)
+    return measure_against(samples, real, known_strides=strides is not None)
 
 
-@dataclass(frozen=True)
-class RealImages:
-    """Real images, measured once, against which any number of sets can be read.
-
-    Attributes:
-        facts: about the real images, as `--json` prints them.
-        reference: of one half of them.
-        null: of the other half, which is read as samples are.
-        resolution: what ordinary changes of real images do to each reading.
-        images: some of the real images, for what is no reading.
-    """
-
-    facts: dict[str, Any]
-    reference: Moments
-    null: Moments
-    resolution: Resolution
-    images: np.ndarray
-
-    def measure(self, samples: Samples, *, known_strides: bool = True) -> Measurement:
-        """Reads samples against these real images.
-
-        Raises:
-            ValueError: if the samples have another size or other channels.
-        """
-        strides = self.reference.layout.strides
-        found = measure_moments(samples.images_uint8, strides)
-        readings = read(found, self.reference, self.null, self.resolution)
-        blocks = measure_blocks(samples.images_uint8, self.images)
-        facts = {
-            "format": FORMAT,
-            "samples": samples.describe(),
-            "reference": self.facts,
-            "num_images": {
-                "samples": found.num_images,
-                "reference": self.reference.num_images,
-                "real": self.null.num_images,
-            },
-            "strides": list(strides),
-            "known_strides": known_strides,
-            "jpeg_blocks": {**asdict(blocks), "found": blocks.found},
-        }
-        arrays = {
-            "power": found.power,
-            "real_power": self.reference.power,
-            "mean_image": found.mean_image,
-            "real_mean_image": self.reference.mean_image,
-            "examples": samples.images_uint8[:NUM_EXAMPLES],
-        }
-        return Measurement(tuple(readings), facts, arrays)
-
-
-def measure_real(
-    real: Samples, strides: tuple[int, ...], num_images: int, seed: int = 0
-) -> RealImages:
-    """Measures real images once for several sets of samples.
-
-    Args:
-        real: real images, at least twice MIN_IMAGES.
-        strides: of the upsamplings, first to last.
-        num_images: number of samples in each set; as many real images are read as they.
-        seed: of the noise that the resolution is tried with.
-
-    Raises:
-        ValueError: if there are too few real images, or they are too small.
-    """
-    first, second = halves(real.images_uint8)
-    if len(second) < MIN_IMAGES:
-        raise SampleError(
-            f"{real.name}: received {len(real.images_uint8)} real images, "
-            f"expected at least {2 * MIN_IMAGES}; one half is read as samples are"
-        )
-    reference = measure_moments(first, strides)
-    null = measure_moments(second[:num_images], strides)
-    labels = None if real.labels is None else halves(real.labels)[1]
-    resolution = measure_resolution(second, reference, labels, seed)
-    some = first[:MAX_IMAGES]
-    return RealImages(real.describe(), reference, null, resolution, some)
+def measure_against(
+    samples: Samples, real: RealImages, *, known_strides: bool
+) -> Measurement:
+    """Reads samples against real images; `known_strides` as in `words.describe`."""
+    strides = real.moments.layout.strides
+    found = measure_moments(samples.images_uint8, strides)
+    null = measure_moments(real.second_half[: len(samples.images_uint8)], strides)
+    blocks = measure_blocks(samples.images_uint8, real.samples.images_uint8)
+    facts = {
+        "format": FORMAT,
+        "samples": samples.describe(),
+        "reference": real.samples.describe(),
+        "num_images": {
+            "samples": found.num_images,
+            "reference": real.moments.num_images,
+            "real": null.num_images,
+        },
+        "strides": list(strides),
+        "known_strides": known_strides,
+        "jpeg_blocks": {**asdict(blocks), "found": blocks.found},
+    }
+    arrays = {
+        "power": found.power,
+        "real_power": real.moments.power,
+        "mean_image": found.mean_image,
+        "real_mean_image": real.moments.mean_image,
+        "examples": samples.images_uint8[:NUM_EXAMPLES],
+    }
+    readings = read(found, real.moments, null, real.resolution)
+    return Measurement(tuple(readings), facts, arrays)
 
 
 def phase_tile(mean_image: np.ndarray, layout: Layout) -> np.ndarray:

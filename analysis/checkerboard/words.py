@@ -7,9 +7,15 @@ whole pattern in an image of usual contrast); one level or less cannot be seen.
 import math
 from collections.abc import Sequence
 
-from analysis.checkerboard.meter import VISIBLE_LEVELS, GridReading, Reading
+from analysis.checkerboard.meter import (
+    VISIBLE_LEVELS,
+    Estimate,
+    GridReading,
+    Reading,
+)
 
 MIN_DB = -120.0  # of a printed gain; float32 transforms resolve no smaller one
+VISIBLE, TOO_WEAK, NONE_FOUND = "visible", "too weak to be seen", "none found"
 ADVICE = (
     "Train longer, since a pattern fades with training; if it stays, use a resize "
     "(--upsample resize), a kernel size that is a multiple of the stride, or "
@@ -44,6 +50,29 @@ def strongest(readings: Sequence[GridReading]) -> list[GridReading]:
         if reading.found and (not best or reading.pattern_levels > best.pattern_levels):
             found[reading.frequency.stage] = reading
     return [found[stage] for stage in sorted(found)]
+
+
+def verdict(readings: Sequence[GridReading]) -> str:
+    """The strongest pattern among some readings as VISIBLE, TOO_WEAK or NONE_FOUND."""
+    patterns = strongest(readings)
+    if not patterns:
+        return NONE_FOUND
+    return VISIBLE if any(map(is_visible, patterns)) else TOO_WEAK
+
+
+def gain_text(percent: Estimate, *, interval: bool = True) -> str:
+    """A gain in dB, "-34 (-35 … -33)", or "< -87" if it may be 0."""
+    if percent.low <= 0:
+        return f"< {decibels(percent.high):.0f}"
+    value = f"{decibels(percent.value):.0f}"
+    if not interval:
+        return value
+    return f"{value} ({decibels(percent.low):.0f} … {decibels(percent.high):.0f})"
+
+
+def levels_text(levels: Estimate) -> str:
+    """Grey levels with their interval: "1.74 (1.70 … 1.79)"."""
+    return f"{levels.value:.2f} ({levels.low:.2f} … {levels.high:.2f})"
 
 
 def describe(
@@ -109,11 +138,10 @@ def pattern_sentence(reading: GridReading, *, known_strides: bool) -> str:
                 f"{free.samples.value:.2g} grey levels{where} have a sign that varies "
                 "from image to image"
             )
-    seen = "visible" if is_visible(reading) else "too weak to be seen"
     return (
         f"A {kind} {cause} was found at {frequency.name}{place(reading)}: "
         f"{'; '.join(parts)}. With {reading.pattern_levels:.2g} grey levels in all it "
-        f"is {seen}."
+        f"is {verdict([reading])}."
     )
 
 

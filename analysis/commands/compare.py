@@ -10,16 +10,22 @@ from analysis.commands import options
 from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.checkerboard.meter import Reading
     from analysis.report.comparison import Source
 
-NOTES = (
-    "A is the root mean square of the pattern. It is 0 without a pattern, and below 0 "
-    "if the images are weaker at these frequencies than real ones. Delta PNR is above "
-    "0 if the pattern is stronger than in real images. Brackets hold 95 % intervals "
-    "over images of this run; a statement about a method needs several training seeds.",
-    "Predicted A: geometry takes all taps of a kernel as equal. Weights takes the real "
+ABOUT_PREDICTIONS = (
+    "Predicted: geometry takes all taps of a kernel as equal. Weights takes the real "
     "kernels, and replaces what is not linear by its mean slope. Probe runs the real "
-    "layers on flat fields.",
+    "layers on constant maps."
+)
+LEGEND = (
+    "One row per upsampling, at the frequency where its pattern is strongest. Gain: "
+    "what follows the content, as a share of it. Fixed: what is the same in every "
+    "image. Free: what has a sign of its own in each image. Both in grey levels. *: a "
+    "pattern, significant and above the limit. In brackets: 95 % intervals over images "
+    "of this source; a statement about a method needs several training seeds."
 )
 
 
@@ -66,39 +72,86 @@ def command(
     if as_json:
         click.echo(json.dumps([source.as_dict() for source in measured], indent=2))
     else:
-        print_table(measured)
+        print_comparison(measured)
 
 
-def print_table(sources: "list[Source]") -> None:
-    """Prints a row per source and upsampling, then how to read it."""
+def print_comparison(sources: "list[Source]") -> None:
+    """Prints what was found in each source in words, then the table."""
+    from rich.markup import escape
+
+    from analysis.commands.tables import table_console
+
+    console = table_console()
+    width = min(console.width, 100)
+    for source in sources:
+        console.print(f"[bold]{escape(source.label)}[/]", width=width)
+        for sentence in source.measurement.sentences:
+            console.print(f"  {sentence}", markup=False, width=width)
+        for note in source.facts["notes"]:
+            console.print(f"  Note: {note}", markup=False, width=width)
+    console.print(comparison_table(sources))
+    console.print(LEGEND, markup=False, width=width)
+    if any(source.predicted for source in sources):
+        console.print(ABOUT_PREDICTIONS, markup=False, width=width)
+
+
+def comparison_table(sources: "list[Source]") -> "Table":
+    """A row per source and stage: samples, real images, limit and predictions."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from analysis.commands.tables import table_console
-    from analysis.report.comparison import PREDICTORS, conditions
+    from analysis.report.comparison import conditions
 
-    title = f"against {conditions(sources[0])}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("", "pattern of", "A, grey levels", "delta PNR, dB"):
+    known = [source.strides_are_known for source in sources]
+    stage = "stage" if all(known) else "stage or\nperiod" if any(known) else "period"
+    title = escape(f"against {conditions(sources[0])}")
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    for name in ("", stage, "at", "", "gain, dB", "fixed", "free"):
         table.add_column(name, overflow="fold")
+    table.add_column("pattern", max_width=10)
+    for name in ("M params", "M MAC"):
+        table.add_column(name, justify="right")
     table.columns[0].min_width = 9  # "transpose" stays whole on a narrow terminal
-    for name in (*PREDICTORS, "M params", "M MAC"):
-        table.add_column(name, justify="right", overflow="fold")
     for source in sources:
         cost = [f"{value / 1e6:.2f}" for value in source.cost.values()] or ["-", "-"]
-        for reading in source.readings:
-            predicted = (reading.predicted.get(name) for name in PREDICTORS)
-            table.add_row(
-                source.label,
-                reading.upsampling,
-                reading.amplitude.text(),
-                reading.delta_pnr_db.text(),
-                *("-" if value is None else f"{value:.2f}" for value in predicted),
-                *cost,
-            )
+        for index in source.one_per_stage():
+            table.add_row(*reading_cells(source, index), *cost)
         table.add_section()
-    console = table_console()
-    console.print(table)
-    for note in NOTES:
-        console.print(note, width=min(console.width, 100))
+    return table
+
+
+def reading_cells(source: "Source", index: int) -> list[str]:
+    """Cells of one reading; those of numbers have a line for each line's name."""
+    from rich.markup import escape
+
+    from analysis.checkerboard.words import decibels, gain_text, verdict
+    from analysis.report.comparison import PREDICTORS
+
+    reading = source.readings[index]
+    frequency = reading.frequency
+    gain, fixed = reading.imaging_gain_percent, reading.fixed_pattern_levels
+    lines = [
+        ("samples", gain_text(gain.samples) + "*" * gain.found, levels_of(fixed)),
+        ("real", gain_text(gain.real, interval=False), f"{fixed.real.value:.2f}"),
+        ("limit", f"{decibels(gain.limit):.0f}", f"{fixed.limit:.2f}"),
+    ]
+    for name in PREDICTORS:
+        if name in source.predicted:
+            found = source.predicted[name][index]
+            gain_db = gain_text(found.imaging_gain_percent, interval=False)
+            lines.append((name, gain_db, f"{found.fixed_pattern_levels.value:.2f}"))
+    free = reading.free_pattern_levels
+    return [
+        escape(source.label),
+        str(frequency.stage) if source.strides_are_known else f"{frequency.period} px",
+        frequency.name,
+        *("\n".join(column) for column in zip(*lines, strict=True)),
+        f"{levels_of(free)}\n{free.real.value:.2f}\n{free.limit:.2f}" if free else "-",
+        verdict([reading]),
+    ]
+
+
+def levels_of(reading: "Reading") -> str:
+    """Grey levels of the samples, with a star if they are a pattern."""
+    return f"{reading.samples.value:.2f}" + "*" * reading.found

@@ -3,8 +3,8 @@
 from rich.table import Table
 
 from analysis.checkerboard.measurement import Measurement
-from analysis.checkerboard.meter import Estimate, GridReading, Reading
-from analysis.checkerboard.words import decibels
+from analysis.checkerboard.meter import GridReading, Reading
+from analysis.checkerboard.words import decibels, gain_text, levels_text
 from analysis.commands.tables import table_console
 
 LEGEND = (
@@ -56,8 +56,8 @@ def readings_table(result: Measurement) -> Table:
         table.add_row(
             frequency.name,
             str(frequency.stage if known else frequency.period),
-            gain_db(gain.samples) + "*" * gain.found,
-            gain_db(gain.real, interval=False),
+            gain_text(gain.samples) + "*" * gain.found,
+            gain_text(gain.real, interval=False),
             f"{decibels(gain.limit):.0f}",
             f"{reading.locked_share.samples.value:.3f}",
             *levels(reading.fixed_pattern_levels),
@@ -66,22 +66,10 @@ def readings_table(result: Measurement) -> Table:
     return table
 
 
-def gain_db(percent: Estimate, *, interval: bool = True) -> str:
-    """A gain with its interval in dB; below its upper limit if it may be 0."""
-    if percent.low <= 0:
-        return f"< {decibels(percent.high):.0f}"
-    value = f"{decibels(percent.value):.0f}"
-    if not interval:
-        return value
-    return f"{value} ({decibels(percent.low):.0f} … {decibels(percent.high):.0f})"
-
-
 def levels(reading: Reading) -> list[str]:
     """Samples with interval, real images, limit; in grey levels."""
-    own = reading.samples
-    interval = f"{own.value:.2f} ({own.low:.2f} … {own.high:.2f})"
     return [
-        interval + "*" * reading.found,
+        levels_text(reading.samples) + "*" * reading.found,
         f"{reading.real.value:.2f}",
         f"{reading.limit:.2f}",
     ]

@@ -47,7 +47,8 @@ def command(
             folder.mkdir(parents=True, exist_ok=True)
         measured = load_sources(sources, num_images, checkpoint, reference)
         real = load_reference(reference, measured[0].samples)
-        controls = run_controls(real.images_uint8)
+        found = run_controls(real.images_uint8, real.labels, real_only=True)
+        controls = list(found)
         page, figures = make_page(measured, real, controls)
         out.write_text(page, encoding="utf-8")
         if figure_folder:

@@ -7,78 +7,27 @@ a run has a generator, so only a run has predictions and a cost.
 import dataclasses
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.checkerboard.layout import Protocol
+from analysis.checkerboard.frequencies import GridFrequency, strides_to_scan
 from analysis.checkerboard.measurement import (
-    FAMILIES,
     Measurement,
+    RealImages,
     load_measurement,
-    measure_samples,
+    measure_against,
+    read_real_images,
 )
+from analysis.checkerboard.meter import GridReading
+from analysis.checkerboard.words import stage_name, strongest
 from analysis.samples import SampleError, Samples, load_reference, load_samples
-from analysis.statistics import Interval
 
-# How an amplitude is predicted, from the least to the most knowledge of the generator.
+if TYPE_CHECKING:
+    from analysis.checkerboard.predictions import Predicted
+
+# What a pattern is predicted from, from the least to the most knowledge.
 PREDICTORS = ("geometry", "weights", "probe")
-# Name and period in pixels of the upsampling that causes a pattern.
-UPSAMPLINGS = {"a_last": ("last upsampling", 2), "a_prev": ("the one before", 4)}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The pattern that one upsampling leaves in the images of a source.
-
-    Attributes:
-        key: its name in JSON.
-        upsampling: which upsampling, in words.
-        period_px: after how many pixels the pattern repeats.
-        amplitude: root mean square in grey levels, below 0 for a lack of power.
-        delta_pnr_db: mean peak-to-neighbourhood ratio minus that of real images.
-        detection_limit: smallest amplitude that this number of images shows.
-        predicted: amplitude in grey levels by predictor; not all may be there.
-    """
-
-    key: str
-    upsampling: str
-    period_px: int
-    amplitude: Interval
-    delta_pnr_db: Interval
-    detection_limit: float
-    predicted: dict[str, float]
-
-    @property
-    def sentence(self) -> str:
-        """The amplitude in words."""
-        found = self.amplitude
-        if found.low > 0:
-            faint = "" if found.value > self.detection_limit else "faint "
-            return f"a {faint}pattern of {found.value:.1f} grey levels"
-        if found.high < 0:
-            return "no pattern: weaker at these frequencies than real images"
-        limit = max(found.high, self.detection_limit)
-        return f"no pattern found; one of more than {limit:.1f} grey levels would show"
-
-
-@dataclass(frozen=True)
-class FrequencyReading:
-    """What stands at one frequency of the upsamplings.
-
-    Attributes:
-        label: vertical and horizontal frequency in cycles per pixel.
-        layer: 1 if the last upsampling causes it, 2 if the one before does.
-        delta_pnr_db: peak-to-neighbourhood ratio minus that of real images.
-        real_half_width_db: half width of the interval of real against real images.
-        coherence: 1 if the pattern has the same sign in every image.
-    """
-
-    label: str
-    layer: int
-    delta_pnr_db: Interval
-    real_half_width_db: float
-    coherence: float
 
 
 @dataclass(frozen=True)
@@ -90,8 +39,8 @@ class Source:
         measurement: what was measured of the images.
         samples: the images; None if only their measurement was saved.
         settings: settings of a run by "section.key".
-        predicted: amplitudes in grey levels by predictor and key of the reading.
-        share_of_mean: geometry's prediction relative to the mean, by key.
+        predicted: by predictor one prediction for each of the measurement's readings;
+            a predictor that cannot treat the generator is missing.
         cost: `params`, and `macs` per image, of a run's generator.
     """
 
@@ -99,66 +48,58 @@ class Source:
     measurement: Measurement
     samples: Samples | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    predicted: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    share_of_mean: dict[str, float] = dataclasses.field(default_factory=dict)
+    predicted: "dict[str, list[Predicted]]" = dataclasses.field(default_factory=dict)
     cost: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What is known of the images: name, digest, step, seeds, notes."""
-        return self.measurement.summary["samples"]
+        return self.measurement.facts["samples"]
 
     @property
-    def readings(self) -> list[Reading]:
-        """The patterns of all upsamplings, the last upsampling first."""
-        summary = self.measurement.summary
-        return [
-            Reading(
-                key=key,
-                upsampling=UPSAMPLINGS[key][0],
-                period_px=UPSAMPLINGS[key][1],
-                amplitude=interval(summary[key]),
-                delta_pnr_db=interval(summary["family_delta_pnr_db"][str(layer)]),
-                detection_limit=summary[key]["detection_limit"],
-                predicted={k: p[key] for k, p in self.predicted.items() if key in p},
-            )
-            for key, layer in FAMILIES.items()
-            if key in summary
-        ]
+    def strides_are_known(self) -> bool:
+        """Whether the strides are those of the model that made the images."""
+        return self.measurement.facts["known_strides"]
 
     @property
-    def frequencies(self) -> list[FrequencyReading]:
-        """All frequencies, those of the last upsampling first."""
-        summary, layout = self.measurement.summary, self.measurement.layout
-        found = []
-        for line in sorted(layout.lines, key=lambda it: (it.layer, it.row, it.column)):
-            real = interval(summary["null_delta_pnr_db"][line.name])
-            found.append(
-                FrequencyReading(
-                    label=layout.label(line),
-                    layer=line.layer,
-                    delta_pnr_db=interval(summary["delta_pnr_db"][line.name]),
-                    real_half_width_db=(real.high - real.low) / 2,
-                    coherence=summary["coherence"][line.name],
-                )
-            )
-        return found
+    def readings(self) -> tuple[GridReading, ...]:
+        """One for each grid frequency."""
+        return self.measurement.readings
+
+    def one_per_stage(self) -> list[int]:
+        """Index of the reading that stands for each stage, the last stage first.
+
+        It is the strongest pattern of the stage. Where none was found, it is the
+        strongest reading that is not on an axis.
+        """
+        best = {r.frequency.stage: r for r in strongest(self.readings)}
+        for reading in sorted(self.readings, key=lambda r: -r.pattern_levels):
+            if not reading.frequency.on_axis:
+                best.setdefault(reading.frequency.stage, reading)
+        return [self.readings.index(best[stage]) for stage in sorted(best)]
+
+    def stage_text(self, frequency: GridFrequency) -> str:
+        """The upsampling that can cause a frequency, or its period if not known."""
+        if self.strides_are_known:
+            return stage_name(frequency.stage)
+        return f"period of {frequency.period} px"
 
     def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
+        names = "imaging_gain_percent", "fixed_pattern_levels"
         return {
             "label": self.label,
-            "measured": self.measurement.summary,
-            "predicted": self.predicted,
-            "geometry_share_of_mean": self.share_of_mean,
+            "measured": self.measurement.as_dict(),
+            "predicted": {
+                predictor: [
+                    {name: asdict(getattr(one, name)) for name in names}
+                    for one in predictions
+                ]
+                for predictor, predictions in self.predicted.items()
+            },
             "cost": self.cost,
             "settings": self.settings,
         }
-
-
-def interval(numbers: dict[str, float]) -> Interval:
-    """Reads an interval from a measurement's summary."""
-    return Interval(numbers["value"], numbers["low"], numbers["high"])
 
 
 def load_sources(
@@ -169,6 +110,9 @@ def load_sources(
 ) -> list[Source]:
     """Measures several sources, or loads what `spectra` measured.
 
+    Images whose strides are not known are measured with the strides of the sources
+    beside them, if these agree.
+
     Args:
         paths: run folders, .npz files of images or of results, folders of pictures.
         num_images: number of images per source.
@@ -178,7 +122,30 @@ def load_sources(
     Raises:
         ValueError: if a source cannot be measured, or two cannot be compared.
     """
-    sources = [load_source(p, num_images, checkpoint, reference) for p in paths]
+    loaded = [
+        load_measurement(path)
+        if is_measurement(path)
+        else load_samples(path, num_images, checkpoint)
+        for path in paths
+    ]
+    strides = {
+        one.strides if isinstance(one, Samples) else one.layout.strides
+        for one in loaded
+    } - {None}
+    shared = strides.pop() if len(strides) == 1 else None
+    real: dict[Any, RealImages] = {}
+    sources = [
+        Source(one.facts["samples"]["name"], one)
+        if isinstance(one, Measurement)
+        else measure_source(one, load_reference(reference, one), shared, real)
+        for one in loaded
+    ]
+    sources = [
+        add_generator_facts(source, checkpoint)
+        if source.samples and source.samples.source == "run"
+        else source
+        for source in sources
+    ]
     first = conditions(sources[0])
     for source in sources:
         if conditions(source) != first:
@@ -193,25 +160,35 @@ def load_sources(
     ]
 
 
-def load_source(
-    path: str, num_images: int, checkpoint: str, reference: str | None
+def measure_source(
+    samples: Samples,
+    reference: Samples,
+    strides: tuple[int, ...] | None,
+    real: dict[Any, RealImages],
 ) -> Source:
-    """Measures or loads one source; its label is its name."""
-    if is_measurement(path):
-        measurement = load_measurement(path)
-        return Source(measurement.summary["samples"]["name"], measurement)
-    samples = load_samples(path, num_images, checkpoint)
-    real = load_reference(reference, samples)
-    source = Source(samples.name, measure_samples(samples, real, Protocol()), samples)
-    if samples.source != "run":
-        return source
-    return add_generator_facts(source, checkpoint)
+    """Measures one source; its label is its name.
+
+    Args:
+        samples: its images.
+        reference: real images.
+        strides: to measure with if those of the samples are not known; None: all that
+            the size allows.
+        real: real images that were read already; those of this source are added.
+    """
+    size = samples.images_uint8.shape[1:3]
+    strides = samples.strides or strides or strides_to_scan(*size)
+    key = reference.digest, strides
+    if key not in real:
+        real[key] = read_real_images(reference, strides)
+    known = samples.strides is not None
+    measured = measure_against(samples, real[key], known_strides=known)
+    return Source(samples.name, measured, samples)
 
 
 def add_generator_facts(source: Source, checkpoint: str) -> Source:
     """Adds what only a run has: predictions, cost and settings."""
-    from analysis.checkerboard.predictions import predict_lines
-    from analysis.geometry.audit import audit_model, upsamplers
+    from analysis.checkerboard.predictions import predict
+    from analysis.geometry.audit import audit_model
     from config.loader import to_dict
     from gan.sampling import open_run
 
@@ -220,11 +197,6 @@ def add_generator_facts(source: Source, checkpoint: str) -> Source:
         checkpoint = str(source.facts["step"])
     run = open_run(source.facts["path"], checkpoint)
     records = audit_model(run.generator)
-    prediction = predict_lines(run.generator, upsamplers(records))
-
-    def by_key(amplitudes: dict[int, float]) -> dict[str, float]:
-        return {k: amplitudes[n] for k, n in FAMILIES.items() if n in amplitudes}
-
     return dataclasses.replace(
         source,
         settings={
@@ -232,8 +204,7 @@ def add_generator_facts(source: Source, checkpoint: str) -> Source:
             for section, values in to_dict(run.config).items()
             for key, value in values.items()
         },
-        predicted={name: by_key(a) for name, a in prediction.amplitudes.items()},
-        share_of_mean=by_key(prediction.share_of_mean),
+        predicted=predict(run.generator, source.measurement.layout.strides),
         cost={
             "params": sum(record.params for record in records),
             "macs": sum(record.macs for record in records),
@@ -251,13 +222,9 @@ def is_measurement(path: str) -> bool:
 
 def conditions(source: Source) -> str:
     """Says what two measurements must share to be compared."""
-    summary = source.measurement.summary
-    real, protocol = summary["reference"], summary["protocol"]
-    strides = ",".join(map(str, protocol["strides"]))
-    return (
-        f"{real['name']} {real['digest'][:12]} ({protocol['window']} window, strides "
-        f"{strides}, crop {protocol['crop_px']})"
-    )
+    facts = source.measurement.facts
+    real, strides = facts["reference"], ",".join(map(str, facts["strides"]))
+    return f"{real['name']} {real['digest'][:12]} with the strides {strides}"
 
 
 def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:

@@ -11,23 +11,54 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from analysis.checkerboard.figures import draw_spectra, power_limits_db
-from analysis.checkerboard.layout import Layout
+from analysis.checkerboard.figures import (
+    draw_spectra,
+    draw_tile,
+    power_limits_db,
+)
+from analysis.checkerboard.frequencies import Layout
 from analysis.checkerboard.measurement import NUM_EXAMPLES
+from analysis.checkerboard.meter import Estimate, Reading
+from analysis.checkerboard.words import decibels
 from analysis.figures import WIDTH, new_figure, render, show_image, styles
 from analysis.report.comparison import PREDICTORS, Source
-from analysis.samples import Samples, halves
-from analysis.statistics import Interval
+from analysis.samples import Samples
 from gan.data.images import tile
 
 NUM_MAGNIFIED = 2
-AMPLITUDE_TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
+MAX_ROWS = 24  # of a figure; with more frequencies it shows the important ones
+LOWEST_DB = -100.0  # of a drawn gain; a smaller one stands at the edge
+LEVEL_TICKS = (0, 1, 3, 10, 30, 100)
 PREDICTOR_MARKERS = dict(zip(PREDICTORS, "^so", strict=True))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One of the readings as an axis of a figure.
+
+    Attributes:
+        reading: name of the reading.
+        label: of the axis.
+        place: from the reading's unit to the axis.
+    """
+
+    reading: str
+    label: str
+    place: Callable[[float], float]
+
+
+GAIN = Scale(
+    "imaging_gain_percent",
+    "imaging gain, dB",
+    lambda percent: max(decibels(percent), LOWEST_DB),
+)
+FIXED = Scale("fixed_pattern_levels", "fixed pattern, grey levels", float)
 
 
 @dataclass(frozen=True)
@@ -59,38 +90,54 @@ class ReportFigure:
 
 
 def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
-    """Lists the figures of numbers: amplitudes, frequencies, predictions, spectra."""
-    num_rows = len(sources) * len(sources[0].frequencies)
+    """Lists the figures of numbers: readings, predictions, fixed patterns, spectra."""
+    height = 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
+    how = (
+        "Points are values with their 95 % intervals; full points are patterns. An "
+        "arrow means that the value may be 0 and is at most as large as drawn. Grey: "
+        "the meter calls nothing a pattern that is not larger. Black strokes: real "
+        "images."
+    )
+    if len(drawn_frequencies(sources)) < len(sources[0].readings):
+        how += " Only frequencies with a pattern, and one per upsampling, are drawn."
     found = [
         ReportFigure(
-            "amplitudes",
-            partial(draw_alone, plot_amplitudes, sources, 2.4),
-            "Amplitudes with 95 % intervals; the table above has the numbers.",
-            "Points are the amplitudes of the pattern, and lines their 95 % intervals. "
-            "Grey: this number of images cannot show a pattern that is weaker.",
+            "gains",
+            partial(draw_alone, partial(plot_readings, GAIN), sources, height),
+            "Imaging gain at every frequency with 95 % intervals, limits and real "
+            "images; the table has the numbers.",
+            "The part of a pattern that follows the content of a picture, in dB: -20 "
+            "dB is 10 % of the contrast, -40 dB 1 %, -60 dB 0.1 %. One row per "
+            "frequency, in cycles per pixel (vertical, horizontal). " + how,
         ),
         ReportFigure(
-            "frequencies",
-            partial(draw_alone, plot_frequencies, sources, 1.6 + 0.16 * num_rows),
-            "Delta PNR of every frequency with 95 % intervals; the table below has the "
-            "numbers.",
-            "One row per frequency, in cycles per pixel. Those above the dotted line "
-            "belong to the last upsampling. Right of zero the frequency is stronger "
-            "than in real images, left of zero weaker. Grey: two sets of real images "
-            "differ by as much.",
+            "fixed",
+            partial(draw_alone, partial(plot_readings, FIXED), sources, height),
+            "Fixed pattern at every frequency with 95 % intervals, limits and real "
+            "images; the table has the numbers.",
+            "The part of a pattern that is the same in every picture, in grey levels "
+            "(root mean square). It is drawn as the part that follows the content is.",
+        ),
+        ReportFigure(
+            "tiles",
+            partial(draw_tiles, sources),
+            "The fixed pattern of every source, repeated, on one scale.",
+            "What is the same in all pictures of a source at the frequencies of its "
+            "upsamplings, less that of real images. One period is repeated. All "
+            "sources have the same scale.",
         ),
     ]
     if any(source.predicted for source in sources):
         found.append(
             ReportFigure(
                 "predictions",
-                partial(draw_alone, plot_predictions, sources, 4.4),
-                "Measured against predicted amplitudes, with a line where both are "
-                "equal.",
-                "On the line a prediction was right. Geometry takes all taps of a "
-                "kernel as equal. Weights takes the real kernels, and replaces what is "
-                "not linear by its mean slope. Probe runs the real layers on flat "
-                "fields. Below zero, real images are stronger at these frequencies.",
+                partial(draw_predictions, sources),
+                "Measured against predicted gains and fixed patterns, with a line "
+                "where both are equal.",
+                "On the line a prediction was right. Each point is one frequency. "
+                "Geometry takes all taps of a kernel as equal. Weights takes the real "
+                "kernels, and replaces what is not linear by its mean slope. Probe "
+                "runs the real layers on constant maps.",
             )
         )
     arrays = [source.measurement.arrays for source in sources]
@@ -107,7 +154,7 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
                 f"Mean spectra of real images and of {source.label}, their ratio, and "
                 "a cut along the diagonal.",
                 f"{source.label}. Squares mark the frequencies of the last upsampling, "
-                "circles those of the one before. In the ratio, red is stronger than "
+                "circles those of earlier ones. In the ratio, red is stronger than "
                 "in real images; a single red dot inside a mark is a checkerboard.",
             )
         )
@@ -116,12 +163,14 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
 
 def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure]:
     """Lists the figures of images: examples, and the patterns in them."""
+    first = sources[0].measurement
     images = {"real": real.images_uint8[:NUM_EXAMPLES]}
     images |= {s.label: s.measurement.arrays["examples"] for s in sources}
-    means = {"real": halves(real.images_uint8)[0].mean(axis=(0, 3))}
-    means |= {s.label: s.measurement.arrays["pixel_mean"] for s in sources}
-    layout = sources[0].measurement.layout
+    means = {"real": first.arrays["real_mean_image"]}
+    means |= {s.label: s.measurement.arrays["mean_image"] for s in sources}
     names = " and ".join(images)
+    *shorter, longest = sorted({r.frequency.period for r in first.readings})
+    periods = f"{', '.join(map(str, shorter))} or {longest}" if shorter else longest
     return [
         ReportFigure(
             "samples",
@@ -131,23 +180,26 @@ def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure
         ),
         ReportFigure(
             "patterns",
-            partial(draw_patterns, images, means, layout),
+            partial(draw_patterns, images, means, first.layout),
             f"Two magnified images each of {names}, each beside the part of it that "
-            "repeats every 2 or 4 pixels.",
+            f"repeats every {periods} pixels.",
             "Two images of each set, magnified. Beside each is the part of it that "
-            "repeats every 2 or 4 pixels, multiplied as written; grey is zero. Edges "
-            "leave something there in real images, too. On the right is the same part "
-            "of the mean of all images, which keeps what they have in common.",
+            f"repeats every {periods} pixels, multiplied as written; grey is zero. "
+            "Edges leave something there in real images, too. On the right is the same "
+            "part of the mean of all images, which keeps what they have in common.",
         ),
     ]
 
 
 def draw_comparison(sources: Sequence[Source]) -> Figure:
-    """Draws amplitudes, frequencies and predictions in one figure."""
-    plots = [plot_amplitudes, plot_frequencies]
+    """Draws gains, fixed patterns and predictions in one figure."""
+    plots: list[Callable[[Axes, Sequence[Source]], None]] = [
+        partial(plot_readings, scale) for scale in (GAIN, FIXED)
+    ]
     if any(source.predicted for source in sources):
-        plots.append(plot_predictions)
-    figure = new_figure(4.2, 4.2 * len(plots))
+        plots += [partial(plot_predictions, scale) for scale in (GAIN, FIXED)]
+    height = 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
+    figure = new_figure(max(4.2, height), 4.2 * len(plots))
     for axes, plot in zip(figure.subplots(1, len(plots)), plots, strict=True):
         plot(axes, sources)
     return figure
@@ -164,93 +216,166 @@ def draw_alone(
     return figure
 
 
-def plot_amplitudes(axes: Axes, sources: Sequence[Source]) -> None:
-    """Plots the amplitude of each upsampling, with what cannot be detected in grey."""
-    names = [reading.upsampling for reading in sources[0].readings]
-    points = [
-        [(reading.amplitude, reading.detection_limit) for reading in source.readings]
-        for source in sources
-    ]
-    plot_rows(axes, names, sources, points)
-    axes.set_xlabel("amplitude A, grey levels")
+def drawn_frequencies(sources: Sequence[Source]) -> list[int]:
+    """Indices of the frequencies of a figure, those of the last upsampling first."""
+    readings = sources[0].readings
+    kept = set(range(len(readings)))
+    if len(kept) > MAX_ROWS:
+        kept = {index for source in sources for index in source.one_per_stage()}
+    frequencies = [reading.frequency for reading in readings]
+    return sorted(kept, key=lambda k: (frequencies[k].stage, frequencies[k].on_axis))
 
 
-def plot_frequencies(axes: Axes, sources: Sequence[Source]) -> None:
-    """Plots delta PNR of each frequency, with what real images differ by in grey."""
-    names = [frequency.label for frequency in sources[0].frequencies]
-    points = [
-        [(it.delta_pnr_db, it.real_half_width_db) for it in source.frequencies]
-        for source in sources
-    ]
-    plot_rows(axes, names, sources, points)
-    num_last = sum(frequency.layer == 1 for frequency in sources[0].frequencies)
-    axes.axhline(num_last - 0.5, color="0.5", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("ΔPNR, dB: below 0 weaker, above 0 stronger than real")
-    axes.set_ylabel("vertical, horizontal frequency")
-
-
-def plot_rows(
-    axes: Axes,
-    names: Sequence[str],
-    sources: Sequence[Source],
-    points: Sequence[Sequence[tuple[Interval, float]]],
-) -> None:
-    """Plots a named row per quantity, and in it a point per source.
-
-    Args:
-        axes: where to draw.
-        names: names of the rows, from top to bottom.
-        sources: their labels go into the legend.
-        points: for each source and row an interval, and half the width of a grey band
-            around 0.
-    """
-    height = 0.7 / len(sources)
+def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
+    """Plots one of the readings: a row per frequency, in it a point per source."""
+    drawn = drawn_frequencies(sources)
+    height = 0.8 / len(sources)
     for number, (source, style) in enumerate(styles(sources)):
-        for row, (found, half_width) in enumerate(points[number]):
-            y = row + height * (number + 0.5) - 0.35
-            axes.barh(
-                y, 2 * half_width, height, -half_width, color="0.5", alpha=0.3, zorder=0
-            )
-            label = None if row else source.label
-            bar: Any = {"capsize": 2, "linestyle": "", "markersize": 5, **style}
-            axes.errorbar([found.value], [y], xerr=errors(found), label=label, **bar)
-    axes.axvline(0, color="0.5", linewidth=0.8)
+        for row, index in enumerate(drawn):
+            reading = getattr(source.readings[index], scale.reading)
+            y = row + height * (number + 0.5) - 0.4
+            plot_reading(scale, axes, reading, (y, height), style)
+    if scale is FIXED:
+        use_levels(axes, "x")
+    stages = [sources[0].readings[index].frequency.stage for index in drawn]
+    for row in range(1, len(drawn)):
+        if stages[row] != stages[row - 1]:
+            axes.axhline(row - 0.5, color="0.5", linewidth=0.8, linestyle=":")
+    names = [sources[0].readings[index].frequency.name for index in drawn]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel(scale.label)
+    for source, style in styles(sources):
+        axes.plot([], [], linestyle="", label=source.label, **style)
+    axes.plot([], [], "|", color=real_color(), label="real images")
+    axes.plot([], [], linewidth=6, color="0.5", alpha=0.3, label="below the limit")
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=2,
+        columnspacing=1,
+        frameon=False,
+        fontsize=8,
+    )
 
 
-def errors(found: Interval) -> list[list[float]]:
+def plot_reading(
+    scale: Scale,
+    axes: Axes,
+    reading: Reading,
+    row: tuple[float, float],
+    style: Mapping[str, Any],
+) -> None:
+    """Plots a reading, its limit in grey, and a stroke for real images.
+
+    Args:
+        scale: where values stand.
+        axes: where to draw.
+        reading: of one source at one frequency.
+        row: middle and height of the row.
+        style: color and marker of the source.
+    """
+    y, height = row
+    lowest, limit = scale.place(0), scale.place(reading.limit)
+    axes.barh(y, limit - lowest, height, lowest, color="0.5", alpha=0.3, zorder=0)
+    real = scale.place(
+        reading.real.value if reading.real.low > 0 else reading.real.high
+    )
+    axes.plot([real], [y], "|", color=real_color(), markersize=6, zorder=3)
+    found = reading.samples
+    fill = "full" if reading.found else "none"
+    bar: Any = {"linestyle": "", "markersize": 4, "fillstyle": fill, **style}
+    if found.low > 0:
+        value = scale.place(found.value)
+        axes.errorbar([value], [y], xerr=errors(scale, found), capsize=2, **bar)
+    else:
+        high = scale.place(found.high)
+        axes.plot([lowest, high], [y, y], color=style["color"], linewidth=1)
+        axes.plot([high], [y], **(bar | {"marker": "<"}))
+
+
+def real_color() -> str:
+    """The color of real images, which is legible on a light and on a dark page."""
+    return matplotlib.rcParams["text.color"]
+
+
+def errors(scale: Scale, found: Estimate) -> list[list[float]]:
     """Returns the distances of both limits for an error bar; none is negative."""
-    below, above = found.value - found.low, found.high - found.value
-    return [[max(0.0, below)], [max(0.0, above)]]
+    low, value, high = map(scale.place, (found.low, found.value, found.high))
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
-def plot_predictions(axes: Axes, sources: Sequence[Source]) -> None:
-    """Plots measured against predicted amplitudes, and a line where both are equal."""
-    largest = 1.0
-    for source, style in styles(sources):
-        for number, reading in enumerate(source.readings):
-            found = reading.amplitude
-            style |= {"fillstyle": "none" if number else "full", "markersize": 5}
-            for predictor, predicted in reading.predicted.items():
-                largest = max(largest, predicted, found.high)
-                style["marker"] = PREDICTOR_MARKERS[predictor]
-                axes.errorbar([predicted], [found.value], yerr=errors(found), **style)
-    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
-        scale("symlog", linthresh=1)
-        axis.set_major_locator(FixedLocator(AMPLITUDE_TICKS))
+def use_levels(axes: Axes, *names: str) -> None:
+    """Makes axes ("x", "y") of grey levels linear up to 1 and logarithmic beyond."""
+    for name in names:
+        getattr(axes, f"set_{name}scale")("symlog", linthresh=1)
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_locator(FixedLocator(LEVEL_TICKS))
         axis.set_major_formatter("{x:g}")
-    axes.plot([0, 2 * largest], [0, 2 * largest], color="0.5", linewidth=0.8)
-    axes.set(xlabel="predicted A, grey levels", ylabel="measured A, grey levels")
-    axes.set_xlim(-0.3, 2 * largest)
-    entries = [(name, marker, "full") for name, marker in PREDICTOR_MARKERS.items()]
-    for number, reading in enumerate(sources[0].readings):
-        entries.append((reading.upsampling, "D", "none" if number else "full"))
-    for label, marker, fill in entries:
-        axes.plot([], [], marker, color="0.5", fillstyle=fill, label=label)
+
+
+def draw_tiles(sources: Sequence[Source]) -> Figure:
+    """Draws the fixed pattern of each source, all on one scale."""
+    tiles = [source.measurement.tile for source in sources]
+    limit = max(1.0, *(float(np.abs(it).max()) for it in tiles))
+    columns = min(len(sources), 2)
+    rows = -(-len(sources) // columns)
+    figure = new_figure(2.2 * rows)
+    cells = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, source, pattern in zip(cells, sources, tiles, strict=False):
+        title = source.label
+        if pattern.shape[2] == 1:
+            draw_tile(axes, pattern, limit)
+        else:  # a pattern of chroma has no mean over the channels
+            copies = max(2, 8 // len(pattern))
+            shown = 0.5 + np.tile(pattern, (copies, copies, 1)) / (2 * limit)
+            axes.imshow(np.clip(shown, 0, 1))
+            title += f" (black to white: ±{limit:.2g} levels)"
+        axes.set_title(title, fontsize=9)
+    return figure
+
+
+def draw_predictions(sources: Sequence[Source]) -> Figure:
+    """Draws measured against predicted gains, and fixed patterns below them."""
+    figure = new_figure(7.6)
+    for axes, scale in zip(figure.subplots(2, 1), (GAIN, FIXED), strict=True):
+        plot_predictions(scale, axes, sources)
+    return figure
+
+
+def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
+    """Plots measured against predicted values, and a line where both are equal."""
+    lowest = largest = scale.place(0)
     for source, style in styles(sources):
-        axes.plot([], [], color=style["color"], label=source.label)
+        for predictor, predictions in source.predicted.items():
+            style |= {"marker": PREDICTOR_MARKERS[predictor], "fillstyle": "none"}
+            for one, reading in zip(predictions, source.readings, strict=True):
+                x = getattr(one, scale.reading)
+                y = getattr(reading, scale.reading).samples
+                axes.errorbar(
+                    [scale.place(x.value)],
+                    [scale.place(y.value)],
+                    xerr=errors(scale, x),
+                    yerr=errors(scale, y),
+                    markersize=4,
+                    elinewidth=0.6,
+                    **style,
+                )
+                largest = max(largest, *(scale.place(it.high) for it in (x, y)))
+    margin = 0.05 * (largest - lowest) or 1.0
+    axes.plot([lowest, largest], [lowest, largest], color="0.5", linewidth=0.8)
+    if scale is FIXED:
+        use_levels(axes, "x", "y")
+    limits = lowest - margin, largest + margin
+    axes.set(xlabel=f"predicted {scale.label}", xlim=limits, ylim=limits)
+    axes.set_ylabel(f"measured {scale.label}")
+    for label, marker in PREDICTOR_MARKERS.items():
+        axes.plot([], [], marker, color="0.5", fillstyle="none", label=label)
+    for source, style in styles(sources):
+        if source.predicted:
+            axes.plot([], [], color=style["color"], label=source.label)
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -279,14 +404,14 @@ def draw_patterns(
 
     Args:
         images: uint8 (N, H, W, C) by label; the first NUM_MAGNIFIED are shown.
-        means: mean over all images of a set (H, W), by label.
+        means: mean over all images of a set (H, W, C), by label.
         layout: frequencies of the upsamplings.
     """
     num_columns = 2 * NUM_MAGNIFIED + 1
     figure = new_figure(len(images) * (WIDTH / num_columns + 0.2))
     cells = figure.subplots(len(images), num_columns, squeeze=False)
     own = {
-        label: isolate_pattern(pictures[:NUM_MAGNIFIED].mean(axis=3), layout)
+        label: isolate_pattern(pictures[:NUM_MAGNIFIED], layout)
         for label, pictures in images.items()
     }
     common = {k: isolate_pattern(mean[None], layout) for k, mean in means.items()}
@@ -304,16 +429,17 @@ def draw_patterns(
 
 
 def isolate_pattern(levels: np.ndarray, layout: Layout) -> np.ndarray:
-    """Keeps what images (N, H, W) have at the frequencies of the upsamplings.
+    """Keeps what images (N, H, W, C) have at the frequencies of the upsamplings.
 
     Returns:
-        float64 (N, height, width), in the units of `levels`.
+        float64 (N, height, width, C), in the units of `levels`.
     """
     height, width = layout.shape
     kept = np.zeros(layout.shape, bool)
-    for line in layout.lines:
-        kept[line.row, line.column] = kept[-line.row, -line.column] = True
-    return np.fft.ifft2(np.fft.fft2(levels[:, :height, :width]) * kept).real
+    for row, column in zip(*np.divmod(layout.centers, width), strict=True):
+        kept[row, column] = kept[-row, -column] = True
+    waves = np.fft.fft2(levels[:, :height, :width], axes=(1, 2))
+    return np.fft.ifft2(waves * kept[..., np.newaxis], axes=(1, 2)).real
 
 
 def display_gain(patterns: Iterable[np.ndarray]) -> int:
@@ -324,4 +450,4 @@ def display_gain(patterns: Iterable[np.ndarray]) -> int:
 
 def show_pattern(axes: Axes, pattern: np.ndarray, gain: int) -> None:
     """Shows a pattern around mid-grey."""
-    show_image(axes, np.clip(128 + gain * pattern, 0, 255))
+    show_image(axes, np.clip(128 + gain * pattern, 0, 255).astype(np.uint8))

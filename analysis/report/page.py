@@ -4,20 +4,36 @@ The page contains everything, figures too. It asks the network for nothing and r
 script.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from analysis.checkerboard.controls import Control
+from analysis.checkerboard.meter import Estimate, GridReading, Reading
+from analysis.checkerboard.words import (
+    NONE_FOUND,
+    TOO_WEAK,
+    VISIBLE,
+    decibels,
+    gain_text,
+    levels_text,
+    verdict,
+)
 from analysis.report.comparison import PREDICTORS, Source, conditions
 from analysis.report.figures import ReportFigure, comparison_figures, image_figures
 from analysis.samples import Samples
-from analysis.statistics import Interval
 
 ASSETS = Path(__file__).parents[1] / "assets"
 # Runs are compared because they differ in these settings, so no warning is needed.
 EXPECTED_DIFFERENCES = ("model.upsample", "run.seed")
+# Style of what is said of a source.
+VERDICT_CLASSES = {VISIBLE: "bad", TOO_WEAK: "weak", NONE_FOUND: "good"}
+MAX_OPEN_ROWS = 12  # of a table that is shown without being asked for
+MINUS = re.compile(r"(?<![\w-])-(?=\d)")  # the hyphen of a negative number
+NARROW = re.compile(r" (?=…)|(?<=…) |(?<=/\d,) |(?<=\(0,) ")  # no line may end here
 FACTS = {
     "upsample": "Upsampling",
     "step": "Training steps",
@@ -47,26 +63,104 @@ def make_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["typeset"] = typeset
     page = environment.get_template("report.html.j2").render(
         sources=sources,
         conditions=conditions(sources[0]),
-        summary=sources[0].measurement.summary,
+        measured=sources[0].measurement.facts,
         controls=controls,
         failed=[control.name for control in controls if not control.passed],
+        answers=[answer(source) for source in sources],
         facts=fact_rows(sources),
         cautions=cautions(sources),
         figures={figure.name: figure for figure in figures},
         spectra=[figure for figure in figures if figure.name.startswith("spectra-")],
         predictors=PREDICTORS,
-        numbers=number_rows(sources),
-        text=interval_text,
+        predictions=[row for source in sources for row in prediction_rows(source)],
     )
     return page, figures
 
 
-def interval_text(found: Interval) -> str:
-    """Formats an interval with real minus signs: "−1.00 (−2.00 to +0.50)"."""
-    return found.text(to="to").replace("-", "−")
+def typeset(text: str) -> str:
+    """Sets real minus signs, and keeps intervals and frequencies on one line."""
+    return NARROW.sub("\N{NO-BREAK SPACE}", MINUS.sub("\N{MINUS SIGN}", text))
+
+
+def answer(source: Source) -> dict[str, Any]:
+    """What the page says of one source: a verdict, sentences and all readings."""
+    said = verdict(source.readings)
+    frequencies = sorted(
+        source.readings, key=lambda it: (it.frequency.stage, it.frequency.on_axis)
+    )
+    return {
+        "label": source.label,
+        "verdict": said,
+        "style": VERDICT_CLASSES[said],
+        "sentences": source.measurement.sentences,
+        "rows": [(it, reading_cells(source, it)) for it in frequencies],
+        "open": len(frequencies) <= MAX_OPEN_ROWS,
+    }
+
+
+def reading_cells(source: Source, reading: GridReading) -> dict[str, str]:
+    """One row of the table of frequencies: texts by the heading of their column."""
+    gain, free = reading.imaging_gain_percent, reading.free_pattern_levels
+    stage = ("Period", f"{reading.frequency.period} px")
+    if source.strides_are_known:
+        stage = ("Upsampling", source.stage_text(reading.frequency))
+    cells = {
+        stage[0]: stage[1],
+        "Pattern": verdict([reading]),
+        "Gain, dB": gain_text(gain.samples) + "*" * gain.found,
+        "gain of real images": gain_text(gain.real, interval=False),
+        "gain limit": f"{decibels(gain.limit):.0f}",
+        "Locked share": f"{reading.locked_share.samples.value:.3f}",
+    }
+    cells |= levels_cells("fixed", reading.fixed_pattern_levels)
+    if any(it.free_pattern_levels for it in source.readings):
+        cells |= levels_cells("free", free)
+    if any(it.free_chroma_levels for it in source.readings):
+        cells |= levels_cells("free in colour", reading.free_chroma_levels)
+    return cells
+
+
+def levels_cells(name: str, reading: Reading | None) -> dict[str, str]:
+    """Three cells of a reading in grey levels; dashes where it is not taken."""
+    texts = ["–"] * 3
+    if reading:
+        texts = [
+            levels_text(reading.samples) + "*" * reading.found,
+            f"{reading.real.value:.2f}",
+            f"{reading.limit:.2f}",
+        ]
+    names = f"{name.capitalize()}, levels", f"{name} of real images", f"{name} limit"
+    return dict(zip(names, texts, strict=True))
+
+
+def prediction_rows(source: Source) -> list[dict[str, Any]]:
+    """For each upsampling what each predictor said, and what was measured."""
+    rows: list[dict[str, Any]] = []
+    for index in source.one_per_stage() if source.predicted else []:
+        reading = source.readings[index]
+        measured = reading.imaging_gain_percent, reading.fixed_pattern_levels
+        row = {
+            "label": source.label,
+            "place": f"{source.stage_text(reading.frequency)}, "
+            f"{reading.frequency.name}",
+            "measured": gain_and_levels(*(it.samples for it in measured)),
+        }
+        for name, predictions in source.predicted.items():
+            found = predictions[index]
+            row[name] = gain_and_levels(
+                found.imaging_gain_percent, found.fixed_pattern_levels
+            )
+        rows.append(row)
+    return rows
+
+
+def gain_and_levels(gain: Estimate, fixed: Estimate) -> str:
+    """Both readings of a pattern in one cell: "-34 dB; 1.74 levels"."""
+    return f"{gain_text(gain, interval=False)} dB; {fixed.value:.2f} levels"
 
 
 def fact_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
@@ -79,7 +173,7 @@ def fact_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
     for key, name in (("params", "Parameters"), ("macs", "Multiply-adds per image")):
         if any(key in source.cost for source in sources):
             rows[name] = [f"{s.cost[key]:,}" if s.cost else "–" for s in sources]
-    counts = [s.measurement.summary["num_images"]["samples"] for s in sources]
+    counts = [s.measurement.facts["num_images"]["samples"] for s in sources]
     rows["Images measured"] = [f"{count:,}" for count in counts]
     rows["Digest of the images"] = [fact["digest"][:12] for fact in facts]
     for key in differing_settings(sources):
@@ -111,25 +205,3 @@ def cautions(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         found += [f"{source.label}: {note}" for note in source.facts["notes"]]
     return found
-
-
-def number_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
-    """Lists all numbers that are not in the first table: a value for each source."""
-    rows: dict[str, list[str]] = {}
-    for found in zip(*(source.frequencies for source in sources), strict=True):
-        label = found[0].label
-        rows[f"ΔPNR at ({label}), dB"] = [interval_text(f.delta_pnr_db) for f in found]
-        rows[f"Coherence at ({label})"] = [f"{f.coherence:.3f}" for f in found]
-    summaries = [source.measurement.summary for source in sources]
-    for period in summaries[0]["phase_variance_db"]:
-        rows[f"Phase variance, period {period} px, above real, dB"] = [
-            f"{s['phase_variance_db'][period]:.2f}" for s in summaries
-        ]
-    rows["Log-spectral distance (real against real), dB"] = [
-        "{value:.2f} ({null:.2f})".format(**s["log_spectral_distance_db"])
-        for s in summaries
-    ]
-    rows["Part of the power beyond 1/4 cycles per pixel (real)"] = [
-        "{samples:.3f} ({real:.3f})".format(**s["high_band_share"]) for s in summaries
-    ]
-    return rows

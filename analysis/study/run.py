@@ -24,14 +24,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from analysis.checkerboard.frequencies import grid_frequencies
+from analysis.checkerboard.kernels import imbalance
 from analysis.checkerboard.measurement import (
     Measurement,
     RealImages,
-    measure_real,
+    measure_against,
+    read_real_images,
     reading_to_dict,
 )
 from analysis.checkerboard.meter import GridReading, read
-from analysis.checkerboard.probe import measure_lines
+from analysis.checkerboard.moments import measure_moments
+from analysis.checkerboard.predictions import predict_by_probe
+from analysis.checkerboard.probe import learned_kernel
 from analysis.checkerboard.words import decibels
 from analysis.geometry.audit import audit_model, upsamplers
 from analysis.quality.reference import ReferenceSet
@@ -104,8 +109,8 @@ def measure_run(
 ) -> Result:
     """Measures a finished run before its first step and at all steps that it kept."""
     untrained = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
-    real = measure_training_images(dataset, untrained, num_images)
-    floors = gain_floors_db(real)
+    real = measure_training_images(dataset, untrained)
+    floors = gain_floors_db(real, num_images)
     course: list[dict[str, float]] = []
     readings: dict[str, list[dict[str, Any]]] = {}
     for step, generator in chain([(0, untrained)], kept_generators(directory)):
@@ -149,14 +154,12 @@ def untrained_generator(config: Config, size: int, channels: int) -> keras.Model
     return generator
 
 
-def measure_training_images(
-    dataset: Dataset, generator: keras.Model, num_images: int
-) -> RealImages:
+def measure_training_images(dataset: Dataset, generator: keras.Model) -> RealImages:
     """Measures the training images, to which all steps of the run are compared."""
     facts = {"split": "train"}
     real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
     real = dataclasses.replace(real, labels=dataset.labels)
-    return measure_real(real, upsampling_strides(generator), num_images)
+    return read_real_images(real, upsampling_strides(generator))
 
 
 def measure_generator(
@@ -174,7 +177,8 @@ def measure_generator(
         "step": step,
         "latent_seeds": f"0..{num_images - 1}",
     }
-    return images, real.measure(make_samples(images, run.name, "run", facts))
+    samples = make_samples(images, run.name, "run", facts)
+    return images, measure_against(samples, real, known_strides=True)
 
 
 def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
@@ -190,7 +194,7 @@ def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
     ]
 
 
-def gain_floors_db(real: RealImages) -> dict[str, float]:
+def gain_floors_db(real: RealImages, num_images: int) -> dict[str, float]:
     """Finds what smaller gains count as. It follows from the real images alone.
 
     Without a floor, the logarithm of a gain of nearly 0 would be the noise of the
@@ -201,7 +205,9 @@ def gain_floors_db(real: RealImages) -> dict[str, float]:
     Returns:
         dB in steps of 0.1, so that rounding errors make no difference between runs.
     """
-    readings = read(real.null, real.reference, real.null, real.resolution)
+    strides = real.moments.layout.strides
+    null = measure_moments(real.second_half[:num_images], strides)
+    readings = read(null, real.moments, null, real.resolution)
     [corner] = of_stage(readings, 1)
     before = max(r.imaging_gain_percent.real.high for r in of_stage(readings, 2))
     percents = {1: corner.imaging_gain_percent.limit, 2: before}
@@ -236,16 +242,27 @@ def weight_values(generator: keras.Model) -> dict[str, float]:
     """Says what the weights of the last two upsamplings can cause.
 
     Returns:
-        `probe_last` and `probe_prev`, the pattern on constant fields in grey levels;
+        `probe_last` and `probe_prev`, the root mean square of the fixed pattern that
+        the constant-field probe predicts over the frequencies of a stage, grey levels;
         `eta_last` and `eta_prev`, the imbalance of the kernels, 0 without a kernel.
     """
-    *_, previous, last = measure_lines(generator, upsamplers(audit_model(generator)))
-    return {
-        "probe_last": float(last["line_grey"]),
-        "probe_prev": float(previous["line_grey"]),
-        "eta_last": float(last["imbalance"] or 0.0),
-        "eta_prev": float(previous["imbalance"] or 0.0),
-    }
+    names = upsamplers(audit_model(generator))
+    strides = upsampling_strides(generator)
+    probed = predict_by_probe(generator, strides)
+    found = {}
+    for stage, key in ((1, "last"), (2, "prev")):
+        levels = [
+            predicted.fixed_pattern_levels.value
+            for predicted, frequency in zip(
+                probed, grid_frequencies(strides), strict=True
+            )
+            if frequency.stage == stage
+        ]
+        name, pair = names[-stage]
+        kernel = learned_kernel(generator, name)
+        found[f"probe_{key}"] = float(np.linalg.norm(levels))
+        found[f"eta_{key}"] = 0.0 if kernel is None else imbalance(kernel, pair)
+    return found
 
 
 def logged_seconds_per_step(directory: Path) -> float:

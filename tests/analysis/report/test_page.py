@@ -7,18 +7,27 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from analysis.checkerboard.layout import Protocol, make_layout
 from click.testing import CliRunner
 
 from analysis.__main__ import main
 from analysis.checkerboard import controls
 from analysis.checkerboard.controls import Control
-from analysis.report.comparison import Reading, Source, interval
-from analysis.report.figures import ReportFigure, display_gain, isolate_pattern
-from analysis.report.page import cautions
+from analysis.checkerboard.frequencies import make_layout
+from analysis.report.comparison import Source, load_sources
+from analysis.report.figures import (
+    ReportFigure,
+    comparison_figures,
+    display_gain,
+    drawn_frequencies,
+    image_figures,
+    isolate_pattern,
+)
+from analysis.report.page import cautions, make_page
+from analysis.samples import load_reference
 from gan.data.dataset import BUNDLED_FILE
 
 VOID = {"meta", "source", "img", "br"}
+OLD_WORDS = "A_last", "A_prev", "delta PNR", "PNR", "mplitude"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def sources(tmp_path_factory):
 
 def write_report(monkeypatch, outcome: bool, *arguments: object):
     made = [Control("C1 real", True, "0", "0"), Control("C2 tone", outcome, "1", "2")]
-    monkeypatch.setattr(controls, "run_controls", lambda images: made)
+    monkeypatch.setattr(controls, "run_controls", lambda *_, **__: iter(made))
     return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
@@ -86,6 +95,43 @@ def test_the_page_is_whole(page):
     assert "&lt;b&gt;&amp;" in text and "<b>" not in text
     for section in ("What was compared", "Spectra", "Controls"):
         assert section in text
+    assert not any(word in re.sub(r"data:[^\"]+", "", text) for word in OLD_WORDS)
+
+
+def sections(text: str) -> list[tuple[str, str, list[str]]]:
+    """Of each source its verdict, its sentences, and the rows of its table."""
+    answers = re.findall(r'<section class="answer.*?</section>', text, re.DOTALL)
+    tables = re.findall(r"<details.*?</details>", text, re.DOTALL)
+    found = []
+    for answer, table in zip(answers, tables, strict=True):
+        verdict = re.search(r"Pattern: ([a-z ]+)</p>", answer)[1]
+        rows = re.findall(r"<tr(?! class=.heads).*?</tr>", table, re.DOTALL)
+        found.append((verdict, answer, [re.sub("<[^>]+>", " ", row) for row in rows]))
+    return found
+
+
+def test_no_sentence_contradicts_the_table(page):
+    text, _ = page
+    verdicts = []
+    for verdict, sentences, rows in sections(text):
+        assert len(rows) == 9
+        verdicts.append(verdict)
+        marked = [row for row in rows if "*" in row]
+        assert bool(marked) == ("No pattern locked" not in sentences)
+        assert bool(marked) == (verdict != "none found")
+        assert ("it is visible" in sentences) == (verdict == "visible")
+        for row in rows:
+            assert ("*" in row) == ("none found" not in row)
+        for said in re.findall(
+            r"was found at (\(.*?\))[^:]*: (.*?) in all it is", sentences
+        ):
+            (row,) = [row for row in marked if said[0] in row]
+            for gain in re.findall(r"\((−\d+) dB", said[1]):
+                assert f"{gain} (" in row
+            for levels in re.findall(r"fixed part is ([\d.]+) grey", said[1]):
+                shown = [float(n) for n in re.findall(r"(\d+\.\d+) \(", row)]
+                assert any(n == pytest.approx(float(levels), rel=0.06) for n in shown)
+    assert verdicts[1] == "visible"
 
 
 def test_the_page_needs_no_network_and_no_script(page):
@@ -103,7 +149,8 @@ def test_the_page_needs_no_network_and_no_script(page):
 def test_every_figure_has_words_and_files(page):
     text, files = page
     images = Page(text).images
-    assert len(images) == 7 == text.count("<figcaption>")
+    # Gains, fixed patterns, tiles, predictions, samples, patterns and two spectra.
+    assert len(images) == 8 == text.count("<figcaption>")
     assert all(len(image["alt"]) > 20 for image in images)
     assert len(files) == len(images)
     assert text.count('media="(prefers-color-scheme: dark)"') == len(images)
@@ -132,28 +179,10 @@ def test_a_saved_result_has_no_pictures(sources, monkeypatch, tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("limits", "words"),
-    [
-        ((2, 3, 4), "a pattern of 3.0 grey levels"),
-        ((0.2, 0.4, 0.6), "a faint pattern of 0.4 grey levels"),
-        ((-3, -2, -1), "no pattern: weaker"),
-        ((-1, 0.2, 0.7), "one of more than 1.0 grey levels would show"),
-        ((-1, 0.2, 1.7), "one of more than 1.7 grey levels would show"),
-    ],
-)
-def test_sentences(limits, words: str):
-    low, value, high = limits
-    amplitude = interval({"low": low, "value": value, "high": high})
-    assert amplitude.high == high
-    reading = Reading("a_last", "last upsampling", 2, amplitude, amplitude, 1.0, {})
-    assert words in reading.sentence
-
-
 def source(step: int, width: int) -> Source:
     samples = {"name": "x", "notes": [], "step": step}
     settings = {"model.upsample": width, "model.widths": width}
-    measurement = SimpleNamespace(summary={"samples": samples})
+    measurement = SimpleNamespace(facts={"samples": samples})
     return Source("x", measurement, settings=settings)
 
 
@@ -166,9 +195,39 @@ def test_cautions_name_what_else_differs():
 
 
 def test_isolation_returns_the_pattern_alone():
-    layout = make_layout(28, 28, Protocol())
     rows, columns = np.indices((28, 28))
     pattern = 3.0 * (-1) ** (rows + columns) + 2 * np.cos(np.pi * columns / 2)
     slow = 50 * np.cos(2 * np.pi * rows / 28) + 100
-    assert isolate_pattern((slow + pattern)[None], layout)[0] == pytest.approx(pattern)
+    channels = np.stack([slow + pattern, slow, slow - pattern], axis=2)
+    found = isolate_pattern(channels[None], make_layout(28, 28, (2, 2)))[0]
+    expected = np.stack([pattern, 0 * pattern, -pattern], axis=2)
+    assert found == pytest.approx(expected, abs=1e-9)
     assert display_gain([pattern]) == 16  # 5 * 16 fits into 127, 5 * 32 does not
+
+
+def test_colour_images_with_three_upsamplings_have_a_page(tmp_path):
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 1, (1600, 32, 32, 3)).cumsum(axis=1).cumsum(axis=2)
+    noise /= noise.std(axis=(1, 2, 3), keepdims=True)
+    images = np.clip(128 + 30 * noise, 0, 255)
+    sign = 1 - 2 * (np.indices((32, 32)).sum(axis=0) % 2)
+    images[1000:] += 5 * sign[..., None] * np.array([1, -1, 0])
+    images = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    np.savez(tmp_path / "real.npz", images=images[:1000])
+    np.savez(tmp_path / "chroma.npz", images=images[1000:])
+    reference = str(tmp_path / "real.npz")
+    sources = load_sources([str(tmp_path / "chroma.npz")], reference=reference)
+    assert sources[0].measurement.facts["strides"] == [2, 2, 2]
+    assert len(drawn_frequencies(sources)) < len(sources[0].readings)
+    real = load_reference(reference, sources[0].samples)
+    for figure in [*comparison_figures(sources), *image_figures(sources, real)]:
+        assert figure.draw() is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReportFigure, "url", lambda figure, theme: theme)
+        text, _ = make_page(sources, real, [])
+    assert (
+        '<td data-label="Period:">2 px</td>' in text
+        and "last upsampling</td>" not in text
+    )
+    assert "repeats every 2, 4 or 8 pixels" in text
+    assert "free in colour limit" in text
