@@ -12,12 +12,12 @@ COMMANDS = {
     "layers": "padding and shapes of every layer: predicted, built and computed",
     "draw": "one (transposed) convolution drawn step by step",
     "explain": "the size formulas with numbers put in",
-    "spectra": "mean spectrum and checkerboard amplitudes of samples",
-    "compare": "several spectra side by side",
-    "report": "one self-contained HTML page about runs",
+    "spectra": "is there a checkerboard in one set of samples?",
+    "compare": "the checkerboards of several sources side by side",
+    "report": "one self-contained HTML page about several sources",
     "study": "methods x seeds, trained and compared under one protocol",
     "quality": "distances between samples and real images",
-    "validate": "the controls that the meters must pass",
+    "validate": "the controls that the checkerboard meter must pass",
 }
 
 

@@ -50,11 +50,10 @@ from analysis.checkerboard.controls import NUM_IMAGES, PLANTED, plant
 from analysis.checkerboard.frequencies import make_layout
 from analysis.checkerboard.meter import (
     RESOLUTION_MARGIN,
-    measure_resolution,
     read,
 )
 from analysis.checkerboard.moments import measure_moments
-from analysis.checkerboard.nuisances import nuisances
+from analysis.checkerboard.nuisances import measure_resolution, nuisances
 from analysis.commands.tables import table_console
 from benchmarks.results import save
 from config.schema import DataConfig

@@ -1,6 +1,10 @@
-"""Is there a checkerboard in the samples, and where does it come from?
+"""Is there a checkerboard in the samples, and which upsampling makes it?
 
-Read `layout.py` (at which frequencies), `spectrum.py` (what is kept of a set of
-images), `meter.py` (a set against real images). `kernels.py` and `probe.py` say what
-the weights can cause; `controls.py` tries the meter on images whose answer is known.
+Read `frequencies.py` (where an upsampling can lock something to the pixel grid),
+`moments.py` (what is kept of a set of images) and `meter.py` (the readings, against
+real images). `nuisances.py` has changes that must not be called a pattern, `controls.py`
+tries the meter on images whose answer is known, `words.py` turns readings into
+sentences, and `measurement.py` keeps them. `kernels.py`, `probe.py` and
+`predictions.py` say what the weights of a generator can cause. `jpeg.py` finds the
+blocks of JPEG compression.
 """

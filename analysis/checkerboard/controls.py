@@ -17,13 +17,12 @@ import scipy.ndimage
 from analysis.checkerboard.meter import (
     GridReading,
     Resolution,
-    measure_resolution,
     read,
 )
 from analysis.checkerboard.moments import Moments, measure_moments
-from analysis.checkerboard.nuisances import nuisances
+from analysis.checkerboard.nuisances import measure_resolution, nuisances
 from analysis.samples import halves
-from gan.data.images import to_uint8
+from gan.data.images import round_to_uint8
 
 NUM_IMAGES = 5000  # of a draw
 MAX_REFERENCE = 20_000  # real images of each half
@@ -193,7 +192,7 @@ def plant(
     levels = planted.plant(levels, checker, random)
     # Without dither, rounding would take weak patterns out of flat parts.
     levels += random.uniform(-0.5, 0.5, levels.shape)
-    return to_uint8(levels / 127.5 - 1)
+    return round_to_uint8(levels)
 
 
 def null_control(bench: Bench, num_draws: int, random: np.random.Generator) -> Control:
@@ -274,7 +273,7 @@ def random_fields(
     shared = noise.mean(axis=1, keepdims=True)
     fields = np.fft.irfft2(np.fft.rfft2(noise + 2 * shared) * amplitude, (side, side))
     fields /= fields.std(axis=(1, 2, 3), keepdims=True)
-    return to_uint8(np.moveaxis(fields, 1, 3) / 3)
+    return round_to_uint8(127.5 + 42.5 * np.moveaxis(fields, 1, 3))
 
 
 def multiply(

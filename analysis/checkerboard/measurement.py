@@ -24,10 +24,10 @@ from analysis.checkerboard.meter import (
     GridReading,
     Reading,
     Resolution,
-    measure_resolution,
     read,
 )
 from analysis.checkerboard.moments import Moments, measure_moments
+from analysis.checkerboard.nuisances import measure_resolution
 from analysis.checkerboard.words import decibels, describe
 from analysis.samples import MIN_IMAGES, SampleError, Samples, halves
 from gan.files import read_arrays

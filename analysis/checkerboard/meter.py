@@ -29,7 +29,7 @@ are those of the jackknife over groups of images.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,7 @@ import scipy.linalg
 import scipy.stats
 
 from analysis.checkerboard.frequencies import GridFrequency
-from analysis.checkerboard.moments import LUMA, Moments, measure_moments
-from analysis.checkerboard.nuisances import nuisances
+from analysis.checkerboard.moments import LUMA, Moments
 from analysis.statistics import holm
 
 READINGS = ("imaging_gain_percent", "fixed_pattern_levels", "free_pattern_levels")
@@ -188,7 +187,7 @@ def read(
         samples: of the set in question.
         reference: of one half of the real images.
         null: of the other half.
-        resolution: what `measure_resolution` found for these real images.
+        resolution: what `nuisances.measure_resolution` found for these real images.
 
     Raises:
         ValueError: if sizes, channels or strides differ.
@@ -506,46 +505,3 @@ class Resolution:
 
 
 NO_RESOLUTION = Resolution(())
-
-
-def measure_resolution(
-    images: np.ndarray,
-    reference: Moments,
-    labels: np.ndarray | None = None,
-    seed: int = 0,
-) -> Resolution:
-    """Changes real images in ways that add no pattern, and reads what that does.
-
-    Args:
-        images: real images, not those of the reference.
-        reference: of the other half of the real images.
-        labels: int (N,), classes of the images, each of which is then read alone.
-        seed: of the noise that one of the changes adds.
-    """
-    frequencies = reference.layout.frequencies
-    sizes: list[dict[str, tuple[float, str]]] = [{} for _ in frequencies]
-    for change, changed in nuisances(images, labels, seed):
-        moments = measure_moments(changed, reference.layout.strides)
-        for k in range(len(frequencies)):
-            for name, size in excesses(k, moments, reference):
-                if size > sizes[k].get(name, (0.0, ""))[0]:
-                    sizes[k][name] = size, change
-    return Resolution(tuple(sizes))
-
-
-def excesses(
-    k: int, moments: Moments, reference: Moments
-) -> Iterable[tuple[str, float]]:
-    """Excesses that are significant alone at 1 %: chance is no nuisance."""
-    gain = fit_gain(moments, k).minus(fit_gain(reference, k))
-    scale = 100 / math.sqrt(max(content_power(moments, k), TINY))
-    line = fit_line(moments, k).minus(fit_line(reference, k))
-    for name, fit, unit in ((READINGS[0], gain, scale), (READINGS[1], line, 1.0)):
-        if fit.test()[0] < math.log(0.01):
-            yield name, fit.estimate(unit).value
-    if not reference.layout.frequencies[k].on_axis:
-        for part in range(reference.ring_powers.shape[3]):
-            name = READINGS[2] if part == 0 else "free_chroma_levels"
-            free = read_free((moments, reference, moments), k, part, 1, 0.0)
-            if free.log_p < math.log(0.01):
-                yield name, free.excess

@@ -5,12 +5,23 @@ real images in each of these ways: sharper, softer, noisier, darker, moved, turn
 with another mixture of contents, for which some of the real images are read alone.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import scipy.ndimage
 
-from gan.data.images import to_uint8
+from analysis.checkerboard.meter import (
+    READINGS,
+    TINY,
+    Resolution,
+    content_power,
+    fit_gain,
+    fit_line,
+    read_free,
+)
+from analysis.checkerboard.moments import Moments, measure_moments
+from gan.data.images import round_to_uint8
 
 MAX_VALUES = 4_000_000  # pixels times channels that are changed at a time
 EXTREME_SHARE = 0.1  # of the images, by contrast or direction of their edges
@@ -47,7 +58,7 @@ def nuisances(
     if images.shape[1] == images.shape[2]:
         changes["turned by 90 degrees"] = lambda: np.rot90(levels, axes=(1, 2))
     for name, change in changes.items():
-        yield name, to_uint8(change() / 127.5 - 1)
+        yield name, round_to_uint8(change())
     for name, score in (("contrast", contrast), ("edge direction", edge_direction)):
         order = np.argsort(score(chosen))
         number = min(max(int(EXTREME_SHARE * len(order)), FEWEST_IMAGES), most)
@@ -73,3 +84,46 @@ def edge_direction(images: np.ndarray) -> np.ndarray:
         for axis in (1, 0)
     )
     return np.log((across + 1) / (down + 1))
+
+
+def measure_resolution(
+    images: np.ndarray,
+    reference: Moments,
+    labels: np.ndarray | None = None,
+    seed: int = 0,
+) -> Resolution:
+    """Changes real images in ways that add no pattern, and reads what that does.
+
+    Args:
+        images: real images, not those of the reference.
+        reference: of the other half of the real images.
+        labels: int (N,), classes of the images, each of which is then read alone.
+        seed: of the noise that one of the changes adds.
+    """
+    frequencies = reference.layout.frequencies
+    sizes: list[dict[str, tuple[float, str]]] = [{} for _ in frequencies]
+    for change, changed in nuisances(images, labels, seed):
+        moments = measure_moments(changed, reference.layout.strides)
+        for k in range(len(frequencies)):
+            for name, size in excesses(k, moments, reference):
+                if size > sizes[k].get(name, (0.0, ""))[0]:
+                    sizes[k][name] = size, change
+    return Resolution(tuple(sizes))
+
+
+def excesses(
+    k: int, moments: Moments, reference: Moments
+) -> Iterable[tuple[str, float]]:
+    """Excesses that are significant alone at 1 %: chance is no nuisance."""
+    gain = fit_gain(moments, k).minus(fit_gain(reference, k))
+    scale = 100 / math.sqrt(max(content_power(moments, k), TINY))
+    line = fit_line(moments, k).minus(fit_line(reference, k))
+    for name, fit, unit in ((READINGS[0], gain, scale), (READINGS[1], line, 1.0)):
+        if fit.test()[0] < math.log(0.01):
+            yield name, fit.estimate(unit).value
+    if not reference.layout.frequencies[k].on_axis:
+        for part in range(reference.ring_powers.shape[3]):
+            name = READINGS[2] if part == 0 else "free_chroma_levels"
+            free = read_free((moments, reference, moments), k, part, 1, 0.0)
+            if free.log_p < math.log(0.01):
+                yield name, free.excess
