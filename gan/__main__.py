@@ -3,9 +3,8 @@
 The commands that need TensorFlow import it only after their arguments are checked.
 """
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from gan.command_line import Command
 from gan.data.dataset import latents_from_seeds
 from gan.data.files import read_grids
 from gan.data.images import tile, to_picture
@@ -52,15 +52,6 @@ def main() -> None:
     """Makes images and files from a run folder, also while the run is training."""
 
 
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Turns an error that the user can correct into one line and exit code 1."""
-    try:
-        yield
-    except (RunError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
 def load_run(run: Path, checkpoint: str) -> "LoadedRun":
     """Loads a run; reports a wrong folder before TensorFlow is imported."""
     read_run(run)
@@ -84,7 +75,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-@main.command("sample")
+@main.command("sample", cls=Command)
 @run_argument
 @checkpoint_option
 @click.option("--seeds", help="seeds of the images, for example 0-63 or 3,5,8")
@@ -100,29 +91,28 @@ def sample_command(
 
     The image of a seed is always the same.
     """
-    with user_errors():
-        if seeds and num:
-            raise ValueError("received --seeds and --n, expected one of them")
-        chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
-        loaded = load_run(run, checkpoint)
-        from gan.sampling import sample
+    if seeds and num:
+        raise ValueError("received --seeds and --n, expected one of them")
+    chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
+    loaded = load_run(run, checkpoint)
+    from gan.sampling import sample
 
-        images_uint8 = sample(loaded.generator, chosen)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".png":
-            to_picture(tile(images_uint8)).save(out)
-        elif out.suffix == ".npz":
-            np.savez_compressed(
-                out, images=images_uint8, seeds=np.array(chosen), step=loaded.step
-            )
-        else:
-            out.mkdir(exist_ok=True)
-            for seed, image in zip(chosen, images_uint8, strict=True):
-                to_picture(image).save(out / f"seed-{seed:08d}.png")
+    images_uint8 = sample(loaded.generator, chosen)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        to_picture(tile(images_uint8)).save(out)
+    elif out.suffix == ".npz":
+        np.savez_compressed(
+            out, images=images_uint8, seeds=np.array(chosen), step=loaded.step
+        )
+    else:
+        out.mkdir(exist_ok=True)
+        for seed, image in zip(chosen, images_uint8, strict=True):
+            to_picture(image).save(out / f"seed-{seed:08d}.png")
     click.echo(f"{len(chosen)} images of step {loaded.step} -> {out}")
 
 
-@main.command()
+@main.command(cls=Command)
 @run_argument
 @checkpoint_option
 @click.option("--seeds", default="0-7", show_default=True, help="at least two seeds")
@@ -139,25 +129,24 @@ def sample_command(
 )
 def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) -> None:
     """Interpolates between the latents of seeds, each with the next one."""
-    with user_errors():
-        chosen = parse_seeds(seeds)
-        if len(chosen) < 2:
-            raise ValueError(f"--seeds: received {seeds!r}, expected at least two")
-        if out.suffix not in (".png", *ANIMATIONS):
-            raise ValueError(f"--out: received {out}, expected .png, .gif or .webp")
-        loaded = load_run(run, checkpoint)
-        from gan.sampling import renderer
+    chosen = parse_seeds(seeds)
+    if len(chosen) < 2:
+        raise ValueError(f"--seeds: received {seeds!r}, expected at least two")
+    if out.suffix not in (".png", *ANIMATIONS):
+        raise ValueError(f"--out: received {out}, expected .png, .gif or .webp")
+    loaded = load_run(run, checkpoint)
+    from gan.sampling import renderer
 
-        ends = latents_from_seeds(chosen, loaded.config.model.latent_dim)
-        points = np.concatenate(
-            [slerp(a, b, frames) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        )
-        images_uint8 = renderer(loaded.generator)(points)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".png":
-            to_picture(tile(images_uint8, columns=frames)).save(out)
-        else:
-            animate([to_picture(image) for image in images_uint8], out, 12.0)
+    ends = latents_from_seeds(chosen, loaded.config.model.latent_dim)
+    points = np.concatenate(
+        [slerp(a, b, frames) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    )
+    images_uint8 = renderer(loaded.generator)(points)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        to_picture(tile(images_uint8, columns=frames)).save(out)
+    else:
+        animate([to_picture(image) for image in images_uint8], out, 12.0)
     click.echo(f"{len(points)} images of step {loaded.step} -> {out}")
 
 
@@ -176,7 +165,7 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     return points.astype(np.float32)
 
 
-@main.command()
+@main.command(cls=Command)
 @run_argument
 @click.option(
     "--fps",
@@ -188,20 +177,19 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 @out_option("training.gif", "FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
-    with user_errors():
-        if out.suffix not in ANIMATIONS:
-            raise ValueError(f"--out: received {out}, expected .gif or .webp")
-        read_run(run)
-        paths = sorted((run / "samples").glob("step-*.png"))
-        if not paths:
-            raise RunError(f"{run}/samples holds no grid yet")
-        frames = read_grids(paths)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        animate(frames, out, fps)
+    if out.suffix not in ANIMATIONS:
+        raise ValueError(f"--out: received {out}, expected .gif or .webp")
+    read_run(run)
+    paths = sorted((run / "samples").glob("step-*.png"))
+    if not paths:
+        raise RunError(f"{run}/samples holds no grid yet")
+    frames = read_grids(paths)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    animate(frames, out, fps)
     click.echo(f"{len(frames)} grids -> {out}")
 
 
-@main.command()
+@main.command(cls=Command)
 @run_argument
 @checkpoint_option
 @click.option(
@@ -214,33 +202,31 @@ def video(run: Path, fps: float, out: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
-    with user_errors():
-        loaded = load_run(run, checkpoint)
-        from gan.export import export_generator
+    loaded = load_run(run, checkpoint)
+    from gan.export import export_generator
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        difference = export_generator(loaded, kind, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    difference = export_generator(loaded, kind, out)
     click.echo(
         f"generator of step {loaded.step} -> {out}; read back, its pixels differ by "
         f"at most {difference} grey levels"
     )
 
 
-@main.command()
+@main.command(cls=Command)
 @run_argument
 def check(run: Path) -> None:
     """Verifies RUN's checkpoints, configuration and export; repairs what it can.
 
     Exit code 0: nothing was wrong; 3: everything is repaired; 1: something is broken.
     """
-    with user_errors():
-        if not (run / "state").is_dir():
-            raise RunError(f"{run} is not a run folder: it has no checkpoints")
-        prepare_tensorflow()
-        from gan.run.check import check_run
+    if not (run / "state").is_dir():
+        raise RunError(f"{run} is not a run folder: it has no checkpoints")
+    prepare_tensorflow()
+    from gan.run.check import check_run
 
-        with RunFolder(run) as folder:
-            report = check_run(folder)
+    with RunFolder(run) as folder:
+        report = check_run(folder)
     for kind, lines in (("repaired", report.repaired), ("broken", report.broken)):
         for line in lines:
             click.echo(f"{kind}: {line}")
@@ -251,7 +237,7 @@ def check(run: Path) -> None:
         raise SystemExit(REPAIRED)
 
 
-@main.command("launch")
+@main.command("launch", cls=Command)
 @click.option(
     "--workers",
     type=click.IntRange(2),
@@ -295,9 +281,8 @@ def launch_command(
     Example: python -m gan launch --workers 2 -- python train.py --strategy multiworker
     """
     limits = Limits(restarts, start_timeout, grace)
-    with user_errors():
-        report = partial(click.echo, err=True)
-        raise SystemExit(launch(command, workers, limits, report))
+    report = partial(click.echo, err=True)
+    raise SystemExit(launch(command, workers, limits, report))
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from analysis.commands import options
+from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ LEGEND = (
 )
 
 
-@click.command(name="compare")
+@click.command(name="compare", cls=Command)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
 @options.num_images
 @options.checkpoint
@@ -55,20 +56,17 @@ def command(
     A source is a run, an .npz file or a folder of images, or a result of `spectra`.
     Only a run has a generator, and with it predictions and a cost.
     """
-    try:
-        prepare_tensorflow()
-        from analysis.report.comparison import load_sources
-        from analysis.report.figures import comparison_figures, draw_comparison
+    prepare_tensorflow()
+    from analysis.report.comparison import load_sources
+    from analysis.report.figures import comparison_figures, draw_comparison
 
-        measured = load_sources(sources, num_images, checkpoint, reference)
-        if figure:
-            draw_comparison(measured).savefig(figure, dpi=150)
-        if figure_folder:
-            figure_folder.mkdir(parents=True, exist_ok=True)
-            for one in comparison_figures(measured):
-                one.save(figure_folder)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    measured = load_sources(sources, num_images, checkpoint, reference)
+    if figure:
+        draw_comparison(measured).savefig(figure, dpi=150)
+    if figure_folder:
+        figure_folder.mkdir(parents=True, exist_ok=True)
+        for one in comparison_figures(measured):
+            one.save(figure_folder)
     if as_json:
         click.echo(json.dumps([source.as_dict() for source in measured], indent=2))
     else:

@@ -9,7 +9,7 @@ from analysis.commands.explain import checked_layers, layer_options
 from analysis.geometry.formulas import Convolution
 
 
-@click.command("draw")
+@click.command("draw", cls=Command)
 @layer_options
 @click.option(
     "--out",
@@ -37,10 +37,7 @@ def command(out: Path, framework: str | None, **options: Any) -> None:
     if out.suffix not in savers:
         raise click.BadParameter(f"{out} does not end in {', '.join(savers)}")
     layers = [_in_framework(layer, framework) for layer in checked_layers(options)]
-    try:
-        savers[out.suffix](draw.Scene(*layers), out)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    savers[out.suffix](draw.Scene(*layers), out)
     click.echo(out)
 
 
@@ -50,5 +47,5 @@ def _in_framework(layer: Convolution, framework: str | None) -> Convolution:
     found = layer if fits else layer.counterpart()
     if found is None:
         sizes = f"{layer.input_size} to {layer.geometry().output_size} px"
-        raise click.ClickException(f"{framework} has no such layer of {sizes}")
+        raise ValueError(f"{framework} has no such layer of {sizes}")
     return found

@@ -14,6 +14,7 @@ from rich.table import Table
 from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
+from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -100  # float32 leaves no smaller gain,
@@ -22,7 +23,7 @@ MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
-@click.command(name="layers")
+@click.command(name="layers", cls=Command)
 @click.argument("target")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
@@ -76,18 +77,15 @@ def command(
     prepare_tensorflow()
     from analysis.geometry.audit import audit_model, audit_summary, upsamplers
 
-    try:
-        model, image_shape = load_target(target, weights=lines, **options)
-        audits = audit_model(model, image_shape)
-        summary = audit_summary(model.name, audits, torch=framework == "torch")
-        if lines:
-            summary["lines"] = predict_patterns(model, upsamplers(audits))
-        if figure:
-            from analysis.geometry.figures import draw_layers
+    model, image_shape = load_target(target, weights=lines, **options)
+    audits = audit_model(model, image_shape)
+    summary = audit_summary(model.name, audits, torch=framework == "torch")
+    if lines:
+        summary["lines"] = predict_patterns(model, upsamplers(audits))
+    if figure:
+        from analysis.geometry.figures import draw_layers
 
-            draw_layers(audits, f"{target}: {model.name}").savefig(figure, dpi=150)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+        draw_layers(audits, f"{target}: {model.name}").savefig(figure, dpi=150)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:

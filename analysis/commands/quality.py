@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ LEGEND = (
 )
 
 
-@click.command(name="quality")
+@click.command(name="quality", cls=Command)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
     "--checkpoint",
@@ -94,26 +95,23 @@ def command(  # noqa: PLR0913
     from analysis.quality.reference import ReferenceSet
     from config.schema import DataConfig
 
-    try:
-        loaded = load_all(sources, num_images, checkpoint)
-        first = next(iter(loaded.values()))
-        data = DataConfig(reference) if reference else first.data or DataConfig()
-        real = ReferenceSet.load(data, len(first.images_uint8), extractor)
-        rows = {}
-        for name, samples in loaded.items():
-            images = samples.images_uint8[: real.num_images]
-            scores, copies = real.score(images), real.copies(images)
-            rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}
-        baselines = real.baselines()
-        if figure:
-            steps = [samples.facts.get("step", 0) for samples in loaded.values()]
-            points = list(zip(steps, rows.values(), strict=True))
-            draw_training(points, baselines, real).savefig(figure, dpi=150)
-        if pairs:
-            train = real.train.images_uint8
-            draw_nearest_pairs(images, train, copies["pixels"]).savefig(pairs, dpi=120)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    loaded = load_all(sources, num_images, checkpoint)
+    first = next(iter(loaded.values()))
+    data = DataConfig(reference) if reference else first.data or DataConfig()
+    real = ReferenceSet.load(data, len(first.images_uint8), extractor)
+    rows = {}
+    for name, samples in loaded.items():
+        images = samples.images_uint8[: real.num_images]
+        scores, copies = real.score(images), real.copies(images)
+        rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}
+    baselines = real.baselines()
+    if figure:
+        steps = [samples.facts.get("step", 0) for samples in loaded.values()]
+        points = list(zip(steps, rows.values(), strict=True))
+        draw_training(points, baselines, real).savefig(figure, dpi=150)
+    if pairs:
+        train = real.train.images_uint8
+        draw_nearest_pairs(images, train, copies["pixels"]).savefig(pairs, dpi=120)
     notes = [note for samples in loaded.values() for note in samples.notes]
     notes = list(dict.fromkeys([*notes, *real.test.notes]))
     if as_json:

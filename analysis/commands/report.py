@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 
 from analysis.commands import options
+from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 
-@click.command(name="report")
+@click.command(name="report", cls=Command)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option(
     "--out",
@@ -34,28 +35,25 @@ def command(
     A source is a run, an .npz file or a folder of images. The controls of the meter run
     first. If one of them fails, the page says so at its top and the exit status is 1.
     """
-    try:
-        prepare_tensorflow()
-        from analysis.checkerboard.controls import run_controls
-        from analysis.report.comparison import is_measurement, load_sources
-        from analysis.report.page import make_page
-        from analysis.samples import SampleError, load_reference
+    prepare_tensorflow()
+    from analysis.checkerboard.controls import run_controls
+    from analysis.report.comparison import is_measurement, load_sources
+    from analysis.report.page import make_page
+    from analysis.samples import SampleError, load_reference
 
-        for path in filter(is_measurement, sources):
-            raise SampleError(f"{path}: a saved result; a report needs the images")
-        for folder in filter(None, (out.parent, figure_folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-        measured = load_sources(sources, num_images, checkpoint, reference)
-        real = load_reference(reference, measured[0].samples)
-        found = run_controls(real.images_uint8, real.labels, real_only=True)
-        controls = list(found)
-        page, figures = make_page(measured, real, controls)
-        out.write_text(page, encoding="utf-8")
-        if figure_folder:
-            for figure in figures:
-                figure.save(figure_folder)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    for path in filter(is_measurement, sources):
+        raise SampleError(f"{path}: a saved result; a report needs the images")
+    for folder in filter(None, (out.parent, figure_folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+    measured = load_sources(sources, num_images, checkpoint, reference)
+    real = load_reference(reference, measured[0].samples)
+    found = run_controls(real.images_uint8, real.labels, real_only=True)
+    controls = list(found)
+    page, figures = make_page(measured, real, controls)
+    out.write_text(page, encoding="utf-8")
+    if figure_folder:
+        for figure in figures:
+            figure.save(figure_folder)
     click.echo(f"{out}: {len(measured)} sources, {len(figures)} figures")
     failed = [control.name for control in controls if not control.passed]
     if failed:

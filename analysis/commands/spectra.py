@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from gan.command_line import Command
 
-@click.command(name="spectra")
+
+@click.command(name="spectra", cls=Command)
 @click.argument("source", type=click.Path(exists=True))
 @click.option(
     "--n", "num_images", default=10_000, show_default=True, help="Number of images."
@@ -54,19 +56,16 @@ def command(  # noqa: PLR0913
     from analysis.checkerboard.measurement import measure_samples
     from analysis.samples import load_reference, load_samples
 
-    try:
-        given = parse_strides(strides) if strides else None
-        samples = load_samples(source, num_images, checkpoint)
-        real = load_reference(reference, samples)
-        result = measure_samples(samples, real, given, seed)
-        if out:
-            result.save(out)
-        if figure:
-            power, real_power = (result.arrays[k] for k in ("power", "real_power"))
-            drawn = draw_spectra(power, real_power, result.layout, samples.name)
-            drawn.savefig(figure, dpi=150)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    given = parse_strides(strides) if strides else None
+    samples = load_samples(source, num_images, checkpoint)
+    real = load_reference(reference, samples)
+    result = measure_samples(samples, real, given, seed)
+    if out:
+        result.save(out)
+    if figure:
+        power, real_power = (result.arrays[k] for k in ("power", "real_power"))
+        drawn = draw_spectra(power, real_power, result.layout, samples.name)
+        drawn.savefig(figure, dpi=150)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=2))
     else:

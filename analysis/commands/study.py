@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ DEFAULT_METHODS = (
 )
 
 
-@click.command(name="study")
+@click.command(name="study", cls=Command)
 @click.option(
     "--methods",
     default=DEFAULT_METHODS,
@@ -104,29 +105,26 @@ def command(  # noqa: PLR0913
     a study. docs/method.md describes the protocol.
     """
     runs_dir = runs_dir or Path("checkpoints") / out.name
-    try:
-        prepare_tensorflow()
-        from analysis.study.plan import load_results, make_plan
-        from analysis.study.run import divide_machine
+    prepare_tensorflow()
+    from analysis.study.plan import load_results, make_plan
+    from analysis.study.run import divide_machine
 
-        if only:
-            run_one(out, runs_dir, only)
-            return
-        if only_plan and jobs:
-            # TensorFlow sizes its thread pools at its first operation, by the cores
-            # that it may use then. Timed steps shall use those of one job.
-            divide_machine(jobs, 0)[0].restrict_thread()
-        names = methods.split(",")
-        plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
-        load_results(out, plan)  # a result that cannot be used is named at once
-        num_gpus = count_gpus()
-        resources = divide_machine(jobs or num_gpus or 1, num_gpus)
-        print_plan(plan, out, timed=only_plan, num_jobs=len(resources))
-        if not only_plan:
-            plan.save(out)
-            run_and_write_page(plan, out, runs_dir, resources)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from None
+    if only:
+        run_one(out, runs_dir, only)
+        return
+    if only_plan and jobs:
+        # TensorFlow sizes its thread pools at its first operation, by the cores
+        # that it may use then. Timed steps shall use those of one job.
+        divide_machine(jobs, 0)[0].restrict_thread()
+    names = methods.split(",")
+    plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
+    load_results(out, plan)  # a result that cannot be used is named at once
+    num_gpus = count_gpus()
+    resources = divide_machine(jobs or num_gpus or 1, num_gpus)
+    print_plan(plan, out, timed=only_plan, num_jobs=len(resources))
+    if not only_plan:
+        plan.save(out)
+        run_and_write_page(plan, out, runs_dir, resources)
 
 
 def count_gpus() -> int:

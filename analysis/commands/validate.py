@@ -5,9 +5,10 @@ import json
 import click
 
 from analysis.commands import options
+from gan.command_line import Command
 
 
-@click.command(name="validate")
+@click.command(name="validate", cls=Command)
 @options.reference
 @click.option(
     "--full",
@@ -24,13 +25,10 @@ def command(reference: str | None, full: bool, seed: int, as_json: bool) -> None
     from analysis.commands.tables import table_console
     from analysis.samples import load_reference
 
-    try:
-        real = load_reference(reference)
-        draws = 100 if full else 1
-        found = run_controls(real.images_uint8, real.labels, num_draws=draws, seed=seed)
-        controls = list(found)
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    real = load_reference(reference)
+    draws = 100 if full else 1
+    found = run_controls(real.images_uint8, real.labels, num_draws=draws, seed=seed)
+    controls = list(found)
     if as_json:
         rows = [control._asdict() for control in controls]
         click.echo(json.dumps(rows, indent=2))
