@@ -134,7 +134,9 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
                 partial(draw_predictions, sources),
                 "Measured against predicted gains and fixed patterns, with a line "
                 "where both are equal.",
-                "On the line a prediction was right. Each point is one frequency. "
+                "On the line a prediction was right. Each point is one frequency, with "
+                "95 % intervals; a measured value that may be 0 stands at its upper "
+                "limit. "
                 "Geometry takes all taps of a kernel as equal. Weights takes the real "
                 "kernels, and replaces what is not linear by its mean slope. Probe "
                 "runs the real layers on constant maps.",
@@ -354,6 +356,8 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
             for one, reading in zip(predictions, source.readings, strict=True):
                 x = getattr(one, scale.reading)
                 y = getattr(reading, scale.reading).samples
+                if y.low <= 0:  # it may be 0, so that its upper limit is all we know
+                    y = Estimate(y.high, 0.0, y.high)
                 axes.errorbar(
                     [scale.place(x.value)],
                     [scale.place(y.value)],
@@ -364,11 +368,11 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
                     **style,
                 )
                 largest = max(largest, *(scale.place(it.high) for it in (x, y)))
-    margin = 0.05 * (largest - lowest) or 1.0
     axes.plot([lowest, largest], [lowest, largest], color="0.5", linewidth=0.8)
+    limits = lowest - 5, largest + 5
     if scale is FIXED:
         use_levels(axes, "x", "y")
-    limits = lowest - margin, largest + margin
+        limits = -0.2, 1.5 * max(largest, 1.0)
     axes.set(xlabel=f"predicted {scale.label}", xlim=limits, ylim=limits)
     axes.set_ylabel(f"measured {scale.label}")
     for label, marker in PREDICTOR_MARKERS.items():
