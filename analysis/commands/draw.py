@@ -7,6 +7,7 @@ import click
 
 from analysis.commands.explain import checked_layers, layer_options
 from analysis.geometry.formulas import Convolution
+from gan.command_line import Command
 
 
 @click.command("draw", cls=Command)
