@@ -30,7 +30,7 @@ are those of the jackknife over groups of images.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -47,6 +47,7 @@ RESOLUTION_MARGIN = 1.25  # a pattern must exceed what nuisances do by a quarter
 RIDGE = 1e-6  # of the mean power: explaining transforms may be equal (binary images)
 TINY = 1e-12  # of powers; constant images have none
 LOG_TINY = -600.0  # of p-values; smaller ones are not told apart
+Parts = dict[str, tuple[float, float]]  # name: (levels, percent)
 VISIBLE_LEVELS = 1.0  # a pattern of one grey level or less is not seen
 
 
@@ -107,7 +108,7 @@ class GridReading:
     fixed_pattern_levels: Reading
     free_pattern_levels: Reading | None
     free_chroma_levels: Reading | None
-    parts: dict[str, tuple[float, float]]
+    parts: Parts
     pattern_levels: float
 
     @property
@@ -192,16 +193,15 @@ def read(
     Raises:
         ValueError: if sizes, channels or strides differ.
     """
-    for other in (samples, null):
-        if (other.layout.shape, other.num_channels, other.layout.strides) != (
-            reference.layout.shape,
-            reference.num_channels,
-            reference.layout.strides,
-        ):
-            raise ValueError(
-                f"received {other.layout.shape} px and {other.num_channels} channels, "
-                f"expected {reference.layout.shape} px and {reference.num_channels}"
-            )
+    kinds = {
+        (m.layout.shape, m.num_channels, m.layout.strides)
+        for m in (samples, reference, null)
+    }
+    if len(kinds) > 1:
+        raise ValueError(
+            f"received {samples.layout.shape} px and {samples.num_channels} channels, "
+            f"expected {reference.layout.shape} px and {reference.num_channels}"
+        )
     found = [
         read_frequency(k, samples, reference, null, resolution)
         for k in range(len(reference.layout.frequencies))
@@ -211,33 +211,21 @@ def read(
 
 def decide(readings: Sequence[GridReading]) -> list[GridReading]:
     """Corrects for all tests of the set together (Holm), then names the patterns."""
-    names = (*READINGS, "free_chroma_levels")
     tests = [
-        (k, name)
+        (k, name, getattr(item, name))
         for k, item in enumerate(readings)
-        for name in names
-        if getattr(item, name) is not None
+        for name in (*READINGS, "free_chroma_levels")
+        if getattr(item, name)
     ]
-    tested = [getattr(readings[k], name) for k, name in tests]
-    adjusted = holm(np.exp([reading.log_p for reading in tested]))
-    found: list[dict[str, Reading]] = [{} for _ in readings]
-    for (k, name), reading, p in zip(tests, tested, adjusted, strict=True):
-        large = reading.excess > reading.limit
-        changed = with_found(reading, bool(p < SIGNIFICANCE and large))
-        found[k][name] = changed
-        if name == "imaging_gain_percent":
-            found[k]["locked_share"] = with_found(
-                readings[k].locked_share, changed.found
-            )
-    return [
-        GridReading(**{**vars(item), **changes})
-        for item, changes in zip(readings, found, strict=True)
-    ]
-
-
-def with_found(reading: Reading, found: bool) -> Reading:
-    """The same reading with its verdict."""
-    return Reading(**{**vars(reading), "found": found})
+    adjusted = holm(np.exp([reading.log_p for _, _, reading in tests]))
+    decided = list(readings)
+    for (k, name, reading), p in zip(tests, adjusted, strict=True):
+        found = bool(p < SIGNIFICANCE and reading.excess > reading.limit)
+        changes = {name: replace(reading, found=found)}
+        if name == READINGS[0]:
+            changes["locked_share"] = replace(decided[k].locked_share, found=found)
+        decided[k] = replace(decided[k], **changes)
+    return decided
 
 
 def read_frequency(
@@ -293,8 +281,8 @@ def read_frequency(
         for part in range(reference.ring_powers.shape[3]):
             name = READINGS[2] if part == 0 else "free_chroma_levels"
             free[part] = read_free(sets, k, part, num_tests, resolution.of(k, name))
-    contrast = contrast_levels(samples)
-    strength = [fixed.samples.value, gain.samples.value / 100 * contrast]
+    strength = [fixed.samples.value]
+    strength.append(gain.samples.value / 100 * samples.contrast_levels)
     strength += [max(r.samples.value, 0.0) for r in free if r]
     return GridReading(
         frequency,
@@ -327,16 +315,22 @@ def fit_regression(
         num_images: number of images behind all groups.
         is_real: whether the coefficients are real by symmetry.
     """
-    size, total = gram.shape[1], gram.sum(axis=0)
-    ridge = (RIDGE * np.trace(total).real / size + TINY) * np.eye(size)
-    whole = np.linalg.solve(total + ridge, cross.sum(axis=0))
-    without = np.linalg.solve(total - gram + ridge, cross.sum(axis=0) - cross)
+    total = gram.sum(axis=0)
+    regular = total + ridge(total)
+    whole = np.linalg.solve(regular, cross.sum(axis=0))
+    without = np.linalg.solve(regular - gram, cross.sum(axis=0) - cross)
     return Fit(
         as_real(whole[np.newaxis], is_real)[0],
         jackknife_covariance(as_real(without, is_real)),
         metric_of(total / num_images, cross.shape[2], is_real),
         len(gram),
     )
+
+
+def ridge(gram: np.ndarray) -> np.ndarray:
+    """What makes the regression unique where explaining transforms are equal."""
+    size = len(gram)
+    return (RIDGE * np.trace(gram).real / size + TINY) * np.eye(size)
 
 
 def fit_line(moments: Moments, k: int) -> Fit:
@@ -383,19 +377,6 @@ def content_power(moments: Moments, k: int) -> float:
     """Power of an image's own low frequencies, over channels, squared grey levels."""
     diagonal = np.diagonal(moments.gram[k].sum(axis=0)).real
     return float(diagonal[: moments.num_channels].sum() / moments.num_images)
-
-
-def contrast_levels(moments: Moments) -> float:
-    """Root mean square of the images about their mean image, grey levels."""
-    steady = np.zeros(moments.layout.shape)
-    for channel in np.moveaxis(moments.mean_image, 2, 0):
-        level = channel - moments.mean_image.mean()
-        steady += np.abs(np.fft.fft2(level * moments.layout.window)) ** 2
-    varying = moments.power - steady / moments.num_channels
-    # Parseval: the window spreads each wave over several bins.
-    spread = np.square(moments.layout.window, dtype=np.float64).sum()
-    spread *= moments.layout.window.size
-    return math.sqrt(max(float(varying.sum()) / spread, 0.0))
 
 
 def squared(estimate: Estimate) -> Estimate:
@@ -457,34 +438,23 @@ def log_peak(powers: np.ndarray) -> tuple[float, float, float]:
     return log, variance, float(total[1])
 
 
-def parts_of(
-    moments: Moments, k: int, percent: float
-) -> dict[str, tuple[float, float]]:
+def parts_of(moments: Moments, k: int, percent: float) -> Parts:
     """Fixed pattern (levels) and gain (percent) by channel, luminance and chroma."""
     if moments.num_channels == 1:
         return {}
-    mixes = np.vstack([np.eye(3), LUMA])
-    names = ("red", "green", "blue", "luminance")
-    gram = moments.gram[k].sum(axis=0)
-    ridge = (RIDGE * np.trace(gram).real / len(gram) + TINY) * np.eye(len(gram))
-    gains = np.linalg.solve(gram + ridge, moments.cross[k].sum(axis=0)) @ mixes.T
-    power = np.einsum("kc,kl,lc->c", gains.conj(), gram, gains).real
-    power = np.maximum(power / moments.num_images, 0)
-    line = mixes @ (moments.lines[k].sum(axis=0) / moments.counts.sum())
-    sizes = np.abs(line) * math.sqrt(moments.layout.frequencies[k].multiplicity)
-    found = {
-        name: (float(size), float(percent * math.sqrt(p)))
-        for name, size, p in zip(names, sizes, power, strict=True)
-    }
-    fixed = np.abs(line[:3] - line[3]) * math.sqrt(
-        moments.layout.frequencies[k].multiplicity
-    )
-    rest = gains[:, :3] - gains[:, 3:]
-    chroma = np.einsum("kc,kl,lc->", rest.conj(), gram, rest).real / moments.num_images
-    found["chroma"] = (
-        float(np.sqrt(np.mean(fixed**2))),
-        float(percent * math.sqrt(max(chroma, 0.0))),
-    )
+    gram, identity = moments.gram[k].sum(axis=0), np.eye(3)
+    gains = np.linalg.solve(gram + ridge(gram), moments.cross[k].sum(axis=0))
+    line = moments.lines[k].sum(axis=0) / moments.counts.sum()
+    multiplicity = moments.layout.frequencies[k].multiplicity
+    mixes = dict(zip(("red", "green", "blue"), identity[:, np.newaxis], strict=True))
+    mixes |= {"luminance": LUMA[np.newaxis], "chroma": identity - LUMA}
+    found = {}
+    for name, mix in mixes.items():
+        mixed = gains @ mix.T
+        power = np.einsum("kc,kl,lc->", mixed.conj(), gram, mixed).real
+        fixed = multiplicity * np.mean(np.abs(mix @ line) ** 2)
+        gain = percent * math.sqrt(max(power, 0.0) / moments.num_images)
+        found[name] = math.sqrt(fixed), gain
     return found
 
 

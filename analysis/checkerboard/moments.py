@@ -39,6 +39,7 @@ class Moments:
         mean_image: float64 (height, width, C), grey levels.
         power: float64 (height, width), mean squared size of the transform over images
             and channels, squared grey levels; the mean grey level is taken off.
+        contrast_levels: root mean square of the images about their mean, grey levels.
         counts: (G,), sum of the weights of the images in a group.
         gram: complex (A, G, K, K), sums of conj(Z) Z over the low frequencies.
         cross: complex (A, G, K, C), sums of conj(Z(f)) X(f + a).
@@ -52,6 +53,7 @@ class Moments:
     num_images: int
     mean_image: np.ndarray
     power: np.ndarray
+    contrast_levels: float
     counts: np.ndarray
     gram: np.ndarray
     cross: np.ndarray
@@ -95,88 +97,28 @@ def squares(levels: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """Where bins are in the half spectrum that `rfft2` gives for a real image.
-
-    Attributes:
-        index: flat indices into (height, width // 2 + 1).
-        sign: float32, -1 where the half spectrum has the conjugate of the bin.
-    """
-
-    index: np.ndarray
-    sign: np.ndarray
-
-    @classmethod
-    def of(cls, bins: np.ndarray, shape: tuple[int, int]) -> "Places":
-        """Finds flat indices of the whole spectrum in the half spectrum."""
-        height, width = shape
-        row, column = np.divmod(bins, width)
-        mirrored = column > width // 2
-        row = np.where(mirrored, -row % height, row)
-        column = np.where(mirrored, width - column, column)
-        sign = np.where(mirrored, -1, 1).astype(np.float32)
-        return cls(row * (width // 2 + 1) + column, sign)
-
-    def pick(self, transforms: np.ndarray) -> np.ndarray:
-        """The bins of half spectra: (..., half spectrum) to (..., *index.shape)."""
-        values = transforms[..., self.index]
-        values.imag *= self.sign
-        return values
-
-
-@dataclass(frozen=True, eq=False)
 class Band:
     """All grid frequencies around which the same number of bins is read.
 
     Attributes:
         frequencies: their indices into `Layout.frequencies`.
-        low: the low frequencies (B,).
-        high: their copies around each of the grid frequencies (frequencies, B).
+        low: flat indices of the low frequencies (B,).
+        high: flat indices of their copies (frequencies, B).
     """
 
     frequencies: np.ndarray
-    low: Places
-    high: Places
+    low: np.ndarray
+    high: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Tables:
-    """Everything that the images of a set are read with.
-
-    Attributes:
-        layout: of the set.
-        bands: the grid frequencies by `Layout.radii`.
-        centers: the grid frequencies (A,).
-        rings: the neighbours of all grid frequencies one after the other.
-        ring_starts: where in `rings` those of each grid frequency start (A,).
-        ring_lengths: float32 (A,), how many they are.
-    """
-
-    layout: Layout
-    bands: list[Band]
-    centers: Places
-    rings: Places
-    ring_starts: np.ndarray
-    ring_lengths: np.ndarray
-
-
-def make_tables(layout: Layout) -> Tables:
-    """Finds all bins of a layout in the half spectrum."""
-    shape, radii, bands = layout.shape, np.array(layout.radii), []
+def make_bands(layout: Layout) -> list[Band]:
+    """Groups the grid frequencies by `Layout.radii`."""
+    radii, bands = np.array(layout.radii), []
     for radius in np.unique(radii):
         frequencies = np.flatnonzero(radii == radius)
         high = np.array([layout.band(radius, layout.centers[k]) for k in frequencies])
-        low = layout.band(radius)
-        bands.append(Band(frequencies, Places.of(low, shape), Places.of(high, shape)))
-    lengths = np.array([len(ring) for ring in layout.rings])
-    return Tables(
-        layout,
-        bands,
-        Places.of(layout.centers, shape),
-        Places.of(np.concatenate(layout.rings), shape),
-        np.cumsum(lengths) - lengths,
-        lengths.astype(np.float32),
-    )
+        bands.append(Band(frequencies, layout.band(radius), high))
+    return bands
 
 
 def measure_moments(
@@ -199,7 +141,7 @@ def measure_moments(
     if not len(images):
         raise ValueError("received no images")
     layout = make_layout(images.shape[1], images.shape[2], strides)
-    tables = make_tables(layout)
+    bands = make_bands(layout)
     weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
     weights = weights * (len(images) / weights.sum())
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -207,7 +149,7 @@ def measure_moments(
         means = sum(pool.map(add, chunks(images)), np.zeros(())) / len(images)
         if not np.isfinite(means).all():
             raise ValueError("received values that are not finite")
-        measure = partial(measure_images, images, weights, tables, means)
+        measure = partial(measure_images, images, weights, layout, bands, means)
         sums: list[np.ndarray] = []
         for chunk, found in zip(
             chunks(images), pool.map(measure, chunks(images)), strict=True
@@ -221,7 +163,7 @@ def measure_moments(
             for total, values in zip(sums[:-1], found[:-1], strict=True):
                 total[own] += values
             sums[-1] += found[-1]
-    return in_order(sums, means, len(images), tables)
+    return in_order(sums, means, len(images), layout, bands)
 
 
 def zeros_for(values: np.ndarray, num_groups: int) -> np.ndarray:
@@ -257,7 +199,8 @@ def add_images(
 def measure_images(
     images: np.ndarray,
     weights: np.ndarray,
-    tables: Tables,
+    layout: Layout,
+    bands: list[Band],
     means: np.ndarray,
     chunk: slice,
 ) -> list[np.ndarray]:
@@ -266,70 +209,74 @@ def measure_images(
     Args:
         images: the whole set.
         weights: float (N,).
-        tables: of the set.
+        layout: of the set.
+        bands: its grid frequencies by radius.
         means: float64 (2 C, height, width), of the images and of their squares.
         chunk: which images.
 
     Returns:
         For each image, times its weight: 1; gram (bands, K, K); cross (K, C, A) in the
         order of the bands; power_near (A,) in that order; lines (C, A); power in a bin
-        and in its ring (2, P, A); then the sum of the spectra (half spectrum,).
+        and in its ring (2, P, A); then the sum of the spectra (bins,).
     """
-    levels = levels_by_channel(images[chunk], tables.layout.shape)
+    levels = levels_by_channel(images[chunk], layout.shape)
     weight = weights[chunk].astype(np.float32)[:, np.newaxis, np.newaxis]
     num_images, channels = levels.shape[:2]
     values = np.concatenate([levels, squares(levels)], axis=1)
     values -= means.astype(np.float32)
-    values *= tables.layout.window
-    explaining = scipy.fft.rfft2(values).reshape(num_images, 2 * channels, -1)
+    values *= layout.window
+    explaining = scipy.fft.fft2(values).reshape(num_images, 2 * channels, -1)
     explained = explaining[:, :channels]
-    powers = weight * separate_powers(explained)  # (n, P, half spectrum)
+    powers = weight * separate_powers(explained)  # (n, P, bins)
     spectra = weight[:, 0] * squared_size(explained).sum(axis=1)
     gram, cross, near = [], [], []
-    for band in tables.bands:
-        low = band.low.pick(explaining)
+    for band in bands:
+        low = explaining[:, :, band.low]
         conjugate = low.conj() * weight
         gram.append(conjugate @ low.swapaxes(1, 2))
-        high = band.high.pick(explained)  # (n, C, frequencies, B)
+        high = explained[:, :, band.high]  # (n, C, frequencies, B)
         flat = high.reshape(num_images, -1, high.shape[3])
         products = conjugate @ flat.swapaxes(1, 2)
         cross.append(products.reshape(num_images, 2 * channels, *high.shape[1:3]))
-        near.append(spectra[:, band.high.index].sum(axis=2))
-    around = powers[:, :, tables.rings.index]
-    rings = np.add.reduceat(around, tables.ring_starts, axis=2) / tables.ring_lengths
+        near.append(spectra[:, band.high].sum(axis=2))
+    rings = np.stack([powers[:, :, r].mean(axis=2) for r in layout.rings], axis=2)
     return [
         weights[chunk],
         np.stack(gram, axis=1),
         np.concatenate(cross, axis=3),
         np.concatenate(near, axis=1),
-        tables.centers.pick(explained) * weight,
-        np.stack([powers[:, :, tables.centers.index], rings], axis=1),
+        explained[:, :, layout.centers] * weight,
+        np.stack([powers[:, :, layout.centers], rings], axis=1),
         spectra.sum(axis=0, dtype=np.float64),
     ]
 
 
 def in_order(
-    sums: list[np.ndarray], means: np.ndarray, num_images: int, tables: Tables
+    sums: list[np.ndarray],
+    means: np.ndarray,
+    num_images: int,
+    layout: Layout,
+    bands: list[Band],
 ) -> Moments:
     """Brings the sums of `measure_images` to the order and form of `Moments`."""
     counts, gram, cross, near, lines, ring_powers, spectrum = sums
-    channels, layout = len(means) // 2, tables.layout
+    channels = len(means) // 2
     mean = means[:channels]
-    members = [band.frequencies for band in tables.bands]
+    members = [band.frequencies for band in bands]
     order = np.argsort(np.concatenate(members))
     band_of = np.repeat(np.arange(len(members)), [len(own) for own in members])
-    whole = Places.of(np.arange(math.prod(layout.shape)), layout.shape)
     steady = np.abs(scipy.fft.fft2((mean - mean.mean()) * layout.window)) ** 2
     at_centers = scipy.fft.fft2(mean * layout.window).reshape(channels, -1)
     at_centers = at_centers[:, layout.centers]  # (C, A)
+    varying = spectrum.reshape(layout.shape) / channels / num_images
+    # Parseval: the window spreads each wave over several bins.
+    spread = np.square(layout.window, dtype=np.float64).sum() * layout.window.size
     return Moments(
         layout=layout,
         num_images=num_images,
         mean_image=np.moveaxis(mean, 0, 2),
-        power=(
-            spectrum[whole.index].reshape(layout.shape) / channels / num_images
-            + steady.mean(axis=0)
-        ),
+        power=varying + steady.mean(axis=0),
+        contrast_levels=math.sqrt(varying.sum() / spread),
         counts=counts,
         gram=gram.swapaxes(0, 1)[band_of[order]],
         cross=np.moveaxis(cross, 3, 0)[order],
