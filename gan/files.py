@@ -109,10 +109,13 @@ def flush(path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, at most 300 characters.
+    """Returns the first line of an error's text that says why, at most 300 characters.
 
     Errors of TensorFlow have many lines, and begin with the name of a function in
-    double braces, which is left out.
+    double braces, which is left out. Keras puts a line of its own in front, and colors.
     """
-    line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"\{\{.*?\}\} ?", "", line)[:300]
+    text = re.sub(r"\x1b\[\d+m|\{\{.*?\}\} ?", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
+    return (lines or [type(error).__name__])[0][:300]

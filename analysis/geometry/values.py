@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.geometry.arithmetic import INTERPOLATIONS, AxisGeometry
 from analysis.geometry.keras_layers import MAX_POOLS, is_shuffle
+from gan.files import first_line
 
 MAX_PRODUCTS = 2**25  # takes about a second
 TOLERANCE = 1e-3  # float32 interpolation weights on inputs of at most 9
@@ -63,7 +64,9 @@ def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
             copy.set_weights(weights)
         outputs = np.asarray(copy(inputs[None, ..., None]))
     except Exception as error:  # a custom layer may raise anything
-        raise ValueError(f"{type(layer).__name__} did not run: {error}") from error
+        raise ValueError(
+            f"{type(layer).__name__} did not run: {first_line(error)}"
+        ) from error
     return outputs[0, ..., 0].astype(np.float64)
 
 

@@ -225,6 +225,8 @@ def test_the_reason_of_an_error_is_its_first_line():
     reason = f"/{'long/' * 30}part-00000; No space left on device [Op:SaveV2]"
     assert first_line(OSError(f"{place}{reason}\nand a page of stack")) == reason
     assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    keras = f"Exception encountered when calling X.call().\n\n\x1b[1m{reason}\x1b[0m\n"
+    assert first_line(ValueError(keras)) == reason
     assert len(first_line(OSError("x" * 999))) == 300
 
 
