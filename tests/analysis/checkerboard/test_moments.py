@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.checkerboard import moments
-from analysis.checkerboard.moments import Places, measure_moments
+from analysis.checkerboard.moments import measure_moments
 from gan.data.images import to_float
 
 SUMS = ("mean_image", "power", "gram", "cross", "power_near", "lines", "ring_powers")
@@ -36,15 +36,6 @@ def test_the_size_of_chunks_does_not_matter(images, monkeypatch):
     whole = measure_moments(images, (2, 2))
     monkeypatch.setattr(moments, "CHUNK_VALUES", 28 * 28 * 3)
     assert_equal(whole, measure_moments(images, (2, 2)), 1e-6)
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (6, 5)])
-def test_the_half_spectrum_has_every_bin_of_the_whole_one(shape):
-    values = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    half = np.fft.rfft2(values).reshape(2, -1)
-    whole = np.fft.fft2(values).reshape(2, -1)
-    found = Places.of(np.arange(shape[0] * shape[1]), shape).pick(half)
-    assert found == pytest.approx(whole, abs=1e-5)
 
 
 def test_no_chunk_has_a_group_twice():
