@@ -288,6 +288,7 @@ def comparison(real):
     return compare_meters(real.images_uint8, num_images=600)
 
 
+@pytest.mark.slow  # the comparison takes about a minute
 def test_every_meter_reads_every_control(comparison):
     names = {*PUBLISHED, OURS}
     assert set(comparison.nulls) == set(comparison.limits) == names
@@ -298,11 +299,13 @@ def test_every_meter_reads_every_control(comparison):
     assert make_table(comparison).row_count == len(comparison.values) + 1
 
 
+@pytest.mark.slow  # the comparison takes about a minute
 def test_no_meter_calls_real_images_a_pattern(comparison):
     for name, null in comparison.nulls.items():
         assert null < comparison.limits[name], name
 
 
+@pytest.mark.slow  # the comparison takes about a minute
 def test_what_fools_the_other_meters_does_not_fool_this_one(comparison):
     blind = "azimuthal profile, deviations"
     assert comparison.cell("two levels", blind).endswith("above null")
