@@ -243,6 +243,7 @@ def reading_to_dict(reading: GridReading) -> dict[str, Any]:
         "stage": frequency.stage,
         "period": frequency.period,
         "imaging_gain_db": decibels(reading.imaging_gain_percent.samples.value),
+        "contrast_levels": reading.contrast_levels,
         "pattern_levels": reading.pattern_levels,
         "parts": {name: list(pair) for name, pair in reading.parts.items()},
     }
@@ -273,5 +274,5 @@ def reading_from_dict(data: dict[str, Any]) -> GridReading:
         frequency,
         **{name: one(data[name]) for name in NAMES},
         parts={name: (pair[0], pair[1]) for name, pair in data["parts"].items()},
-        pattern_levels=data["pattern_levels"],
+        contrast_levels=data["contrast_levels"],
     )

@@ -98,8 +98,7 @@ class GridReading:
         free_chroma_levels: the same of chroma; None on the axes and for grey images.
         parts: of the fixed pattern (grey levels) and the gain (percent) by channel,
             luminance and chroma; empty for grey images.
-        pattern_levels: root mean square of the whole pattern, grey levels: fixed, free,
-            and the part that follows the content at its usual contrast.
+        contrast_levels: root mean square of the images about their mean, grey levels.
     """
 
     frequency: GridFrequency
@@ -109,7 +108,7 @@ class GridReading:
     free_pattern_levels: Reading | None
     free_chroma_levels: Reading | None
     parts: Parts
-    pattern_levels: float
+    contrast_levels: float
 
     @property
     def found(self) -> list[str]:
@@ -117,6 +116,20 @@ class GridReading:
         names = (*READINGS, "free_chroma_levels")
         readings = [(name, getattr(self, name)) for name in names]
         return [name for name, reading in readings if reading and reading.found]
+
+    @property
+    def pattern_levels(self) -> float:
+        """Root mean square of all that was found, in grey levels.
+
+        What follows the content counts at the usual contrast of the images.
+        """
+        factors = {READINGS[0]: self.contrast_levels / 100}
+        return math.hypot(
+            *(
+                getattr(self, name).samples.value * factors.get(name, 1.0)
+                for name in self.found
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -281,9 +294,6 @@ def read_frequency(
         for part in range(reference.ring_powers.shape[3]):
             name = READINGS[2] if part == 0 else "free_chroma_levels"
             free[part] = read_free(sets, k, part, num_tests, resolution.of(k, name))
-    strength = [fixed.samples.value]
-    strength.append(gain.samples.value / 100 * samples.contrast_levels)
-    strength += [max(r.samples.value, 0.0) for r in free if r]
     return GridReading(
         frequency,
         gain,
@@ -292,7 +302,7 @@ def read_frequency(
         free[0],
         free[1],
         parts_of(samples, k, percents[0]),
-        math.sqrt(sum(x**2 for x in strength)),
+        samples.contrast_levels,
     )
 
 
