@@ -37,9 +37,7 @@ LEGEND = (
 @options.reference
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option(
-    "--figure",
-    type=click.Path(dir_okay=False),
-    help="Write all numbers as one figure.",
+    "--figure", type=click.Path(dir_okay=False), help="Write all numbers as one figure."
 )
 @options.figure_folder
 def command(
