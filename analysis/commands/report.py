@@ -46,8 +46,9 @@ def command(
     controls = list(run_controls(real.images_uint8, real.labels, real_only=True))
     page, figures = make_page(measured, real, controls)
     out.write_text(page, encoding="utf-8")
-    for figure in figures if figure_folder else ():
-        figure.save(figure_folder)
+    if figure_folder:
+        for figure in figures:
+            figure.save(figure_folder)
     click.echo(f"{out}: {len(measured)} sources, {len(figures)} figures")
     if failed := [control.name for control in controls if not control.passed]:
         raise click.ClickException(f"failed controls: {', '.join(failed)}")

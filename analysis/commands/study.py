@@ -179,11 +179,10 @@ def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:
     text = f"{to_do} runs of {num_steps:,} steps, {num_jobs} at a time -> {out}"
     console.print(text, soft_wrap=True)
     if timed:
-        text = (
-            f"about {seconds / num_jobs / 60:.0f} minutes, if all steps take as long "
-        )
-        text += "as some that were timed just now, and a run takes "
-        console.print(f"{text}{MEASURING_SECONDS:.0f} s to start and to be measured")
+        minutes = seconds / num_jobs / 60
+        text = f"about {minutes:.0f} minutes, if all steps take as long as some that "
+        text += f"were timed just now, and a run takes {MEASURING_SECONDS:.0f} s to "
+        console.print(f"{text}start and to be measured")
 
 
 def run_and_write_page(
