@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.commands.options import FILE
+from analysis.commands.options import FILE, option
 from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
@@ -26,33 +26,31 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 @click.command(name="layers", cls=Command)
 @click.argument("target")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
     "--figure",
     type=FILE,
     help="Draw the maps, windows and overlap into this .png file.",
 )
-@click.option(
+@option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
     default="tensorflow",
-    show_default=True,
     help="torch: show PyTorch's layer of equal size beside TensorFlow's.",
 )
-@click.option(
+@option(
     "--size", type=click.IntRange(1), help="Height and width of the images, pixels."
 )
-@click.option(
+@option(
     "--kernel-size", type=click.IntRange(2, 9), help="Kernel of the upsampler, taps."
 )
-@click.option(
+@option(
     "--what",
     type=click.Choice(["generator", "discriminator"]),
     default="generator",
-    show_default=True,
     help="The network to audit if TARGET is an upsampler or a run.",
 )
-@click.option(
+@option(
     "--lines",
     is_flag=True,
     help="Also predict which pattern each upsampling of the generator makes, from "

@@ -12,12 +12,8 @@ from gan.run.environment import prepare_tensorflow
 
 @click.command(name="report", cls=Command)
 @options.sources
-@click.option(
-    "--out",
-    type=options.FILE,
-    default="report.html",
-    show_default=True,
-    help="File of the page.",
+@options.option(
+    "--out", type=options.FILE, default="report.html", help="File of the page."
 )
 @options.num_images
 @options.checkpoint

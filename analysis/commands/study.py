@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.commands.options import FOLDER
+from analysis.commands.options import FOLDER, option
 from analysis.study.plan import (
     Plan,
     PlannedRun,
@@ -34,69 +34,50 @@ DEFAULT_METHODS = (
 
 
 @click.command(name="study", cls=Command)
-@click.option(
+@option(
     "--methods",
     default=DEFAULT_METHODS,
-    show_default=True,
     help="NAME[/LAST][:KERNEL], ...; the others are compared with the first.",
 )
-@click.option(
-    "--seeds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Runs per method.",
-)
-@click.option(
+@option("--seeds", default=5, type=click.IntRange(1), help="Runs per method.")
+@option(
     "--budget",
     type=float,
     help="Length of a run in passes over the data; default: that of --config.",
 )
-@click.option(
+@option(
     "--match",
     type=click.Choice(["macs", "params", "none"]),
     default="macs",
-    show_default=True,
     help="Cost that is made equal by the number of channels between the doublings.",
 )
-@click.option(
-    "--config",
-    "preset",
+@option(
+    *("--config", "preset"),
     default="study",
-    show_default=True,
     help="Settings that all runs share: name of a preset, or a TOML file.",
 )
-@click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in train.py."
-)
-@click.option(
+@option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in train.py.")
+@option(
     "--out",
     type=FOLDER,
     default="study",
-    show_default=True,
     help="Folder of the plan, the results and the page.",
 )
-@click.option(
+@option(
     "--runs-dir",
     type=FOLDER,
     help="Folder of the run folders; default: checkpoints/ and the name of --out.",
 )
-@click.option(
+@option(
     "--jobs",
     type=click.IntRange(1),
     help="Runs at the same time; default: one per GPU, or one on all cores.",
 )
-@click.option(
-    "--n",
-    "num_images",
-    default=10_000,
-    show_default=True,
-    help="Samples per measurement.",
-)
-@click.option(
+@option("--n", "num_images", default=10_000, help="Samples per measurement.")
+@option(
     "--plan", "only_plan", is_flag=True, help="Show the runs and their time, then stop."
 )
-@click.option("--only", hidden=True, help="Do this one planned run in this process.")
+@option("--only", hidden=True, help="Do this one planned run in this process.")
 def command(  # noqa: PLR0913
     methods: str,
     seeds: int,
