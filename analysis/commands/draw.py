@@ -6,15 +6,15 @@ from typing import Any
 import click
 
 from analysis.commands.explain import checked_layers, layer_options
-from analysis.commands.options import FILE
+from analysis.commands.options import FILE, option
 from analysis.geometry.formulas import Convolution
 from gan.command_line import Command
 
 
 @click.command("draw", cls=Command)
 @layer_options
-@click.option("--out", type=FILE, required=True, help="File to write: .png or .gif.")
-@click.option(
+@option("--out", type=FILE, required=True, help="File to write: .png or .gif.")
+@option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
     help="Draw this framework's layer of the same sizes.",

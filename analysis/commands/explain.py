@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from analysis.commands.options import option
 from analysis.geometry.arithmetic import AxisGeometry, findings
 from analysis.geometry.formulas import Convolution
 
@@ -40,8 +41,7 @@ class PairType(click.ParamType):
 
 def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe one layer, for `explain` and `draw`."""
-    words = PairType(0, "same", "valid")
-    operation = click.Choice(["transpose", "conv"])
+    words, operation = PairType(0, "same", "valid"), click.Choice(["transpose", "conv"])
     rules = "A word follows TensorFlow's rules, a number of pixels PyTorch's."
     added = "Pixels added to the size at the end."
     options: dict[str, dict[str, Any]] = {  # the last one becomes the first in --help
@@ -55,8 +55,7 @@ def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     }
     for name, settings in options.items():
         target = "input_size" if name == "input" else name.replace("-", "_")
-        option = click.option(f"--{name}", target, show_default=True, **settings)
-        command = option(command)
+        command = option(f"--{name}", target, **settings)(command)
     return command
 
 

@@ -136,14 +136,9 @@ def predict_patterns(
 ) -> list[dict[str, Any]]:
     """The pattern that each upsampling makes of constant inputs, for JSON.
 
-    Args:
-        generator: Model from latents to images, with weights.
-        upsamplings: Name and strides of each enlarging layer, first to last.
-
-    Returns:
-        One object per upsampling: `layer`, `stage` (1 for the last), `imbalance` of its
-        kernel, and `frequencies` with the gain and fixed pattern that the probe
-        predicts and, as `weights`, those predicted from the weights alone, or None.
+    One object per upsampling has its `layer`, `stage` (1 for the last), `imbalance` of
+    its kernel, and `frequencies` with the gain and fixed pattern that the probe
+    predicts and, as `weights`, those predicted from the weights alone, or None.
     """
     from analysis.checkerboard.frequencies import grid_frequencies
     from analysis.checkerboard.kernels import imbalance

@@ -157,14 +157,10 @@ def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any
         row: {real.name(k): v if math.isfinite(v) else None for k, v in scores.items()}
         for row, scores in rows.items()
     }
-    return {
-        "extractor": real.extractor.id,
-        "num_images": real.num_images,
-        "reference": f"{real.test.name}, {real.test.split}",
-        "reference_digest": real.test.digest,
-        "notes": notes,
-        "scores": finite,
-    }
+    facts = {"extractor": real.extractor.id, "num_images": real.num_images}
+    facts["reference"] = f"{real.test.name}, {real.test.split}"
+    facts["reference_digest"] = real.test.digest
+    return facts | {"notes": notes, "scores": finite}
 
 
 def print_table(

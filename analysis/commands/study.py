@@ -101,10 +101,14 @@ def command(  # noqa: PLR0913
     prepare_tensorflow()
     import tensorflow as tf
 
-    from analysis.study.run import divide_machine
+    from analysis.study.run import divide_machine, train_and_measure
 
     if only:
-        run_one(out, runs_dir, only)
+        plan = load_plan(out)
+        found = [run for run in plan.runs if run.name == only]
+        if not found:
+            raise StudyError(f"--only: {out} plans no run {only!r}")
+        train_and_measure(found[0], out, runs_dir, plan.num_images)
         return
     if only_plan and jobs:
         # TensorFlow sizes its thread pools at its first operation, by the cores
@@ -119,17 +123,6 @@ def command(  # noqa: PLR0913
     if not only_plan:
         plan.save(out)
         run_and_write_page(plan, out, runs_dir, resources)
-
-
-def run_one(out: Path, runs_dir: Path, name: str) -> None:
-    """Does one run of a plan that was written before."""
-    from analysis.study.run import train_and_measure
-
-    plan = load_plan(out)
-    found = [run for run in plan.runs if run.name == name]
-    if not found:
-        raise StudyError(f"--only: {out} plans no run {name!r}")
-    train_and_measure(found[0], out, runs_dir, plan.num_images)
 
 
 def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:

@@ -14,7 +14,7 @@ the *output* size, so it has its own builder here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -91,10 +91,7 @@ class AxisGeometry:
 
     @property
     def effective_pad_after(self) -> int:
-        """Rows really cropped off the end (scatter) or read beyond it (gather).
-
-        It is negative for zero rows appended (scatter) or inputs never read (gather).
-        """
+        """Rows cropped off the end (scatter) or read beyond it (gather), signed."""
         sizes = self.input_size, self.output_size
         coarse, fine = sizes if self.is_scatter else sizes[::-1]
         length = (coarse - 1) * self.stride + self.effective_kernel
@@ -117,14 +114,11 @@ class AxisGeometry:
         return tuple(outputs)
 
     def apply(self, values: Sequence[float]) -> list[float]:
-        """The outputs for the inputs `values`, with `fixed_taps` as the kernel.
-
-        Pools (as means) and bicubic interpolation divide by the weights inside the map.
-        """
+        """The outputs for the inputs `values`, with `fixed_taps` as the kernel."""
         taps, outputs = self.fixed_taps, []
         for pairs in self.terms:
             total = sum(taps[tap] * values[j] for j, tap in pairs)
-            if self.kind in ("pool", "bicubic"):
+            if self.kind in ("pool", "bicubic"):  # pools as means
                 total /= sum(taps[tap] for _, tap in pairs) or 1
             outputs.append(total)
         return outputs
@@ -394,10 +388,8 @@ def _connected(axes: Sequence[AxisGeometry]) -> Sequence[AxisGeometry]:
 
 def chain_overlap(axes: Sequence[AxisGeometry]) -> list[float]:
     """Number of paths from the first layer's inputs to each output of the last one."""
-    values: list[float] = [1] * axes[0].input_size
-    for axis in _connected(axes):
-        values = axis.apply(values)
-    return values
+    ones: list[float] = [1] * axes[0].input_size
+    return reduce(lambda values, axis: axis.apply(values), _connected(axes), ones)
 
 
 def chain_shift(axes: Sequence[AxisGeometry]) -> float:
@@ -411,15 +403,11 @@ def chain_shift(axes: Sequence[AxisGeometry]) -> float:
 
 def chain_output_field(axes: Sequence[AxisGeometry]) -> int:
     """Number of outputs of the chain that one input of its first layer reaches."""
-    reached = 1
-    for axis in _connected(axes):
-        reached = axis.output_field(reached)
-    return reached
+    return reduce(lambda reached, axis: axis.output_field(reached), _connected(axes), 1)
 
 
 def chain_margins(axes: Sequence[AxisGeometry]) -> tuple[int, int]:
     """Numbers of last outputs at the (start, end) that depend on any layer's border."""
-    margins = (0, 0)
-    for axis in _connected(axes):
-        margins = axis.clean_margins(margins)
-    return margins
+    return reduce(
+        lambda outer, axis: axis.clean_margins(outer), _connected(axes), (0, 0)
+    )

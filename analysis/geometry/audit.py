@@ -32,37 +32,26 @@ from analysis.geometry.keras_layers import (
     propagate,
 )
 
-Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes); see LayerAudit
+Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes)
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 @dataclass(frozen=True)
 class LayerAudit:
-    """The audit of one call of one layer.
-
-    Attributes:
-        input_shape: Shape of its first input, batch axis first; None where unknown.
-        predicted_shape: Shape from the hyper-parameters; None if not predicted.
-        checked: Whether the shape (and the values, where pixels move) were predicted
-            and compared.
-        reason: Why it was not checked; "" if it was.
-        params: Number of weights, counted at each call of a shared layer.
-        macs: Multiply-accumulates for one image.
-        axes: One geometry per spatial axis of a layer that moves pixels.
-        chain: The axes of all such layers from the first spatial map to here; None
-            where branches of different geometry have met.
-    """
+    """The audit of one call of one layer; shapes have the batch axis first."""
 
     name: str
     type: str
-    input_shape: Shape | None
-    output_shape: Shape | None
-    predicted_shape: Shape | None = None
-    checked: bool = False
-    reason: str = ""
-    params: int = 0
-    macs: int = 0
-    axes: tuple[AxisGeometry, ...] = ()
+    input_shape: Shape | None  # of its first input; None where unknown
+    output_shape: Shape | None  # as built
+    predicted_shape: Shape | None = None  # from the hyper-parameters
+    checked: bool = False  # shape, and values where pixels move, were compared
+    reason: str = ""  # why it was not checked
+    params: int = 0  # counted at each call of a shared layer
+    macs: int = 0  # multiply-accumulates for one image
+    axes: tuple[AxisGeometry, ...] = ()  # one per spatial axis, where pixels move
+    # The axes of all such layers from the first spatial map to here; None where
+    # branches of different geometry have met.
     chain: Chain = field(default=(), repr=False)
     findings: tuple[Finding, ...] = ()
 

@@ -121,7 +121,11 @@ def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
     lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
     if max((*sizes, *outputs, *lengths)) > MAX_AXIS_PX:
         raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
-    filters = _output_channels(layer, channels)
+    filters = getattr(layer, "filters", channels)
+    if channels and isinstance(layer, DEPTHWISE):
+        filters = channels * layer.depth_multiplier
+    elif channels and is_shuffle(layer):
+        filters = channels // layer.block_size**2
     macs = _macs(layer, axes, channels, filters)
     inner = (filters, *outputs) if channels_first else (*outputs, filters)
     return LayerGeometry((shape[0], *inner), () if size_only else axes, macs, size_only)
@@ -169,14 +173,6 @@ def _resizing_axes(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...]
         return ()
     kind = layer.interpolation
     return tuple(arithmetic.resize_axis(old, new // old, kind) for old, new in pairs)
-
-
-def _output_channels(layer: Any, channels: int | None) -> int | None:
-    if isinstance(layer, DEPTHWISE):
-        return channels and channels * layer.depth_multiplier
-    if is_shuffle(layer):
-        return channels and channels // layer.block_size**2
-    return getattr(layer, "filters", channels)
 
 
 def _macs(
