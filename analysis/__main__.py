@@ -32,12 +32,9 @@ class LazyGroup(click.Group):
         """The command `cmd_name` of the module of that name, or None."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"analysis.commands.{cmd_name}")
-        return module.command
+        return importlib.import_module(f"analysis.commands.{cmd_name}").command
 
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))

@@ -2,19 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
+from analysis.checkerboard.meter import Reading
+from analysis.checkerboard.words import decibels, gain_text, verdict
 from analysis.commands import options
+from analysis.commands.tables import table_console
+from analysis.report.comparison import PREDICTORS, Source, conditions, load_sources
 from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from analysis.checkerboard.meter import Reading
-    from analysis.report.comparison import Source
 
 ABOUT_PREDICTIONS = (
     "Predicted: geometry takes all taps of a kernel as equal. Weights takes the real "
@@ -31,25 +32,19 @@ LEGEND = (
 
 
 @click.command(name="compare", cls=Command)
-@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
+@options.sources
 @options.num_images
 @options.checkpoint
 @options.reference
-@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-@click.option(
-    "--figure",
-    type=click.Path(dir_okay=False),
-    help="Write all numbers as one figure.",
-)
+@options.as_json
+@click.option("--figure", type=options.FILE, help="Write all numbers as one figure.")
 @options.figure_folder
 def command(
     sources: tuple[str, ...],
-    num_images: int,
-    checkpoint: str,
-    reference: str | None,
     as_json: bool,
-    figure: str | None,
+    figure: Path | None,
     figure_folder: Path | None,
+    **loading: Any,
 ) -> None:
     """Compares the checkerboards of SOURCES with each other and with predictions.
 
@@ -57,10 +52,9 @@ def command(
     Only a run has a generator, and with it predictions and a cost.
     """
     prepare_tensorflow()
-    from analysis.report.comparison import load_sources
     from analysis.report.figures import comparison_figures, draw_comparison
 
-    measured = load_sources(sources, num_images, checkpoint, reference)
+    measured = load_sources(sources, **loading)
     if figure:
         draw_comparison(measured).savefig(figure, dpi=150)
     if figure_folder:
@@ -73,12 +67,8 @@ def command(
         print_comparison(measured)
 
 
-def print_comparison(sources: "list[Source]") -> None:
+def print_comparison(sources: list[Source]) -> None:
     """Prints what was found in each source in words, then the table."""
-    from rich.markup import escape
-
-    from analysis.commands.tables import table_console
-
     console = table_console()
     width = min(console.width, 100)
     for source in sources:
@@ -93,14 +83,8 @@ def print_comparison(sources: "list[Source]") -> None:
         console.print(ABOUT_PREDICTIONS, markup=False, width=width)
 
 
-def comparison_table(sources: "list[Source]") -> "Table":
+def comparison_table(sources: list[Source]) -> Table:
     """A row per source and stage: samples, real images, limit and predictions."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from analysis.report.comparison import conditions
-
     known = [source.strides_are_known for source in sources]
     stage = "stage" if all(known) else "stage or\nperiod" if any(known) else "period"
     title = escape(f"against {conditions(sources[0])}")
@@ -119,13 +103,8 @@ def comparison_table(sources: "list[Source]") -> "Table":
     return table
 
 
-def reading_cells(source: "Source", index: int) -> list[str]:
+def reading_cells(source: Source, index: int) -> list[str]:
     """Cells of one reading; those of numbers have a line for each line's name."""
-    from rich.markup import escape
-
-    from analysis.checkerboard.words import decibels, gain_text, verdict
-    from analysis.report.comparison import PREDICTORS
-
     reading = source.readings[index]
     frequency = reading.frequency
     gain, fixed = reading.imaging_gain_percent, reading.fixed_pattern_levels
@@ -150,6 +129,6 @@ def reading_cells(source: "Source", index: int) -> list[str]:
     ]
 
 
-def levels_of(reading: "Reading") -> str:
+def levels_of(reading: Reading) -> str:
     """Grey levels of the samples, with a star if they are a pattern."""
     return f"{reading.samples.value:.2f}" + "*" * reading.found

@@ -1,4 +1,4 @@
-"""`python -m analysis draw`: one convolution step by step, as PNG, GIF or HTML."""
+"""`python -m analysis draw`: one convolution step by step, as PNG or GIF."""
 
 from pathlib import Path
 from typing import Any
@@ -6,35 +6,27 @@ from typing import Any
 import click
 
 from analysis.commands.explain import checked_layers, layer_options
+from analysis.commands.options import FILE, option
 from analysis.geometry.formulas import Convolution
 from gan.command_line import Command
 
 
 @click.command("draw", cls=Command)
 @layer_options
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="File to write: .png, .gif or .html.",
-)
-@click.option(
+@option("--out", type=FILE, required=True, help="File to write: .png or .gif.")
+@option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
     help="Draw this framework's layer of the same sizes.",
 )
 def command(out: Path, framework: str | None, **options: Any) -> None:
-    """Draws one layer step by step; --out names a .png, .gif or .html file.
+    """Draws one layer step by step; --out names a .png or .gif file.
 
     A size may differ between height and width: --kernel 5x3.
     """
     from analysis.geometry import draw
 
-    savers = {
-        ".png": draw.save_picture,
-        ".gif": draw.save_animation,
-        ".html": draw.save_page,
-    }
+    savers = {".png": draw.save_picture, ".gif": draw.save_animation}
     if out.suffix not in savers:
         raise click.BadParameter(f"{out} does not end in {', '.join(savers)}")
     layers = [_in_framework(layer, framework) for layer in checked_layers(options)]

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from analysis.commands.options import option
 from analysis.geometry.arithmetic import AxisGeometry, findings
 from analysis.geometry.formulas import Convolution
 
@@ -19,9 +20,8 @@ MAX_PX = 1024  # on a side; larger maps take time and explain nothing more
 class PairType(click.ParamType):
     """A whole number, two of them as `5x3` for height and width, or a given word."""
 
-    def __init__(self, smallest: int, words: Sequence[str] = ()) -> None:
-        self.smallest = smallest
-        self.words = words
+    def __init__(self, smallest: int, *words: str) -> None:
+        self.smallest, self.words = smallest, words
         self.name = "|".join([*words, "N|NxM"])
 
     def convert(
@@ -41,8 +41,7 @@ class PairType(click.ParamType):
 
 def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that describe one layer, for `explain` and `draw`."""
-    words = PairType(0, ("same", "valid"))
-    operation = click.Choice(["transpose", "conv"])
+    words, operation = PairType(0, "same", "valid"), click.Choice(["transpose", "conv"])
     rules = "A word follows TensorFlow's rules, a number of pixels PyTorch's."
     added = "Pixels added to the size at the end."
     options: dict[str, dict[str, Any]] = {  # the last one becomes the first in --help
@@ -56,17 +55,12 @@ def layer_options(command: Callable[..., None]) -> Callable[..., None]:
     }
     for name, settings in options.items():
         target = "input_size" if name == "input" else name.replace("-", "_")
-        option = click.option(f"--{name}", target, show_default=True, **settings)
-        command = option(command)
+        command = option(f"--{name}", target, **settings)(command)
     return command
 
 
 def checked_layers(options: dict[str, Any]) -> list[Convolution]:
-    """The layer along the height and along the width.
-
-    Raises:
-        ClickException: If the layer cannot run or is too large, in one line.
-    """
+    """The layers along height and width, or a ClickException that says why not."""
     pairs = {key: value for key, value in options.items() if isinstance(value, tuple)}
     layers = []
     for axis in (0, 1):
@@ -105,8 +99,11 @@ def _explain(layer: Convolution, console: Console) -> None:
     console.print(_comparison(shown))
     if other is None:
         console.print("The other framework has no layer of these sizes.")
-    elif axes[0].pad_before != axes[1].pad_before:
-        console.print("[bold]Equal sizes, different pixels:[/] " + _shift_text(*axes))
+    elif by := axes[1].pad_before - axes[0].pad_before:
+        text = f"PyTorch's windows start {by} px before TensorFlow's."
+        if axis.is_scatter:
+            text = f"PyTorch's output n is TensorFlow's output n{by:+d}."
+        console.print("[bold]Equal sizes, different pixels:[/] " + text)
     for finding in findings(axis):
         console.print(f"{finding.code} {finding.level}: {finding.text}")
     if max(map(_num_positions, axes)) <= MAX_POSITIONS:
@@ -122,8 +119,7 @@ def _explain(layer: Convolution, console: Console) -> None:
 
 def _comparison(layers: list[Convolution]) -> Table:
     """The layers side by side."""
-    table = Table(show_lines=True)
-    table.add_column("")
+    table = Table("", show_lines=True)
     axes = [layer.geometry() for layer in layers]
     for layer in layers:
         table.add_column(layer.framework, overflow="fold")
@@ -135,13 +131,6 @@ def _comparison(layers: list[Convolution]) -> Table:
         table.add_row("taps by phase", *taps)
     table.add_row("shift", *(f"{axis.shift_px:+g} px" for axis in axes))
     return table
-
-
-def _shift_text(ours: AxisGeometry, theirs: AxisGeometry) -> str:
-    shift = theirs.pad_before - ours.pad_before
-    if ours.is_scatter:
-        return f"PyTorch's output n is TensorFlow's output n{shift:+d}."
-    return f"PyTorch's windows start {shift} px before TensorFlow's."
 
 
 def _num_positions(axis: AxisGeometry) -> int:
@@ -156,8 +145,7 @@ def _windows(layers: list[Convolution]) -> Table:
     scatter = axes[0].is_scatter
     first = 0 if scatter else -max(axis.pad_before for axis in axes)
     positions = range(first, first + max(map(_num_positions, axes)))
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("full" if scatter else "input")
+    table = Table("full" if scatter else "input", box=None, padding=(0, 1, 0, 0))
     for position in positions:
         table.add_column(str(position), justify="right", style="cyan")
     for layer, axis in zip(layers, axes, strict=True):

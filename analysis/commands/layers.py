@@ -11,6 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from analysis.commands.options import FILE, option
 from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
@@ -25,33 +26,31 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 @click.command(name="layers", cls=Command)
 @click.argument("target")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
     "--figure",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Draw the maps, windows and overlap into this .png file.",
 )
-@click.option(
+@option(
     "--framework",
     type=click.Choice(["tensorflow", "torch"]),
     default="tensorflow",
-    show_default=True,
     help="torch: show PyTorch's layer of equal size beside TensorFlow's.",
 )
-@click.option(
+@option(
     "--size", type=click.IntRange(1), help="Height and width of the images, pixels."
 )
-@click.option(
+@option(
     "--kernel-size", type=click.IntRange(2, 9), help="Kernel of the upsampler, taps."
 )
-@click.option(
+@option(
     "--what",
     type=click.Choice(["generator", "discriminator"]),
     default="generator",
-    show_default=True,
     help="The network to audit if TARGET is an upsampler or a run.",
 )
-@click.option(
+@option(
     "--lines",
     is_flag=True,
     help="Also predict which pattern each upsampling of the generator makes, from "
@@ -97,11 +96,7 @@ def command(
 def load_target(
     target: str, *, weights: bool, size: int | None, kernel_size: int | None, what: str
 ) -> tuple[Any, tuple[int, int, int] | None]:
-    """The model that TARGET names, and the shape of the images it should return.
-
-    Raises:
-        ValueError: If TARGET names no model.
-    """
+    """The model that TARGET names, and the shape of the images it should return."""
     from analysis.geometry.model_files import read_architecture
     from gan.models import build_discriminator, build_generator
     from gan.run.folder import read_run
@@ -122,15 +117,13 @@ def load_target(
         image_shape = (side, side, facts.dataset["channels"])
     elif not path.exists():
         known = ", ".join((*UPSAMPLERS, *UPSAMPLER_ALIASES))
-        raise ValueError(
-            f"received {target!r}, expected {known}, a run folder or a model file"
-        )
+        expected = f"expected {known}, a run folder or a model file"
+        raise ValueError(f"received {target!r}, {expected}")
     elif weights:
         raise ValueError("--lines needs weights, and those of a file are not read")
     else:
         model = read_architecture(path)
-        expected = (size, size, model.outputs[0].shape[-1]) if size else None
-        return model, expected
+        return model, (size, size, model.outputs[0].shape[-1]) if size else None
     if what == "discriminator":
         return build_discriminator(config, image_shape[0], image_shape[2]), None
     if weights and path.is_dir():
@@ -143,18 +136,9 @@ def predict_patterns(
 ) -> list[dict[str, Any]]:
     """The pattern that each upsampling makes of constant inputs, for JSON.
 
-    Args:
-        generator: model from latents to images, with weights.
-        upsamplings: name and strides of each enlarging layer, first to last.
-
-    Returns:
-        One object for each upsampling: `layer`; `stage`, 1 for the last; `imbalance` of
-        its kernel, or None; `frequencies`, those that its weights can make, with gain
-        and fixed pattern as the probe predicts them, and `weights`, the same from its
-        weights alone, or None.
-
-    Raises:
-        ValueError: If there is no upsampling, or the probe cannot run the model.
+    One object per upsampling has its `layer`, `stage` (1 for the last), `imbalance` of
+    its kernel, and `frequencies` with the gain and fixed pattern that the probe
+    predicts and, as `weights`, those predicted from the weights alone, or None.
     """
     from analysis.checkerboard.frequencies import grid_frequencies
     from analysis.checkerboard.kernels import imbalance
@@ -170,40 +154,39 @@ def predict_patterns(
     probed = predicted.get("probe") or predict_by_probe(generator, strides)  # raises
     weights = predicted.get("weights")
     frequencies: list[dict[str, Any]] = [
-        {
-            "name": frequency.name,
-            "period": frequency.period,
-            "stage": frequency.stage,
-            **asdict(probed[k]),
-            "weights": asdict(weights[k]) if weights else None,
-        }
+        {key: getattr(frequency, key) for key in ("name", "period", "stage")}
+        | asdict(probed[k])
+        | {"weights": asdict(weights[k]) if weights else None}
         for k, frequency in enumerate(grid_frequencies(strides))
     ]
     found = []
     for index, (name, pair) in enumerate(upsamplings):
         kernel, stage = learned_kernel(generator, name), len(upsamplings) - index
-        own = [item for item in frequencies if item["stage"] == stage]
-        found.append(
-            {
-                "layer": name,
-                "stage": stage,
-                "imbalance": None if kernel is None else imbalance(kernel, pair),
-                "frequencies": own,
-            }
-        )
+        pattern: dict[str, Any] = {"layer": name, "stage": stage}
+        pattern["imbalance"] = None if kernel is None else imbalance(kernel, pair)
+        pattern["frequencies"] = [f for f in frequencies if f["stage"] == stage]
+        found.append(pattern)
     return found
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Prints the table of layers, then each finding once."""
+    """Prints the table of layers, then each finding once, errors first."""
     console = table_console(min_columns=130)
     console.print(_layer_table(summary))
-    for (level, code, text), names in _layers_by_finding(summary["layers"]).items():
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for layer in summary["layers"]:
+        for finding in layer["findings"]:
+            key = (finding["level"], finding["code"], finding["text"])
+            groups.setdefault(key, []).append(layer["name"])
+    levels = list(STYLES)
+    for level, code, text in sorted(groups, key=lambda g: (levels.index(g[0]), g[1])):
+        names = groups[level, code, text]
         shown = ", ".join(names[:MAX_NAMES])
         if len(names) > MAX_NAMES:
             shown += f" and {len(names) - MAX_NAMES} more"
-        style = STYLES[level]
-        console.print(f"[{style}]{code} {level}[/] {escape(f'{shown}: {text}')}")
+        console.print(
+            f"[{STYLES[level]}]{code} {level}[/] {escape(f'{shown}: {text}')}"
+        )
     for layer in summary["layers"]:
         if not layer["checked"]:
             console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
@@ -272,9 +255,8 @@ def _pattern_text(pattern: dict[str, Any]) -> str:
     )
     percent, levels = gain["imaging_gain_percent"], fixed["fixed_pattern_levels"]
     value, low, high = (decibels(percent[key]) for key in ("value", "low", "high"))
-    text = (
-        f"{pattern['layer']} can make a pattern of period {frequencies[0]['period']} px"
-    )
+    period = frequencies[0]["period"]
+    text = f"{pattern['layer']} can make a pattern of period {period} px"
     if value < ROUNDING_DB and levels["value"] < ROUNDING_LEVELS:
         text += f", and makes none (below {ROUNDING_DB} dB)"
     else:
@@ -290,16 +272,3 @@ def _pattern_text(pattern: dict[str, Any]) -> str:
     if pattern["imbalance"] is not None:
         text += f"; imbalance of its kernel {pattern['imbalance']:.3f} of 1"
     return text
-
-
-def _layers_by_finding(
-    layers: list[dict[str, Any]],
-) -> dict[tuple[str, str, str], list[str]]:
-    """Names of layers by (level, code, text) of the finding, errors first."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for layer in layers:
-        for finding in layer["findings"]:
-            key = (finding["level"], finding["code"], finding["text"])
-            groups.setdefault(key, []).append(layer["name"])
-    levels = list(STYLES)
-    return dict(sorted(groups.items(), key=lambda g: (levels.index(g[0][0]), g[0][1])))

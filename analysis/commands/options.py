@@ -1,28 +1,31 @@
-"""Options that several commands have in common, as decorators."""
+"""Options that several commands have in common, as decorators, and their types."""
 
+from functools import partial
 from pathlib import Path
 
 import click
 
-num_images = click.option(
-    "--n",
-    "num_images",
-    default=10_000,
-    show_default=True,
-    help="Number of images per source.",
+FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+option = partial(click.option, show_default=True)
+sources = click.argument(
+    "sources", nargs=-1, required=True, type=click.Path(exists=True)
 )
-checkpoint = click.option(
+num_images = option(
+    "--n", "num_images", default=10_000, help="Number of images per source."
+)
+checkpoint = option(
     "--checkpoint",
     default="latest",
-    show_default=True,
     help="Checkpoint of a run: latest, best or a step.",
 )
-reference = click.option(
+reference = option(
     "--reference", help="Real images: .npz file, folder or data set name."
 )
-figure_folder = click.option(
-    "--figures",
-    "figure_folder",
-    type=click.Path(file_okay=False, path_type=Path),
+as_json = option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
+figure_folder = option(
+    *("--figures", "figure_folder"),
+    type=FOLDER,
     help="Also write every figure into this folder, as PNG and SVG.",
 )

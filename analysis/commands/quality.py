@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
+from analysis.commands import options
+from analysis.commands.tables import table_console
+from analysis.samples import Samples, load_samples
+from config.schema import DataConfig
 from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports TensorFlow
     from analysis.quality.reference import ReferenceSet
-    from analysis.samples import Samples
 
 Rows = dict[str, dict[str, float]]  # name of a row -> its scores
 
@@ -40,15 +45,13 @@ LEGEND = (
 
 
 @click.command(name="quality", cls=Command)
-@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
+@options.sources
 @click.option(
     "--checkpoint",
     default="latest",
     help="Checkpoint of a run: latest, best, a step, or all.",
 )
-@click.option(
-    "--n", "num_images", default=10_000, show_default=True, help="Number of images."
-)
+@options.num_images
 @click.option(
     "--reference",
     help="Real data set; default: the data set of the run, else Fashion-MNIST.",
@@ -58,15 +61,15 @@ LEGEND = (
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Weights of the feature network, written by tools/train_extractor.py.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print numbers as JSON.")
+@options.as_json
 @click.option(
     "--figure",
-    type=click.Path(dir_okay=False),
+    type=options.FILE,
     help="Write a figure of FCD and coverage over training to this file.",
 )
 @click.option(
     "--pairs",
-    type=click.Path(dir_okay=False),
+    type=options.FILE,
     help="Write a figure of samples and their nearest training images to this file.",
 )
 def command(  # noqa: PLR0913
@@ -76,8 +79,8 @@ def command(  # noqa: PLR0913
     reference: str | None,
     extractor: Path | None,
     as_json: bool,
-    figure: str | None,
-    pairs: str | None,
+    figure: Path | None,
+    pairs: Path | None,
 ) -> None:
     """Measures SOURCES (runs, .npz files or folders of images) against test images.
 
@@ -93,7 +96,6 @@ def command(  # noqa: PLR0913
     prepare_tensorflow()
     from analysis.quality.figures import draw_nearest_pairs, draw_training
     from analysis.quality.reference import ReferenceSet
-    from config.schema import DataConfig
 
     loaded = load_all(sources, num_images, checkpoint)
     first = next(iter(loaded.values()))
@@ -121,12 +123,9 @@ def command(  # noqa: PLR0913
 
 
 def load_all(
-    sources: "tuple[str, ...]", num_images: int, checkpoint: str
-) -> "dict[str, Samples]":
-    """Returns samples by the name of their row in the table.
-
-    The names of several sources leave out the beginning that all of them share.
-    """
+    sources: tuple[str, ...], num_images: int, checkpoint: str
+) -> dict[str, Samples]:
+    """Samples by the name of their row, without the beginning that all names share."""
     if len(sources) == 1:
         return load(sources[0], num_images, checkpoint)
     names = [str(Path(source)) for source in sources]
@@ -138,10 +137,8 @@ def load_all(
     }
 
 
-def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
-    """Returns the samples of one source; "all" means every checkpoint of a run."""
-    from analysis.samples import load_samples
-
+def load(source: str, num_images: int, checkpoint: str) -> dict[str, Samples]:
+    """The samples of one source; "all" means every checkpoint of a run."""
     if checkpoint != "all":
         samples = load_samples(source, num_images, checkpoint)
         step = samples.facts.get("step", -1)
@@ -155,31 +152,21 @@ def load(source: str, num_images: int, checkpoint: str) -> "dict[str, Samples]":
 
 
 def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any]:
-    """Returns what --json prints; numbers that are not finite become null."""
-    return {
-        "extractor": real.extractor.id,
-        "num_images": real.num_images,
-        "reference": f"{real.test.name}, {real.test.split}",
-        "reference_digest": real.test.digest,
-        "notes": notes,
-        "scores": {
-            row: {
-                real.name(key): value if math.isfinite(value) else None
-                for key, value in scores.items()
-            }
-            for row, scores in rows.items()
-        },
+    """What --json prints; numbers that are not finite become null."""
+    finite = {
+        row: {real.name(k): v if math.isfinite(v) else None for k, v in scores.items()}
+        for row, scores in rows.items()
     }
+    facts = {"extractor": real.extractor.id, "num_images": real.num_images}
+    facts["reference"] = f"{real.test.name}, {real.test.split}"
+    facts["reference_digest"] = real.test.digest
+    return facts | {"notes": notes, "scores": finite}
 
 
 def print_table(
     real: "ReferenceSet", rows: Rows, baselines: Rows, notes: list[str]
 ) -> None:
     """Prints the samples, then the floor and the noise levels, then the legend."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from analysis.commands.tables import table_console
     from analysis.quality.metrics import expected_coverage
 
     title = f"{real.name('fcd')}: {real.num_images} images against as many"
@@ -192,9 +179,8 @@ def print_table(
     for group in (rows, baselines):
         for name, scores in group.items():
             values = scores | {k: 1000 * scores[k] for k in ("kcd", "kcd_se")}
-            cells = [
-                COLUMNS[k][1].format(values[k]) if k in values else "" for k in keys
-            ]
+            formats = {k: COLUMNS[k][1].format for k in keys}
+            cells = (f(values[k]) if k in values else "" for k, f in formats.items())
             table.add_row(name, *cells)
         table.add_section()
     console = table_console()

@@ -1,6 +1,7 @@
 """`python -m analysis report`: an HTML page about the checkerboard in pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,25 +11,16 @@ from gan.run.environment import prepare_tensorflow
 
 
 @click.command(name="report", cls=Command)
-@click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True))
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="report.html",
-    show_default=True,
-    help="File of the page.",
+@options.sources
+@options.option(
+    "--out", type=options.FILE, default="report.html", help="File of the page."
 )
 @options.num_images
 @options.checkpoint
 @options.reference
 @options.figure_folder
 def command(
-    sources: tuple[str, ...],
-    out: Path,
-    num_images: int,
-    checkpoint: str,
-    reference: str | None,
-    figure_folder: Path | None,
+    sources: tuple[str, ...], out: Path, figure_folder: Path | None, **loading: Any
 ) -> None:
     """Writes one HTML page about SOURCES.
 
@@ -45,16 +37,14 @@ def command(
         raise SampleError(f"{path}: a saved result; a report needs the images")
     for folder in filter(None, (out.parent, figure_folder)):
         folder.mkdir(parents=True, exist_ok=True)
-    measured = load_sources(sources, num_images, checkpoint, reference)
-    real = load_reference(reference, measured[0].samples)
-    found = run_controls(real.images_uint8, real.labels, real_only=True)
-    controls = list(found)
+    measured = load_sources(sources, **loading)
+    real = load_reference(loading["reference"], measured[0].samples)
+    controls = list(run_controls(real.images_uint8, real.labels, real_only=True))
     page, figures = make_page(measured, real, controls)
     out.write_text(page, encoding="utf-8")
     if figure_folder:
         for figure in figures:
             figure.save(figure_folder)
     click.echo(f"{out}: {len(measured)} sources, {len(figures)} figures")
-    failed = [control.name for control in controls if not control.passed]
-    if failed:
+    if failed := [control.name for control in controls if not control.passed]:
         raise click.ClickException(f"failed controls: {', '.join(failed)}")

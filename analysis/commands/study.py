@@ -6,12 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
+from analysis.commands.options import FOLDER, option
+from analysis.study.plan import (
+    Plan,
+    PlannedRun,
+    StudyError,
+    has_result,
+    load_plan,
+    load_results,
+    make_plan,
+)
 from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
-if TYPE_CHECKING:
-    from analysis.study.plan import Plan, PlannedRun
+if TYPE_CHECKING:  # it imports TensorFlow
     from analysis.study.run import JobResources
 
 MEASURING_SECONDS = 40.0  # a guess of what a run takes to start and to be measured
@@ -22,69 +34,50 @@ DEFAULT_METHODS = (
 
 
 @click.command(name="study", cls=Command)
-@click.option(
+@option(
     "--methods",
     default=DEFAULT_METHODS,
-    show_default=True,
     help="NAME[/LAST][:KERNEL], ...; the others are compared with the first.",
 )
-@click.option(
-    "--seeds",
-    default=5,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Runs per method.",
-)
-@click.option(
+@option("--seeds", default=5, type=click.IntRange(1), help="Runs per method.")
+@option(
     "--budget",
     type=float,
     help="Length of a run in passes over the data; default: that of --config.",
 )
-@click.option(
+@option(
     "--match",
     type=click.Choice(["macs", "params", "none"]),
     default="macs",
-    show_default=True,
     help="Cost that is made equal by the number of channels between the doublings.",
 )
-@click.option(
-    "--config",
-    "preset",
+@option(
+    *("--config", "preset"),
     default="study",
-    show_default=True,
     help="Settings that all runs share: name of a preset, or a TOML file.",
 )
-@click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in train.py."
-)
-@click.option(
+@option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="As in train.py.")
+@option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default="study",
-    show_default=True,
     help="Folder of the plan, the results and the page.",
 )
-@click.option(
+@option(
     "--runs-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder of the run folders; default: checkpoints/ and the name of --out.",
 )
-@click.option(
+@option(
     "--jobs",
     type=click.IntRange(1),
     help="Runs at the same time; default: one per GPU, or one on all cores.",
 )
-@click.option(
-    "--n",
-    "num_images",
-    default=10_000,
-    show_default=True,
-    help="Samples per measurement.",
-)
-@click.option(
+@option("--n", "num_images", default=10_000, help="Samples per measurement.")
+@option(
     "--plan", "only_plan", is_flag=True, help="Show the runs and their time, then stop."
 )
-@click.option("--only", hidden=True, help="Do this one planned run in this process.")
+@option("--only", hidden=True, help="Do this one planned run in this process.")
 def command(  # noqa: PLR0913
     methods: str,
     seeds: int,
@@ -106,11 +99,16 @@ def command(  # noqa: PLR0913
     """
     runs_dir = runs_dir or Path("checkpoints") / out.name
     prepare_tensorflow()
-    from analysis.study.plan import load_results, make_plan
-    from analysis.study.run import divide_machine
+    import tensorflow as tf
+
+    from analysis.study.run import divide_machine, train_and_measure
 
     if only:
-        run_one(out, runs_dir, only)
+        plan = load_plan(out)
+        found = [run for run in plan.runs if run.name == only]
+        if not found:
+            raise StudyError(f"--only: {out} plans no run {only!r}")
+        train_and_measure(found[0], out, runs_dir, plan.num_images)
         return
     if only_plan and jobs:
         # TensorFlow sizes its thread pools at its first operation, by the cores
@@ -119,7 +117,7 @@ def command(  # noqa: PLR0913
     names = methods.split(",")
     plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
     load_results(out, plan)  # a result that cannot be used is named at once
-    num_gpus = count_gpus()
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
     resources = divide_machine(jobs or num_gpus or 1, num_gpus)
     print_plan(plan, out, timed=only_plan, num_jobs=len(resources))
     if not only_plan:
@@ -127,32 +125,8 @@ def command(  # noqa: PLR0913
         run_and_write_page(plan, out, runs_dir, resources)
 
 
-def count_gpus() -> int:
-    """Returns the number of GPUs that TensorFlow sees."""
-    import tensorflow as tf
-
-    return len(tf.config.list_physical_devices("GPU"))
-
-
-def run_one(out: Path, runs_dir: Path, name: str) -> None:
-    """Does one run of a plan that was written before."""
-    from analysis.study.plan import StudyError, load_plan
-    from analysis.study.run import train_and_measure
-
-    plan = load_plan(out)
-    found = [run for run in plan.runs if run.name == name]
-    if not found:
-        raise StudyError(f"--only: {out} plans no run {name!r}")
-    train_and_measure(found[0], out, runs_dir, plan.num_images)
-
-
-def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
+def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:
     """Prints the runs and their cost, and if `timed` how long they will take."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from analysis.study.plan import has_result
     from analysis.study.run import time_step
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -176,29 +150,25 @@ def print_plan(plan: "Plan", out: Path, *, timed: bool, num_jobs: int) -> None:
         to_do += missing
     console = Console(highlight=False)
     console.print(table)
-    console.print(
-        f"{to_do} runs of {num_steps:,} steps, {num_jobs} at a time -> {out}",
-        soft_wrap=True,
-    )
+    text = f"{to_do} runs of {num_steps:,} steps, {num_jobs} at a time -> {out}"
+    console.print(text, soft_wrap=True)
     if timed:
-        console.print(
-            f"about {seconds / num_jobs / 60:.0f} minutes, if all steps take as long "
-            "as some that were timed just now, and a run takes "
-            f"{MEASURING_SECONDS:.0f} s to start and to be measured"
-        )
+        minutes = seconds / num_jobs / 60
+        text = f"about {minutes:.0f} minutes, if all steps take as long as some that "
+        text += f"were timed just now, and a run takes {MEASURING_SECONDS:.0f} s to "
+        console.print(f"{text}start and to be measured")
 
 
 def run_and_write_page(
-    plan: "Plan", out: Path, runs_dir: Path, resources: "list[JobResources]"
+    plan: Plan, out: Path, runs_dir: Path, resources: "list[JobResources]"
 ) -> None:
     """Does the runs that have no result, then writes the page of all results."""
     from analysis.study.page import write_page
-    from analysis.study.plan import StudyError, has_result, load_results
     from analysis.study.run import run_missing
 
     num_left = sum(not has_result(out, run) for run in plan.runs)
 
-    def report(run: "PlannedRun", seconds: float, error: str) -> None:
+    def report(run: PlannedRun, seconds: float, error: str) -> None:
         nonlocal num_left
         num_left -= not error
         end = error or f"done in {seconds:.0f} s"

@@ -4,11 +4,7 @@ from rich.console import Console
 
 
 def table_console(min_columns: int = 160) -> Console:
-    """Returns a console whose tables keep every digit in a file or pipe.
-
-    Args:
-        min_columns: least width when the output is no terminal, in characters.
-    """
+    """A console that is so wide in a file or pipe that tables keep every digit."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, min_columns))

@@ -3,8 +3,10 @@
 import json
 
 import click
+from rich.table import Table
 
 from analysis.commands import options
+from analysis.commands.tables import table_console
 from gan.command_line import Command
 
 
@@ -19,10 +21,7 @@ from gan.command_line import Command
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(reference: str | None, full: bool, seed: int, as_json: bool) -> None:
     """Runs the controls that the meter must pass; the exit code is 1 if one fails."""
-    from rich.table import Table
-
     from analysis.checkerboard.controls import run_controls
-    from analysis.commands.tables import table_console
     from analysis.samples import load_reference
 
     real = load_reference(reference)
@@ -30,8 +29,7 @@ def command(reference: str | None, full: bool, seed: int, as_json: bool) -> None
     found = run_controls(real.images_uint8, real.labels, num_draws=draws, seed=seed)
     controls = list(found)
     if as_json:
-        rows = [control._asdict() for control in controls]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([control._asdict() for control in controls], indent=2))
     else:
         table = Table("control", "", "measured", "expected")
         for item in controls:

@@ -1,14 +1,10 @@
 """Where each output pixel of a layer comes from, in exact integers, one axis at a time.
 
-A builder (`conv_axis`, `conv_transpose_axis`, `resize_axis`, `shuffle_axis`,
-`pad_axis`) returns an `AxisGeometry`; a layer has one for each of its spatial axes.
-`findings` lists the rules that an axis breaks, and the `chain_*` functions follow
-several layers. Nothing here sees a tensor.
-
-There are two families. A *gather* (conv, pool, pad, crop) computes output n from the
-inputs `stride*n + dilation*tap - pad_before`. A *scatter* (transpose, nearest,
-bilinear, bicubic, shuffle) adds input j to the positions `stride*j + dilation*tap` of a
-full output and then crops `pad_before` rows off its beginning.
+A layer has one `AxisGeometry` for each of its spatial axes. There are two families. A
+*gather* (conv, pool, pad, crop) computes output n from the inputs
+`stride*n + dilation*tap - pad_before`. A *scatter* (transpose, nearest, bilinear,
+bicubic, shuffle) adds input j to the positions `stride*j + dilation*tap` of a full
+output and then crops `pad_before` rows off its beginning.
 
 Sources: Dumoulin & Visin 2016, arXiv:1603.07285 (arithmetic); Odena et al. 2016,
 doi:10.23915/distill.00003 (overlap). Dumoulin's relationships assume symmetric padding.
@@ -18,7 +14,8 @@ the *output* size, so it has its own builder here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import product
 from typing import Literal, NamedTuple
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -30,7 +27,7 @@ INSERTED, PADDED = -1, -2  # in ThreeSteps.cells: a zero, not an input index
 
 
 class Finding(NamedTuple):
-    """One broken rule: its code (E1, W3, ...), its level and one sentence."""
+    """A rule that a layer breaks; its code is E1, W3 and so on."""
 
     code: str
     level: Level
@@ -42,8 +39,7 @@ class ThreeSteps:
     """A layer as an ordinary correlation over a prepared row of cells.
 
     Output n sums `cells[step*n + dilation*q] * kernel[kernel_order[q]]` over all q. A
-    cell is an input index, INSERTED or PADDED. A transposed convolution has `step` 1
-    and the reversed kernel order; negative pads crop.
+    cell is an input index, INSERTED or PADDED; negative pads crop.
     """
 
     cells: tuple[int, ...]
@@ -58,10 +54,9 @@ class ThreeSteps:
 class AxisGeometry:
     """The geometry of one axis of one layer; all sizes in pixels.
 
-    `pad_before` and `pad_after` are the zeros that a gather adds to its input, or the
-    rows that a scatter crops off its full output. (With PyTorch's output padding the
-    latter can be negative: rows are added.) `problems` are the errors that stop the
-    layer from running.
+    The pads are zeros that a gather adds to its input, or rows that a scatter crops off
+    its full output (PyTorch's output padding can make `pad_after` negative: rows are
+    added). `problems` are the errors that stop the layer from running.
     """
 
     kind: Kind
@@ -86,7 +81,7 @@ class AxisGeometry:
 
     @property
     def is_scatter(self) -> bool:
-        """Whether inputs are spread over outputs; otherwise outputs collect inputs."""
+        """Whether each input is spread over several outputs."""
         return self.kind in SCATTER_KINDS
 
     @property
@@ -96,46 +91,34 @@ class AxisGeometry:
 
     @property
     def effective_pad_after(self) -> int:
-        """Rows really cropped off the end (scatter) or read beyond it (gather).
-
-        It is negative for zero rows appended (scatter) or inputs never read (gather).
-        """
+        """Rows cropped off the end (scatter) or read beyond it (gather), signed."""
         sizes = self.input_size, self.output_size
         coarse, fine = sizes if self.is_scatter else sizes[::-1]
-        return (
-            (coarse - 1) * self.stride + self.effective_kernel - fine - self.pad_before
-        )
+        length = (coarse - 1) * self.stride + self.effective_kernel
+        return length - fine - self.pad_before
 
     @cached_property
     def terms(self) -> tuple[list[tuple[int, int]], ...]:
         """For each output, the (input index, kernel tap) pairs that it sums."""
-        return tuple(self._terms_of(n) for n in range(self.output_size))
-
-    def _terms_of(self, n: int) -> list[tuple[int, int]]:
-        pairs = []
-        for tap in range(self.kernel):
+        outputs: list[list[tuple[int, int]]] = [[] for _ in range(self.output_size)]
+        for n, tap in product(range(self.output_size), range(self.kernel)):
             if self.is_scatter:
                 j, rest = divmod(n + self.pad_before - self.dilation * tap, self.stride)
-                if rest:
-                    continue
             else:
                 j = self.stride * n + self.dilation * tap - self.pad_before
+                rest = 0
             if self.kind == "bilinear":  # repeats its edge pixels
                 j = min(max(j, 0), self.input_size - 1)
-            if 0 <= j < self.input_size:
-                pairs.append((j, tap))
-        return pairs
+            if 0 <= j < self.input_size and not rest:
+                outputs[n].append((j, tap))
+        return tuple(outputs)
 
     def apply(self, values: Sequence[float]) -> list[float]:
-        """The outputs for the inputs `values`, with `fixed_taps` as the kernel.
-
-        Pools take the mean. Pools and bicubic interpolation divide by the weights that
-        lie inside the map, so that they keep a constant.
-        """
+        """The outputs for the inputs `values`, with `fixed_taps` as the kernel."""
         taps, outputs = self.fixed_taps, []
         for pairs in self.terms:
             total = sum(taps[tap] * values[j] for j, tap in pairs)
-            if self.kind in ("pool", "bicubic"):
+            if self.kind in ("pool", "bicubic"):  # pools as means
                 total /= sum(taps[tap] for _, tap in pairs) or 1
             outputs.append(total)
         return outputs
@@ -152,12 +135,10 @@ class AxisGeometry:
         if self.kind == "bilinear":
             return tuple(1 - x for x in distances)
         if self.kind == "bicubic":
-            return tuple(
-                1.5 * x**3 - 2.5 * x**2 + 1
-                if x < 1
-                else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-                for x in (round(1024 * x) / 1024 for x in distances)
-            )
+            near, far = (1.5, -2.5, 0, 1), (-0.5, 2.5, -4, 2)
+            rounded = [round(1024 * x) / 1024 for x in distances]
+            cubics = [(x, near if x < 1 else far) for x in rounded]
+            return tuple(a * x**3 + b * x**2 + c * x + d for x, (a, b, c, d) in cubics)
         return (1.0,) * self.kernel
 
     def overlap(self) -> list[float]:
@@ -167,14 +148,12 @@ class AxisGeometry:
     def taps_by_phase(self) -> tuple[int, ...]:
         """Number of taps at each output phase, (n + pad_before) mod stride.
 
-        Unequal numbers mean an uneven overlap. k5 s2 gives (3, 2).
+        Unequal numbers mean an uneven overlap: k5 s2 gives (3, 2).
         """
         if self.kind in INTERPOLATIONS or not self.is_scatter:
             return (self.kernel,)
-        counts = [0] * self.stride
-        for tap in range(self.kernel):
-            counts[self.dilation * tap % self.stride] += 1
-        return tuple(counts)
+        phases = [self.dilation * tap % self.stride for tap in range(self.kernel)]
+        return tuple(phases.count(phase) for phase in range(self.stride))
 
     @property
     def border_px(self) -> tuple[int, int]:
@@ -201,10 +180,7 @@ class AxisGeometry:
         return -(-(num_inputs + self.effective_kernel - 1) // self.stride)
 
     def clean_margins(self, previous: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-        """Numbers of outputs at the (start, end) that depend on the border.
-
-        `previous` are the numbers of such inputs.
-        """
+        """Numbers of outputs at either end that depend on `previous` border inputs."""
         s, reach = self.stride, self.effective_kernel
         if self.is_scatter:
             before = s * (previous[0] - 1) + reach - self.pad_before
@@ -218,7 +194,7 @@ class AxisGeometry:
 
     def three_steps(self) -> ThreeSteps:
         """The same result by zero insertion, padding and a plain sliding kernel."""
-        spacing, step, order = 1, self.stride, range(self.kernel)
+        spacing, step, order = 1, self.stride, tuple(range(self.kernel))
         before, after = self.pad_before, self.effective_pad_after
         if self.is_scatter:
             spacing, step, order = self.stride, 1, order[::-1]
@@ -228,16 +204,11 @@ class AxisGeometry:
         cells = [INSERTED if m % spacing else m // spacing for m in range(length)]
         cells = cells[max(-before, 0) : length - max(-after, 0)]
         cells = [PADDED] * before + cells + [PADDED] * after
-        return ThreeSteps(
-            tuple(cells), before, after, tuple(order), step, self.dilation
-        )
+        return ThreeSteps(tuple(cells), before, after, order, step, self.dilation)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of this axis, every tap on every pixel.
-
-        A layer needs the product over its axes, times its channels.
-        """
+        """Multiply-accumulates; a layer needs the product over its axes."""
         size = self.input_size if self.is_scatter else self.output_size
         return size * self.kernel
 
@@ -253,7 +224,7 @@ def effective_kernel(kernel: int, dilation: int = 1) -> int:
 
 
 def _broken(level: Level, **rules: tuple[bool, str]) -> tuple[Finding, ...]:
-    """Findings of the rules, given as code=(is broken, text), that are broken."""
+    """The broken ones among rules given as code=(is broken, text)."""
     return tuple(Finding(c, level, text) for c, (bad, text) in rules.items() if bad)
 
 
@@ -267,9 +238,8 @@ def conv_axis(
 ) -> AxisGeometry:
     """Ordinary convolution, or pooling, whose averages leave the padding out.
 
-    A padding given by name follows Keras, which refuses stride together with dilation;
-    a number of pixels follows PyTorch. SAME pads by the *input* size, the odd pixel at
-    the end.
+    A padding given by name follows Keras, a number of pixels PyTorch. SAME pads by the
+    *input* size, the odd pixel at the end.
     """
     i, s, reach = input_size, stride, effective_kernel(kernel, dilation)
     if padding == "same":
@@ -304,8 +274,8 @@ def conv_transpose_axis(
     A padding given by name follows Keras. SAME crops max((i-1)s+k_e-o, 0) rows, half of
     them (rounded down) at the start; the layer runs only if a forward convolution of
     the output gives the input size. `output` is the size asked of
-    `tf.nn.conv2d_transpose`; without it Keras' rule applies. A number p follows
-    PyTorch: o = (i-1)s - 2p + k_e + op, cropping p rows before and p - op after.
+    `tf.nn.conv2d_transpose`, by default Keras' choice. A number p follows PyTorch:
+    o = (i-1)s - 2p + k_e + op, cropping p rows before and p - op after.
     """
     i, s, d, reach = input_size, stride, dilation, effective_kernel(kernel, dilation)
     o, op = output, output_padding
@@ -314,13 +284,11 @@ def conv_transpose_axis(
         op = op or 0
         o = full - 2 * padding + op
         before, after = padding, padding - op
+        limit = max(s, d)
         problems = _broken(
             "error",
             E1=(o < 1, f"the output would have {o} px"),
-            E2=(
-                not 0 <= op < max(s, d),
-                f"output_padding {op} not in 0..{max(s, d) - 1}",
-            ),
+            E2=(not 0 <= op < limit, f"output_padding {op} not in 0..{limit - 1}"),
         )
         o = max(o, 0)
     else:
@@ -328,14 +296,13 @@ def conv_transpose_axis(
         if o is None and op is None:
             o = i * s if same else max(full, i * s)
         elif o is None:
-            o = full - reach + (reach % 2 if same else reach) + (op or 0)
+            o = full - (reach - reach % 2 if same else 0) + (op or 0)
         forward = -(-o // max(s, 1)) if same else (o - reach) // max(s, 1) + 1
         bad_op = op is not None and not 0 <= op < s
-        aborts = not bad_op and (o < 1 or forward != i)
         text = f"{o} px convolve to {max(forward, 0)}, not {i}: TensorFlow aborts"
         problems = _broken(
             "error",
-            E1=(aborts, text),
+            E1=(not bad_op and (o < 1 or forward != i), text),
             E2=(bad_op, f"output_padding {op} is not in 0..{s - 1} (stride {s})"),
             E3=(s > 1 and d > 1, f"Keras refuses stride {s} with dilation {d}"),
         )
@@ -347,7 +314,7 @@ def conv_transpose_axis(
 def resize_axis(
     input_size: int, factor: int, interpolation: Interpolation = "nearest"
 ) -> AxisGeometry:
-    """Enlargement by a whole factor: a scatter with a fixed kernel."""
+    """Enlargement by a whole factor with a fixed kernel."""
     width = {"nearest": 1, "bilinear": 2, "bicubic": 4}[interpolation]
     kernel = width * factor - (factor % 2 if width > 1 else 0)  # half-pixel centres
     crop = (kernel - factor) // 2
@@ -374,29 +341,27 @@ def findings(axis: AxisGeometry) -> tuple[Finding, ...]:
     """The rules E1-E4 and W1-W6 that this axis breaks; warnings only if it can run."""
     if not axis.feasible or axis.kind not in ("conv", "transpose"):
         return axis.problems
-    k, s, reach = axis.kernel, axis.stride, axis.effective_kernel
+    k, s, reach, shift = axis.kernel, axis.stride, axis.effective_kernel, axis.shift_px
     taps, scatter = axis.taps_by_phase(), axis.is_scatter
+    gaps = 0 in taps
     num_zero, (before, after) = len(axis.zero_rows), axis.border_px
     share = 100 * min(before + after, axis.output_size) / axis.output_size
     extent = axis.output_size if scatter else axis.input_size
     return _broken(
         "warning",
         W1=(
-            len(set(taps)) > 1 and 0 not in taps,
+            len(set(taps)) > 1 and not gaps,
             f"kernel {k} is not a multiple of stride {s}, so the overlap is uneven "
             f"({':'.join(map(str, taps))} taps by phase): choose a multiple",
         ),
         W2=(
-            0 in taps,
+            gaps,
             f"kernel {k} leaves gaps at stride {s}, so {num_zero} rows are always zero"
             f": choose at least {s} taps without dilation",
         ),
-        W3=(
-            axis.shift_px != 0,
-            f"unequal padding shifts the image by {axis.shift_px:+g} output px",
-        ),
+        W3=(shift != 0, f"unequal padding shifts the image by {shift:+g} output px"),
         W4=(
-            scatter and axis.effective_pad_after < 0 and num_zero > 0 and 0 not in taps,
+            scatter and axis.effective_pad_after < 0 and num_zero > 0 and not gaps,
             f"no input reaches the last {num_zero} rows, so they are always zero: "
             "reduce the output padding",
         ),
@@ -413,22 +378,18 @@ def findings(axis: AxisGeometry) -> tuple[Finding, ...]:
 
 
 def _connected(axes: Sequence[AxisGeometry]) -> Sequence[AxisGeometry]:
-    """The axes, once it is clear that each one's output fits the next one's input."""
+    """The axes, or a ValueError if one's output does not fit the next one's input."""
     for one, following in zip(axes, axes[1:], strict=False):
         if one.output_size != following.input_size:
-            raise ValueError(
-                f"a layer gives {one.output_size} px, the next expects "
-                f"{following.input_size}"
-            )
+            sizes = f"{one.output_size} px, the next expects {following.input_size}"
+            raise ValueError(f"a layer gives {sizes}")
     return axes
 
 
 def chain_overlap(axes: Sequence[AxisGeometry]) -> list[float]:
     """Number of paths from the first layer's inputs to each output of the last one."""
-    values: list[float] = [1] * axes[0].input_size
-    for axis in _connected(axes):
-        values = axis.apply(values)
-    return values
+    ones: list[float] = [1] * axes[0].input_size
+    return reduce(lambda values, axis: axis.apply(values), _connected(axes), ones)
 
 
 def chain_shift(axes: Sequence[AxisGeometry]) -> float:
@@ -442,15 +403,11 @@ def chain_shift(axes: Sequence[AxisGeometry]) -> float:
 
 def chain_output_field(axes: Sequence[AxisGeometry]) -> int:
     """Number of outputs of the chain that one input of its first layer reaches."""
-    reached = 1
-    for axis in _connected(axes):
-        reached = axis.output_field(reached)
-    return reached
+    return reduce(lambda reached, axis: axis.output_field(reached), _connected(axes), 1)
 
 
 def chain_margins(axes: Sequence[AxisGeometry]) -> tuple[int, int]:
     """Numbers of last outputs at the (start, end) that depend on any layer's border."""
-    margins = (0, 0)
-    for axis in _connected(axes):
-        margins = axis.clean_margins(margins)
-    return margins
+    return reduce(
+        lambda outer, axis: axis.clean_margins(outer), _connected(axes), (0, 0)
+    )

@@ -1,14 +1,11 @@
 """Audits a Keras model layer by layer: predicted, built and computed.
 
 For each layer the audit compares the shape predicted from its hyper-parameters with the
-shape that Keras built, and the values that a layer of its class computes with those its
-geometry demands (`analysis.geometry.values`). It then lists the rules that the layer
-breaks. A layer that is not known is reported as not checked.
-
-Codes E1-E4 and W1-W6 are those of `analysis.geometry.arithmetic`. This file adds E6
-predicted shape differs, E7 computed values differ, W7 final size, W8 final range, W9
-backends differ, I1 spectral line of equal weights, I2 all layers so far, I3 padding by
-input size.
+shape that Keras built, and the values that it computes with those that its geometry
+demands. It then lists the rules that the layer breaks: E1-E4 and W1-W6 of
+`arithmetic.findings`, and here E6 predicted shape differs, E7 computed values differ,
+W7 final size, W8 final range, W9 backends differ, I1 spectral line of equal weights, I2
+all layers so far, I3 padding by input size.
 """
 
 import dataclasses
@@ -35,41 +32,26 @@ from analysis.geometry.keras_layers import (
     propagate,
 )
 
-Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes); see LayerAudit
+Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes)
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 @dataclass(frozen=True)
 class LayerAudit:
-    """The audit of one call of one layer.
-
-    Attributes:
-        name: Name of the layer, after those of its nested models.
-        type: Class of the layer.
-        input_shape: Shape of its first input, batch axis first; None where unknown.
-        output_shape: Shape as built.
-        predicted_shape: Shape from the hyper-parameters; None if not predicted.
-        checked: Whether the shape (and the values, where pixels move) were predicted
-            and compared.
-        reason: Why it was not checked; "" if it was.
-        params: Number of weights, counted at each call of a shared layer.
-        macs: Multiply-accumulates for one image.
-        axes: One geometry per spatial axis of a layer that moves pixels.
-        chain: The axes of all such layers from the first spatial map to here; None
-            where branches of different geometry have met.
-        findings: Errors, warnings and information.
-    """
+    """The audit of one call of one layer; shapes have the batch axis first."""
 
     name: str
     type: str
-    input_shape: Shape | None
-    output_shape: Shape | None
-    predicted_shape: Shape | None = None
-    checked: bool = False
-    reason: str = ""
-    params: int = 0
-    macs: int = 0
-    axes: tuple[AxisGeometry, ...] = ()
+    input_shape: Shape | None  # of its first input; None where unknown
+    output_shape: Shape | None  # as built
+    predicted_shape: Shape | None = None  # from the hyper-parameters
+    checked: bool = False  # shape, and values where pixels move, were compared
+    reason: str = ""  # why it was not checked
+    params: int = 0  # counted at each call of a shared layer
+    macs: int = 0  # multiply-accumulates for one image
+    axes: tuple[AxisGeometry, ...] = ()  # one per spatial axis, where pixels move
+    # The axes of all such layers from the first spatial map to here; None where
+    # branches of different geometry have met.
     chain: Chain = field(default=(), repr=False)
     findings: tuple[Finding, ...] = ()
 
@@ -87,12 +69,10 @@ def audit_model(
     Args:
         model: A functional, Sequential, nested or subclassed model. A subclassed one
             must have been called once, and its layers are listed without their order.
-        image_shape: (height, width, channels) of the images in [-1, 1] that the model
-            should return; None if the model returns no images.
+        image_shape: (height, width, channels) of the images that the model returns.
 
     Returns:
-        One audit per call, in the order of the signal. Errors are findings; they are
-        not raised.
+        One audit per call, in the order of the signal; errors are findings.
     """
     audits: list[LayerAudit] = []
 
@@ -116,8 +96,12 @@ def audit_model(
     return audits
 
 
+def _is_keras(layer: Any) -> bool:
+    return type(layer).__module__.split(".")[0] == "keras"
+
+
 def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
-    """Audits one call, given the layers before it."""
+    """Audits one call, given the chain of the layers before it."""
     layer, shapes = call.layer, call.input_shapes
     audit = LayerAudit(
         name=call.name,
@@ -130,24 +114,18 @@ def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
     try:
         if not isinstance(layer, keras.Layer) and not is_shuffle(layer):
             raise NotPredicted("an operation, not a layer")
-        if not (isinstance(layer, SPATIAL) or _is_keras(type(layer))):
+        if not (isinstance(layer, SPATIAL) or _is_keras(layer)):
             raise NotPredicted("a custom layer")
         geometry = layer_geometry(layer, shapes)
     except NotPredicted as error:
         return dataclasses.replace(audit, reason=str(error))
     reason, errors = _compare(layer, geometry, audit.output_shape)
     chain = _extend(chain, layer, audit.input_shape, geometry)
-    found = (*errors, *_rules(geometry.axes), *_chain_finding(geometry.axes, chain))
-    return dataclasses.replace(
-        audit,
-        predicted_shape=geometry.output_shape,
-        checked=not reason,
-        reason=reason,
-        macs=geometry.macs,
-        axes=geometry.axes,
-        chain=chain,
-        findings=found,
-    )
+    axes, shape = geometry.axes, geometry.output_shape
+    audit = dataclasses.replace(audit, axes=axes, macs=geometry.macs, chain=chain)
+    found = (*errors, *_rules(axes), *_chain_finding(axes, chain))
+    checks: Any = {"checked": not reason, "reason": reason, "findings": found}
+    return dataclasses.replace(audit, predicted_shape=shape, **checks)
 
 
 def upsamplers(audits: Sequence[LayerAudit]) -> list[tuple[str, tuple[int, int]]]:
@@ -159,10 +137,6 @@ def upsamplers(audits: Sequence[LayerAudit]) -> list[tuple[str, tuple[int, int]]
         and audit.axes[0].is_scatter
         and any(axis.stride > 1 for axis in audit.axes)
     ]
-
-
-def _is_keras(kind: type) -> bool:
-    return kind.__module__.split(".")[0] == "keras"
 
 
 def _compare(
@@ -187,15 +161,13 @@ def _compare(
     if shift is None:
         text = "the computed values are not those predicted"
         return _difference(layer, "E7", text)
-    if any(shift):
-        text = f"right size, but the computed values lie {shift} px from the prediction"
-        return "", [Finding("E7", "error", text)]
-    return "", []
+    text = f"right size, but the computed values lie {shift} px from the prediction"
+    return "", [Finding("E7", "error", text)] if any(shift) else []
 
 
 def _difference(layer: Any, code: str, text: str) -> tuple[str, list[Finding]]:
     """An error of a Keras layer; a custom subclass may compute something else."""
-    if _is_keras(type(layer)):
+    if _is_keras(layer):
         return "", [Finding(code, "error", text)]
     return f"a custom layer with an arithmetic of its own: {text}", []
 
@@ -219,8 +191,7 @@ def _rules(axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
     per_axis = [(*arithmetic.findings(a), *_transposed_findings(a)) for a in axes]
     for name, found in zip(names, per_axis, strict=True):
         for finding in found:
-            shared = all(finding in others for others in per_axis)
-            if not shared:
+            if not all(finding in others for others in per_axis):
                 yield finding._replace(text=f"{name}: {finding.text}")
             elif name == names[0]:
                 yield finding
@@ -234,11 +205,8 @@ def _chain_finding(axes: Sequence[AxisGeometry], chain: Chain) -> Iterator[Findi
     size = _joined([str(row[0].input_size) for row in rows])
     reached = _joined([str(arithmetic.chain_output_field(row)) for row in rows])
     shift = _joined([f"{arithmetic.chain_shift(row):+g}" for row in rows], ", ")
-    text = (
-        f"one pixel of the first map ({size} px) reaches {reached} px here; "
-        f"the image is shifted by {shift} px"
-    )
-    yield Finding("I2", "info", text)
+    text = f"one pixel of the first map ({size} px) reaches {reached} px here; "
+    yield Finding("I2", "info", f"{text}the image is shifted by {shift} px")
 
 
 def _joined(words: Sequence[str], between: str = "x") -> str:
@@ -253,21 +221,17 @@ def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
     same_size = axis.output_size == axis.input_size * axis.stride
     pads = axis.pad_before, axis.pad_after
     if same_size and sum(pads) % 2:
-        yield Finding(
-            "W9",
-            "warning",
+        text = (
             "Keras on PyTorch before May 2026 shifts these values by one pixel (pull "
-            "request 22876 of keras-team/keras): use a later Keras there",
+            "request 22876 of keras-team/keras): use a later Keras there"
         )
+        yield Finding("W9", "warning", text)
     spectrum = np.abs(np.fft.fft(axis.taps_by_phase()))
     strongest = int(np.argmax(spectrum[1 : axis.stride // 2 + 1])) + 1
     share = 100 * spectrum[strongest] / spectrum[0]
-    yield Finding(
-        "I1",
-        "info",
-        "with equal weights, a constant input gives a spectral line at "
-        f"{strongest}/{axis.stride} with {share:.3g} % of the mean",
-    )
+    text = "with equal weights, a constant input gives a spectral line at "
+    text += f"{strongest}/{axis.stride} with {share:.3g} % of the mean"
+    yield Finding("I1", "info", text)
     if not same_size or not sum(pads):
         return
     by_input = arithmetic.conv_axis(
@@ -278,14 +242,13 @@ def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
     if shift:
         extra = sum(wrong) - sum(pads)
         corner = "upper left" if shift > 0 else "lower right"
-        yield Finding(
-            "I3",
-            "info",
+        text = (
             f"crop {pads} follows from the output size {axis.output_size}, as "
             f"TensorFlow computes it; from the input size {axis.input_size} it would "
             f"be {wrong} plus {extra} of output padding: the same size, every value "
-            f"{abs(shift)} px to the {corner}",
+            f"{abs(shift)} px to the {corner}"
         )
+        yield Finding("I3", "info", text)
 
 
 def _final_findings(
@@ -326,22 +289,11 @@ def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:
 def audit_summary(
     name: str, audits: Sequence[LayerAudit], torch: bool = False
 ) -> dict[str, Any]:
-    """An audit as one JSON object.
-
-    Args:
-        name: Name of the model.
-        audits: Result of `audit_model`.
-        torch: Whether to add each layer's counterpart in PyTorch.
-
-    Returns:
-        `model`, `layers` (one object per audit), `num_errors`, `num_not_checked`,
-        `params` and `macs` of all layers.
-    """
-    layers = [_layer_summary(audit, torch) for audit in audits]
+    """The audits of the model `name` as one JSON object, on request with PyTorch's."""
     found = [finding for audit in audits for finding in audit.findings]
     return {
         "model": name,
-        "layers": layers,
+        "layers": [_layer_summary(audit, torch) for audit in audits],
         "num_errors": sum(finding.level == "error" for finding in found),
         "num_not_checked": sum(not audit.checked for audit in audits),
         "params": sum(audit.params for audit in audits),
@@ -352,12 +304,10 @@ def audit_summary(
 def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
     """One audit; lists have one entry for each spatial axis."""
     axes, rows = audit.axes, audit.chain_by_axis
+    before = ("name", "type", "input_shape", "output_shape", "predicted_shape")
+    after = ("params", "macs", "checked", "reason")
     layer: dict[str, Any] = {
-        "name": audit.name,
-        "type": audit.type,
-        "input_shape": audit.input_shape,
-        "output_shape": audit.output_shape,
-        "predicted_shape": audit.predicted_shape,
+        **{key: getattr(audit, key) for key in before},
         "kernel_size": [axis.kernel for axis in axes],
         "strides": [axis.stride for axis in axes],
         "pads": [[axis.pad_before, axis.pad_after] for axis in axes],
@@ -367,22 +317,15 @@ def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
         "output_field_px": [axis.output_field() for axis in axes],
         "total_shift_px": [arithmetic.chain_shift(row) for row in rows],
         "total_output_field_px": [arithmetic.chain_output_field(row) for row in rows],
-        "params": audit.params,
-        "macs": audit.macs,
-        "checked": audit.checked,
-        "reason": audit.reason,
+        **{key: getattr(audit, key) for key in after},
         "findings": [finding._asdict() for finding in audit.findings],
     }
-    counterparts = [torch_axis(axis) for axis in axes] if torch else []
-    theirs = [axis for axis in counterparts if axis]
+    theirs = [other for axis in axes if torch and (other := torch_axis(axis))]
     if theirs and len(theirs) == len(axes):
-        pairs = zip(axes, theirs, strict=True)
-        shifts = [other.pad_before - axis.pad_before for axis, other in pairs]
-        layer["torch"] = {
-            "pads": [[other.pad_before, other.pad_after] for other in theirs],
-            "shift_px": shifts,
-            "difference": _torch_difference(axes[0], shifts),
-        }
+        pads = [[other.pad_before, other.pad_after] for other in theirs]
+        shifts = [b - a.pad_before for a, (b, _) in zip(axes, pads, strict=True)]
+        difference = _torch_difference(axes[0], shifts)
+        layer["torch"] = {"pads": pads, "shift_px": shifts, "difference": difference}
     return layer
 
 

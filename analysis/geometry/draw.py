@@ -1,8 +1,7 @@
-"""Draws one convolution step by step, as a PNG, a GIF or an HTML page.
+"""Draws one convolution step by step, as a PNG or a GIF.
 
 The drawings follow the animations of Dumoulin & Visin 2016, arXiv:1603.07285, for any
-sizes and for both frameworks' paddings. They show `AxisGeometry.three_steps`; nothing
-is computed here.
+sizes and for both frameworks' paddings.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -51,15 +49,11 @@ class Scene:
     width: Convolution
 
     def __post_init__(self) -> None:
-        sizes = [
-            (len(a.three_steps().cells), a.output_size, a.kernel) for a in self.axes
-        ]
-        largest = max(map(max, sizes))
+        lengths = [len(axis.three_steps().cells) for axis in self.axes]
+        largest = max(*lengths, *(max(a.output_size, a.kernel) for a in self.axes))
         if largest > MAX_CELLS:
-            raise ValueError(
-                f"{largest} cells on a side are too many to draw, {MAX_CELLS} at "
-                "most: take a smaller input, kernel or stride"
-            )
+            limit = f"{MAX_CELLS} at most: take a smaller input, kernel or stride"
+            raise ValueError(f"{largest} cells on a side are too many to draw, {limit}")
 
     @cached_property
     def axes(self) -> tuple[AxisGeometry, AxisGeometry]:
@@ -81,7 +75,7 @@ class Scene:
     @property
     def title(self) -> str:
         """The constructor call; one for each axis where they differ."""
-        calls = [layer.constructor_call() for layer in (self.height, self.width)]
+        calls = self.height.constructor_call(), self.width.constructor_call()
         return "\n".join(dict.fromkeys(calls))
 
     def text(self) -> list[str]:
@@ -109,10 +103,7 @@ def _steps_text(axis: AxisGeometry) -> str:
 
 
 def save_picture(scene: Scene, path: Path) -> None:
-    """Writes a PNG with the formulas, the kernel and up to six steps.
-
-    The last step shows the overlap of the whole output.
-    """
+    """Writes a PNG with the formulas, the kernel and up to six steps."""
     rows, columns = scene.overlap.shape
     total, inside = rows * columns, rows // 2 * columns + columns // 2
     chosen = sorted({0, 1, columns, inside, inside + 1, total - 1} & set(range(total)))
@@ -136,28 +127,6 @@ def save_animation(scene: Scene, path: Path) -> None:
     durations = [300] * (len(frames) - 1) + [2000]  # ms
     first, rest = frames[0], frames[1:]
     first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
-
-
-def save_page(scene: Scene, path: Path) -> None:
-    """Writes one HTML page that plays every step; it needs no network."""
-    axes = [
-        {
-            "cells": axis.three_steps().cells,
-            "order": axis.three_steps().kernel_order,
-            "step": axis.three_steps().step,
-            "dilation": axis.dilation,
-            "outputs": axis.output_size,
-            "overlap": axis.overlap(),
-        }
-        for axis in scene.axes
-    ]
-    assets = FileSystemLoader(Path(__file__).parents[1] / "assets")
-    template = Environment(loader=assets, autoescape=True).get_template("draw.html.j2")
-    scatter = scene.axes[0].is_scatter
-    page = template.render(
-        title=scene.title, lines=scene.text(), axes=axes, scatter=scatter
-    )
-    path.write_text(page, encoding="utf-8")
 
 
 def _draw_header(scene: Scene, dpi: int) -> np.ndarray:
@@ -187,7 +156,7 @@ def _draw_header(scene: Scene, dpi: int) -> np.ndarray:
 
 
 def _weight_name(row: int, column: int) -> str:
-    """The weight's place in the kernel, as long as it fits a cell."""
+    """The weight's place in the kernel, if it fits a cell."""
     return f"{row}{column}" if max(row, column) < 10 else ""
 
 
@@ -202,11 +171,8 @@ def under_kernel(
     """
     rows, columns = (axis.three_steps() for axis in scene.axes)
     down, across = (
-        {
-            steps.step * at + steps.dilation * q: tap
-            for q, tap in enumerate(steps.kernel_order)
-        }
-        for steps, at in zip((rows, columns), n, strict=True)
+        {s.step * at + s.dilation * q: tap for q, tap in enumerate(s.kernel_order)}
+        for s, at in zip((rows, columns), n, strict=True)
     )
     image, weights = np.empty((len(rows.cells), len(columns.cells), 3)), {}
     for y, x in np.ndindex(image.shape[:2]):
@@ -244,25 +210,19 @@ def _draw_step(scene: Scene, number: int, width_inches: float, dpi: int) -> np.n
     if points > MIN_POINTS:
         for (y, x), weight in weights.items():
             prepared.text(x, y, weight, fontsize=points, color="white", **CENTRED)
-    _draw_output(output, scene, number, points)
+    share = scene.overlap / max(scene.overlap.max(), 1)
+    colours = LEAST + share[..., None] * (MOST - LEAST)
+    colours.reshape(-1, 3)[number + 1 :] = 1
+    _grid(output, colours)
+    for y, x in scene.outputs[: number + 1] if points > MIN_POINTS else ():
+        color = "white" if share[y, x] > 0.55 else "black"
+        label = f"{scene.overlap[y, x]:g}"
+        output.text(x, y, label, fontsize=points, color=color, **CENTRED)
     output.add_patch(Rectangle((n[1] - 0.5, n[0] - 0.5), 1, 1, **FRAME))
     prepared.set_title(f"step {number + 1} of {len(scene.outputs)}", loc="left")
     plural = "" if len(weights) == 1 else "s"
     output.set_title(f"output {n} sums {len(weights)} input{plural}", loc="left")
     return to_pixels(figure)
-
-
-def _draw_output(axes: Axes, scene: Scene, number: int, points: float) -> None:
-    """The outputs up to `number`, coloured by overlap."""
-    share = scene.overlap / max(scene.overlap.max(), 1)
-    image = LEAST + share[..., None] * (MOST - LEAST)
-    image.reshape(-1, 3)[number + 1 :] = 1
-    _grid(axes, image)
-    if points > MIN_POINTS:
-        for y, x in scene.outputs[: number + 1]:
-            colour = "white" if share[y, x] > 0.55 else "black"
-            label = f"{scene.overlap[y, x]:g}"
-            axes.text(x, y, label, fontsize=points, color=colour, **CENTRED)
 
 
 def _grid(axes: Axes, image: np.ndarray) -> None:

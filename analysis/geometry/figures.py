@@ -1,8 +1,4 @@
-"""The figure of an audit: the maps to scale, then each layer's windows and overlap.
-
-It draws `analysis.geometry.audit` results on matplotlib's Agg canvas and measures
-nothing itself.
-"""
+"""The figure of an audit: the maps to scale, then each layer's windows and overlap."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,19 +23,14 @@ TENSORFLOW, TORCH, OUTPUT_FIELD = "tab:blue", "tab:red", "tab:orange"
 SHIFT_SCALE = 4  # arrows are drawn longer than the shift
 MAP_DISTANCE = 2.1  # between the centres of two maps; the largest map has width 1
 BAR_DISTANCE = 0.42  # between two bars that stand for kernels
+BEHIND_TEXT = {"fc": "w", "ec": "none"}
 
 
-def draw_layers(audits: Sequence[LayerAudit], title: str = "") -> Figure:
-    """Draws the layers that move pixels.
+def draw_layers(audits: Sequence[LayerAudit], title: str) -> Figure:
+    """Draws the first seven layers that move pixels along two axes.
 
-    Args:
-        audits: Result of `audit_model`. Layers without two axes are left out, and so
-            are those after the seventh.
-        title: Text above the figure.
-
-    Returns:
-        A figure with the maps on top and then, for each layer, its windows, its own
-        overlap and that of all layers up to it.
+    The maps stand on top; then follow for each layer its windows, its own overlap and
+    that of all layers up to it.
 
     Raises:
         ValueError: If no layer moves pixels along two axes.
@@ -60,8 +51,8 @@ def draw_layers(audits: Sequence[LayerAudit], title: str = "") -> Figure:
     for row, audit in zip(rows[1:], shown, strict=True):
         windows, own, chain = row.subplots(1, 3, width_ratios=[4, 1, 1])
         _draw_width(windows, audit)
-        alone = [(axis,) for axis in audit.axes]
-        _draw_overlap(own, alone, "taps on each pixel, this layer")
+        single = [(axis,) for axis in audit.axes]
+        _draw_overlap(own, single, "taps on each pixel, this layer")
         _draw_overlap(chain, audit.chain_by_axis, "paths to each pixel, all layers")
     return figure
 
@@ -105,12 +96,9 @@ def _draw_maps(axes: Axes, audits: Sequence[LayerAudit]) -> None:
     right_end = MAP_DISTANCE * len(audits) + 0.6
     axes.set(xlim=(-0.6, right_end), ylim=(-0.95, 0.6), aspect="equal")
     axes.set_axis_off()
-    axes.set_title(
-        "The maps, to scale. Orange: output field of one pixel of the first map "
-        "(dashed: larger than the map). Arrow: shift of the image, "
-        f"{SHIFT_SCALE} times as long.",
-        fontsize=10,
-    )
+    title = "The maps, to scale. Orange: output field of one pixel of the first map "
+    title += "(dashed: larger than the map). Arrow: shift of the image, "
+    axes.set_title(f"{title}{SHIFT_SCALE} times as long.", fontsize=10)
 
 
 def _draw_arrow(axes: Axes, x: float, audit: LayerAudit) -> None:
@@ -164,24 +152,17 @@ def _draw_cells(axes: Axes, axis: AxisGeometry, first: int) -> None:
         caption = "the input's pixels; hatched: padding with 0"
     for place, number in enumerate(numbers[: MAX_CELLS - 1], start=first):
         hatch = None if place in kept else "////"
-        cell = Rectangle(
-            (place - 0.5, 0), 1, 0.8, fc="w", ec="0.4", hatch=hatch, lw=0.8
-        )
-        axes.add_patch(cell)
-        box = {"fc": "white", "ec": "none", "pad": 0.6} if hatch else None
-        text = axes.text(place, 0.4, str(number), fontsize=8, bbox=box)
-        text.set(ha="center", va="center")
+        style: Any = {"fc": "w", "ec": "0.4", "hatch": hatch, "lw": 0.8}
+        axes.add_patch(Rectangle((place - 0.5, 0), 1, 0.8, **style))
+        style = {"bbox": BEHIND_TEXT | {"pad": 0.6} if hatch else None, "fontsize": 8}
+        axes.text(place, 0.4, str(number), ha="center", va="center", **style)
     if length >= MAX_CELLS:
         axes.text(first + MAX_CELLS - 1.3, 0.4, "…", va="center", fontsize=14)
     axes.text(first - 0.5, 0.95, caption, fontsize=8.5, va="bottom", color="0.3")
 
 
 def _draw_kernels(axes: Axes, axis: AxisGeometry, first: int) -> int:
-    """A bar for the kernel of each input (scatter) or output (gather).
-
-    Returns:
-        The number of levels on which the bars lie.
-    """
+    """Draws the kernels as bars; returns the number of levels on which they lie."""
     scatter, reach, step = axis.is_scatter, axis.effective_kernel, axis.stride
     num_levels = min(-(-reach // step), 5)
     base, distance = (1.75, BAR_DISTANCE) if scatter else (-0.55, -BAR_DISTANCE)
@@ -215,12 +196,12 @@ def _draw_windows(axes: Axes, axis: AxisGeometry) -> float:
         last = min(end, MAX_CELLS - 2)
         ends = [start - 0.4, last + 0.4]
         axes.plot(ends, [y, y], color=color, lw=4, solid_capstyle="butt")
-        shift = start - axis.pad_before
         text = f"{name} keeps cells {start} to {end}"
-        text += f" ({shift:+d} px)" if shift else ""
-        x, box = last + 0.9 if last < 33 else start + 0.5, {"fc": "w", "ec": "none"}
-        label = axes.text(x, y, text, fontsize=9, color=color, bbox=box | {"pad": 0.5})
-        label.set(va="center", weight="bold")
+        if start != axis.pad_before:
+            text += f" ({start - axis.pad_before:+d} px)"
+        style: Any = {"color": color, "weight": "bold", "fontsize": 9, "va": "center"}
+        x = last + 0.9 if last < 33 else start + 0.5
+        axes.text(x, y, text, bbox=BEHIND_TEXT | {"pad": 0.5}, **style)
     return y - 0.4
 
 
@@ -243,10 +224,8 @@ def _draw_overlap(
     if not inner.size:
         text += "\nthe border reaches every pixel"
     elif inner.size < counts.size:
-        corner, (rows_inside, columns_inside) = (left - 0.5, top - 0.5), inner.shape
-        frame = Rectangle(corner, columns_inside, rows_inside, fill=False, ec="white")
-        frame.set(lw=1.5, ls="--")
-        axes.add_patch(frame)
+        style: Any = {"fill": False, "ec": "white", "lw": 1.5, "ls": "--"}
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), *inner.shape[::-1], **style))
         even = inner.min() == inner.max()
         span = "even" if even else f"{inner.min():.5g} to {inner.max():.5g}"
         text += f"\ninside the dashes {span}"

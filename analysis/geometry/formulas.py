@@ -1,8 +1,7 @@
 """One convolution as a user asks for it, and the formulas of its sizes as text.
 
 TensorFlow and PyTorch pad by different rules; `Convolution.counterpart` finds the other
-framework's layer of the same sizes. All numbers come from
-`analysis.geometry.arithmetic`.
+framework's layer of the same sizes.
 """
 
 import re
@@ -47,16 +46,11 @@ class Convolution:
         return "PyTorch" if isinstance(self.padding, int) else "TensorFlow"
 
     def geometry(self) -> AxisGeometry:
-        """The geometry of this axis.
-
-        Raises:
-            ValueError: if the framework refuses the layer, with the reason.
-        """
+        """The geometry, or a ValueError that says why the framework refuses it."""
         shape = self.input_size, self.kernel, self.stride, self.padding
-        extra = self.output_padding
         if self.op == "transpose":
-            axis = conv_transpose_axis(*shape, extra, self.dilation)
-        elif extra is None:
+            axis = conv_transpose_axis(*shape, self.output_padding, self.dilation)
+        elif self.output_padding is None:
             axis = conv_axis(*shape, self.dilation)
         else:
             raise ValueError("an output padding belongs to a transposed convolution")
@@ -91,33 +85,24 @@ class Convolution:
             words = ("strides", "padding", "output_padding", "dilation_rate")
         dilation = self.dilation if self.dilation > 1 else None
         values = (self.stride, self.padding, self.output_padding, dilation)
-        given = [
-            f"{word}={value!r}"
-            for word, value in zip(words, values, strict=True)
-            if value is not None
-        ]
+        pairs = zip(words, values, strict=True)
+        given = [f"{word}={value!r}" for word, value in pairs if value is not None]
         return ", ".join([name, str(self.kernel), *given]) + ")"
 
     def formulas(self) -> list[str]:
         """The output size and the padding, each in letters and with numbers put in."""
         axis = self.geometry()
         way = "number" if isinstance(self.padding, int) else self.padding
-        lines = [
-            self._filled("o", SIZES[self.op, way, self.output_padding is not None])
-        ]
-        if self.dilation > 1:
-            lines.insert(0, self._filled("k_e", "(k-1)*d + 1"))
+        formula = SIZES[self.op, way, self.output_padding is not None]
+        lines = [self._filled("k_e", "(k-1)*d + 1")] if self.dilation > 1 else []
+        lines.append(self._filled("o", formula))
         if way == "same":
             lines.append(self._filled("P", SAME_PADS[self.op]))
-        ends = f"{axis.pad_before} before and {axis.pad_after} after"
-        if self.op == "conv":
-            lines.append(f"pads {ends}")
-        elif axis.effective_pad_after >= 0:
-            lines.append(f"crops {ends}")
-        else:
-            added = -axis.effective_pad_after
-            lines.append(f"crops {axis.pad_before} before, adds {added} after")
-        return lines
+        before, after = axis.pad_before, axis.effective_pad_after
+        if self.op == "transpose" and after < 0:
+            return [*lines, f"crops {before} before, adds {-after} after"]
+        verb = "pads" if self.op == "conv" else "crops"
+        return [*lines, f"{verb} {before} before and {axis.pad_after} after"]
 
     def _filled(self, name: str, formula: str) -> str:
         """`name = letters = numbers = value`."""

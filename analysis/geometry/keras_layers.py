@@ -1,9 +1,8 @@
 """What a Keras layer does to its input: output shape and one `AxisGeometry` per axis.
 
-`layer_geometry` reads hyper-parameters only; `analysis.geometry.audit` compares the
-outcome with what Keras built and computes. A layer that is not listed here is not
-guessed. `propagate` walks the calls of a model in the order of the signal; it is the
-only place that reads Keras' lists of nodes.
+`layer_geometry` reads hyper-parameters only; a layer that is not listed here is not
+guessed. `propagate` walks the calls of a model in the order of the signal; only it
+reads Keras' lists of nodes.
 """
 
 import math
@@ -58,27 +57,16 @@ class NotPredicted(ValueError):
 
 @dataclass(frozen=True)
 class LayerGeometry:
-    """What a layer should do to its input.
-
-    Attributes:
-        output_shape: Shape with the batch axis first.
-        axes: One geometry for each spatial axis; empty if the layer moves no pixels.
-        macs: Multiply-accumulates for one image.
-        size_only: Why the values cannot be predicted; "" if they can.
-    """
+    """What a layer should do to its input; shapes have the batch axis first."""
 
     output_shape: Shape
-    axes: tuple[AxisGeometry, ...] = ()
-    macs: int = 0
-    size_only: str = ""
+    axes: tuple[AxisGeometry, ...] = ()  # empty if the layer moves no pixels
+    macs: int = 0  # multiply-accumulates for one image
+    size_only: str = ""  # why the values cannot be predicted, if they cannot
 
 
 def layer_geometry(layer: Any, input_shapes: Sequence[Shape]) -> LayerGeometry:
-    """Predicts a layer's output from its hyper-parameters.
-
-    Args:
-        layer: Any Keras layer.
-        input_shapes: Shapes of its inputs, batch axis first; None where unknown.
+    """Predicts a layer's output from its hyper-parameters and its inputs' shapes.
 
     Raises:
         NotPredicted: If the layer or a size that matters is not known.
@@ -123,9 +111,8 @@ def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
         axes = _resizing_axes(layer, sizes)
         outputs: tuple[int, ...] = (layer.height, layer.width)
         if not axes:
-            size_only = (
-                "only its size is predicted: not an enlargement by whole factors"
-            )
+            why = "not an enlargement by whole factors"
+            size_only = f"only its size is predicted: {why}"
     else:
         axes = axis_geometries(layer, sizes)
         outputs = tuple(axis.output_size for axis in axes)
@@ -134,7 +121,11 @@ def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
     lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
     if max((*sizes, *outputs, *lengths)) > MAX_AXIS_PX:
         raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
-    filters = _output_channels(layer, channels)
+    filters = getattr(layer, "filters", channels)
+    if channels and isinstance(layer, DEPTHWISE):
+        filters = channels * layer.depth_multiplier
+    elif channels and is_shuffle(layer):
+        filters = channels // layer.block_size**2
     macs = _macs(layer, axes, channels, filters)
     inner = (filters, *outputs) if channels_first else (*outputs, filters)
     return LayerGeometry((shape[0], *inner), () if size_only else axes, macs, size_only)
@@ -150,10 +141,8 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
         settings = layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate
     elif isinstance(layer, TRANSPOSED):
         builder = arithmetic.conv_transpose_axis
-        settings = (
-            *(layer.kernel_size, layer.strides, layer.padding),
-            *(layer.output_padding, layer.dilation_rate),
-        )
+        settings = layer.kernel_size, layer.strides, layer.padding
+        settings = *settings, layer.output_padding, layer.dilation_rate
     elif isinstance(layer, POOLS):
         builder = arithmetic.conv_axis
         settings = layer.pool_size, layer.strides, layer.padding, 1, "pool"
@@ -167,9 +156,8 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
         settings = (layer.block_size,)
     else:
         builder = arithmetic.pad_axis
-        sign, pairs = (
-            (1, layer.padding) if isinstance(layer, PADDINGS) else (-1, layer.cropping)
-        )
+        sign = 1 if isinstance(layer, PADDINGS) else -1
+        pairs = layer.padding if sign > 0 else layer.cropping
         sides = zip(*((pairs,) if rank == 1 else pairs), strict=True)
         settings = [tuple(sign * amount for amount in side) for side in sides]
     each = [v if isinstance(v, tuple | list) else (v,) * rank for v in settings]
@@ -178,26 +166,13 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
 
 def _resizing_axes(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...]:
     """Geometry of a Resizing by whole factors; empty for any other."""
-    targets = (layer.height, layer.width)
-    plain = not (
-        layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio or layer.antialias
-    )
-    pairs = list(zip(sizes, targets, strict=True))
-    whole = all(target % size == 0 for size, target in pairs)
-    if not (plain and whole and layer.interpolation in arithmetic.INTERPOLATIONS):
+    pairs = list(zip(sizes, (layer.height, layer.width), strict=True))
+    ratio = layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio
+    known = layer.interpolation in arithmetic.INTERPOLATIONS
+    if ratio or layer.antialias or not known or any(new % old for old, new in pairs):
         return ()
-    return tuple(
-        arithmetic.resize_axis(size, target // size, layer.interpolation)
-        for size, target in pairs
-    )
-
-
-def _output_channels(layer: Any, channels: int | None) -> int | None:
-    if isinstance(layer, DEPTHWISE):
-        return channels and channels * layer.depth_multiplier
-    if is_shuffle(layer):
-        return channels and channels // layer.block_size**2
-    return getattr(layer, "filters", channels)
+    kind = layer.interpolation
+    return tuple(arithmetic.resize_axis(old, new // old, kind) for old, new in pairs)
 
 
 def _macs(
@@ -219,32 +194,16 @@ def _macs(
 
 @dataclass(frozen=True)
 class LayerCall:
-    """One call of one layer; a shared layer has several.
+    """One call of one layer; a shared layer has several."""
 
-    Attributes:
-        name: Name of the layer, after those of its nested models: "outer/inner".
-        layer: The Keras layer, or another operation (`x + y`).
-        input_shapes: Shapes of the tensors it was built with, batch axis first.
-        output_shapes: Shapes of the tensors it returned, batch axis first.
-        node: Keras' description of the call; None if Keras keeps none.
-    """
-
-    name: str
-    layer: Any
-    input_shapes: tuple[Shape, ...]
+    name: str  # after those of the nested models: "outer/inner"
+    layer: Any  # a Keras layer, or another operation (`x + y`)
+    input_shapes: tuple[Shape, ...]  # as built, batch axis first
     output_shapes: tuple[Shape, ...]
-    node: Any = None
+    node: Any = None  # Keras' description of the call, if Keras keeps one
 
     def run(self, values: Sequence[Any], **options: Any) -> list[Any]:
-        """Calls the layer again on other tensors.
-
-        Args:
-            values: One tensor for each input tensor of this call.
-            **options: Further keyword arguments, passed on to layers only.
-
-        Returns:
-            The output tensors.
-        """
+        """Calls the layer again on other tensors; only a layer gets the `options`."""
         old = self.node.input_tensors
         inputs = {id(t): value for t, value in zip(old, values, strict=True)}
         args, kwargs = self.node.arguments.fill_in(inputs)
@@ -268,39 +227,31 @@ def propagate(
     """Carries values of any kind through a model, layer by layer.
 
     Args:
-        model: A functional or built Sequential model.
+        model: A functional or built Sequential model; for others, a ValueError.
         inputs: One value for each input of the model.
         visit: Function of a call and the values of its inputs that returns the values
             of its outputs. Nested models are entered, not visited.
         prefix: Text in front of every name.
-
-    Returns:
-        The values of the model's outputs.
-
-    Raises:
-        ValueError: If the model has no graph of layers.
     """
     graph = functional_graph(model)
     if graph is None:
-        raise ValueError(
-            f"model {model.name!r}: received {type(model).__name__} without a graph of "
-            "layers, expected a functional or a built Sequential model"
-        )
+        received = f"received {type(model).__name__} without a graph of layers"
+        expected = "expected a functional or a built Sequential model"
+        raise ValueError(f"model {model.name!r}: {received}, {expected}")
     values = {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:
             if node.is_input:
                 continue
-            received = [values[id(t)] for t in node.input_tensors]
+            given = [values[id(t)] for t in node.input_tensors]
             layer, name = node.operation, prefix + node.operation.name
             outputs: Sequence[Any]
             if functional_graph(layer) is not None:
-                outputs = propagate(layer, received, visit, f"{name}/")
+                outputs = propagate(layer, given, visit, f"{name}/")
             else:
-                input_shapes = tuple(tuple(t.shape) for t in node.input_tensors)
-                output_shapes = tuple(tuple(t.shape) for t in node.output_tensors)
-                call = LayerCall(name, layer, input_shapes, output_shapes, node)
-                outputs = visit(call, received)
+                before = tuple(tuple(t.shape) for t in node.input_tensors)
+                after = tuple(tuple(t.shape) for t in node.output_tensors)
+                outputs = visit(LayerCall(name, layer, before, after, node), given)
             for tensor, value in zip(node.output_tensors, outputs, strict=True):
                 values[id(tensor)] = value
     return [values[id(t)] for t in graph.outputs]

@@ -23,10 +23,10 @@ MAX_NUMBER = 2**20  # the largest size, stride or width that a real model needs
 MAX_TEXT = 200  # characters of a name
 # A layer belongs in these lists only if building it runs nothing but Keras' own code.
 AUDITED = [kind.__name__ for kind in (*SPATIAL, *POINTWISE, *MERGES, *REARRANGING)]
-OTHER_LAYERS = """
-CenterCrop Dense Dot Embedding GRU InputLayer LSTM MultiHeadAttention RepeatVector
-Resizing
-""".split()
+OTHER_LAYERS = (
+    "CenterCrop Dense Dot Embedding GRU InputLayer LSTM MultiHeadAttention "
+    "RepeatVector Resizing"
+).split()
 INITIALIZERS = """
 Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal
 LecunUniform Ones Orthogonal RandomNormal RandomUniform TruncatedNormal VarianceScaling
@@ -57,18 +57,13 @@ class ModelFileError(ValueError):
 
 
 def read_architecture(path: str | Path) -> Any:
-    """Builds a model from the architecture in a `.keras` or `.json` file.
+    """Builds a model from a `.keras` file or a `.json` file of `model.to_json()`.
 
-    Args:
-        path: A file written by `model.save("x.keras")` or holding `model.to_json()`.
-
-    Returns:
-        A Keras model whose weights were never allocated; use it for its shapes only.
+    Its weights are never allocated: use it for its shapes only.
 
     Raises:
         ModelFileError: If the file has another format, is too large or damaged, or
             names a class or function that is not allowed.
-        OSError: If the file cannot be read.
     """
     path = Path(path)
     try:
@@ -135,27 +130,21 @@ def _build(config: dict[str, Any]) -> Any:
 
 
 def _checked(node: Any, key: str = "") -> Any:
-    """A copy of the JSON with every name and number checked, without unused parts.
-
-    Raises:
-        ModelFileError: For the first thing that is not allowed, with its name.
-    """
+    """A copy of the JSON with every name and number checked, without unused parts."""
     if isinstance(node, dict):
         is_object = "registered_name" in node or "module" in node
         if "class_name" in node:
             _check_class(node)
         elif is_object or key.endswith("activation"):
-            raise ModelFileError(
-                f"an object without a class for {key[:MAX_TEXT]!r} is not allowed"
-            )
+            what = f"an object without a class for {key[:MAX_TEXT]!r}"
+            raise ModelFileError(f"{what} is not allowed")
         return {k: _checked(v, k) for k, v in node.items() if k not in UNUSED}
     if isinstance(node, list):
         return [_checked(item, key) for item in node]
     if isinstance(node, str):
         if len(node) > MAX_TEXT or not node.isprintable():
-            raise ModelFileError(
-                f"the text for {key[:MAX_TEXT]!r} is too long or not printable"
-            )
+            what = f"the text for {key[:MAX_TEXT]!r}"
+            raise ModelFileError(f"{what} is too long or not printable")
         if key.endswith("activation") and node not in ACTIVATIONS:
             raise ModelFileError(f"activation {node!r} is not allowed")
     if isinstance(node, int | float) and key != "seed" and not abs(node) <= MAX_NUMBER:
@@ -170,10 +159,9 @@ def _check_class(node: dict[str, Any]) -> None:
         return
     if name not in ALLOWED.get(str(module), ()):
         what = node["config"] if isinstance(node.get("config"), str) else name
-        raise ModelFileError(
-            f"{str(what)[:MAX_TEXT]!r} of module {str(module)[:MAX_TEXT]!r} is not "
-            "allowed: only built-in Keras layers are"
-        )
+        found = f"{str(what)[:MAX_TEXT]!r} of module {str(module)[:MAX_TEXT]!r}"
+        text = "is not allowed: only built-in Keras layers are"
+        raise ModelFileError(f"{found} {text}")
     if node.get("registered_name") not in (None, name, f"{PACKAGE}>{name}"):
         registered = str(node["registered_name"])[:MAX_TEXT]
         raise ModelFileError(f"{name!r} is registered as {registered!r}")

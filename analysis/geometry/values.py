@@ -2,7 +2,7 @@
 
 A layer can have the right size and still compute values that are shifted by one pixel,
 which no shape shows. The check runs the layer on known whole numbers, with one channel
-and whole-number weights, so that the sums are exact. `analysis.geometry.audit` uses it.
+and whole-number weights, so that the sums are exact.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.geometry.arithmetic import INTERPOLATIONS, AxisGeometry
+from analysis.geometry.arithmetic import AxisGeometry
 from analysis.geometry.keras_layers import MAX_POOLS, is_shuffle
 from gan.files import first_line
 
@@ -20,13 +20,8 @@ MAX_PRODUCTS = 2**25  # takes about a second
 TOLERANCE = 1e-3  # float32 interpolation weights on inputs of at most 9
 SHIFTS = (-2, -1, 0, 1, 2)
 PLAIN: dict[str, Any] = {  # hyper-parameters that move no pixel, set to the simplest
-    "filters": 1,
-    "groups": 1,
-    "depth_multiplier": 1,
-    "use_bias": False,
-    "activation": None,
-    "data_format": "channels_last",
-    "dtype": "float32",
+    **{"filters": 1, "groups": 1, "depth_multiplier": 1, "use_bias": False},
+    **{"activation": None, "data_format": "channels_last", "dtype": "float32"},
     "trainable": False,
 }
 
@@ -34,13 +29,8 @@ PLAIN: dict[str, Any] = {  # hyper-parameters that move no pixel, set to the sim
 def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
     """Runs `known_inputs` through a new one-channel layer of the same class.
 
-    Args:
-        layer: A spatial Keras layer; its own weights stay untouched.
-        axes: Its geometry, one for each spatial axis. For depth to space, channel p
-            holds p + 1 times the numbers.
-
-    Returns:
-        float64 array of the output's spatial shape.
+    The result has the output's spatial shape. For depth to space, channel p holds p + 1
+    times the inputs.
 
     Raises:
         ValueError: If a layer of this class cannot be made or run.
@@ -49,12 +39,10 @@ def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
     if is_shuffle(layer):
         channels = inputs[None, ..., None] * np.arange(1, layer.block_size**2 + 1)
         return np.asarray(layer(channels), np.float64)[0, ..., 0]
-    config = {
-        key: None if key.endswith(("_regularizer", "_constraint")) else value
-        for key, value in layer.get_config().items()
-        if "_initializer" not in key
-    }
-    config |= {key: value for key, value in PLAIN.items() if key in config}
+    config = {k: v for k, v in layer.get_config().items() if "_initializer" not in k}
+    for key in config:
+        unset = key.endswith(("_regularizer", "_constraint"))
+        config[key] = None if unset else PLAIN.get(key, config[key])
     try:
         copy = type(layer).from_config(config)
         copy.build((1, *inputs.shape, 1))
@@ -91,9 +79,8 @@ def expected_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
 def shift_between(computed: np.ndarray, expected: np.ndarray) -> tuple[int, ...] | None:
     """How far the computed values lie from the expected ones.
 
-    Returns:
-        Pixels per axis, all 0 if equal, positive if the computed values lie further to
-        the lower right; None if no shift of up to 2 px explains them.
+    It is positive if they lie further to the lower right, and None if no shift of up to
+    2 px per axis explains them.
     """
     shifts = itertools.product(SHIFTS, repeat=computed.ndim)
     for shift in sorted(shifts, key=lambda s: np.abs(s).sum()):
@@ -108,11 +95,7 @@ def shift_between(computed: np.ndarray, expected: np.ndarray) -> tuple[int, ...]
 
 
 def known_inputs(axes: Sequence[AxisGeometry]) -> np.ndarray:
-    """Random whole numbers 1..9 with a fixed seed, float32.
-
-    Raises:
-        ValueError: If the map is too large to run.
-    """
+    """Random whole numbers 1..9, or a ValueError if the map is too large to run."""
     shape = [axis.input_size for axis in axes]
     products = math.prod(axis.output_size * axis.kernel for axis in axes)
     if max(products, math.prod(shape)) > MAX_PRODUCTS:
@@ -122,15 +105,11 @@ def known_inputs(axes: Sequence[AxisGeometry]) -> np.ndarray:
 
 def known_kernel(axes: Sequence[AxisGeometry]) -> np.ndarray:
     """Weights 1, 2, ... of a convolution, an interpolation's own, ones elsewhere."""
-    shape = [axis.kernel for axis in axes]
-    kind = axes[0].kind
-    if kind in INTERPOLATIONS:
-        taps = [axis.fixed_taps for axis in axes]
-        return np.prod(np.meshgrid(*taps, indexing="ij"), axis=0)
-    if kind in ("conv", "transpose", "shuffle"):
-        numbers = np.arange(1, math.prod(shape) + 1)
-        return numbers.reshape(shape).astype(np.float32)
-    return np.ones(shape, np.float32)
+    if axes[0].kind in ("conv", "transpose", "shuffle"):
+        shape = [axis.kernel for axis in axes]
+        return np.arange(1, math.prod(shape) + 1, dtype=np.float32).reshape(shape)
+    taps = [axis.fixed_taps for axis in axes]
+    return np.prod(np.meshgrid(*taps, indexing="ij"), axis=0)
 
 
 def _source_table(axis: AxisGeometry) -> np.ndarray:
