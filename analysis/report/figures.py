@@ -17,11 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from analysis.checkerboard.figures import (
-    draw_spectra,
-    draw_tile,
-    power_limits_db,
-)
+from analysis.checkerboard.figures import draw_spectra, draw_tile, power_limits_db
 from analysis.checkerboard.frequencies import Layout
 from analysis.checkerboard.measurement import NUM_EXAMPLES
 from analysis.checkerboard.meter import Estimate, Reading

@@ -279,9 +279,7 @@ def match_widths(
 
     def cost(width: int) -> dict[str, int]:
         model = dataclasses.replace(
-            base.model,
-            **dataclasses.asdict(method),
-            generator_widths=(*front, width),
+            base.model, **dataclasses.asdict(method), generator_widths=(*front, width)
         )
         return generator_cost(model, shape)
 
