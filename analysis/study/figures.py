@@ -34,8 +34,8 @@ def styled_methods(
     plan: Plan, results: Sequence[Result]
 ) -> Iterator[tuple[str, list[Result], dict[str, Any]]]:
     """Yields the label, the results and the style of each method."""
-    for (label, found), style in styles(list(results_by_method(plan, results))):
-        yield label, found, style
+    for method, style in styles(list(results_by_method(plan, results))):
+        yield *method, style
 
 
 def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
@@ -68,13 +68,7 @@ def plot_endpoint(
     """Plots one primary end point: a point per run and a bar for the mean.
 
     The bar starts where no pattern is: at the floor of a gain, or at 0 grey levels.
-
-    Args:
-        axes: where to draw.
-        found: results of one method.
-        key: of PRIMARY_ENDPOINTS.
-        results: results of all methods, which set the limits of the axis.
-        color: of the method.
+    The results of all methods set the limits of the axis.
     """
     values, everywhere = values_of(found, key), values_of(results, key)
     margin = 0.05 * np.ptp(everywhere) + 0.1

@@ -67,8 +67,10 @@ GAIN_KEYS = {1: "floored_gain_db", 2: SECONDARY_ENDPOINT}
 # Values that are measured at every kept step, and those of the trained generator only.
 WEIGHT_KEYS = "probe_last", "probe_prev", "eta_last", "eta_prev"
 CHECKERBOARD_KEYS = ("fixed_pattern_levels", *GAIN_KEYS.values(), *WEIGHT_KEYS)
-SCORE_KEYS = "fcd kcd density coverage diversity class_tv num_classes"
-QUALITY_KEYS = tuple(SCORE_KEYS.split())
+QUALITY_KEYS = (
+    *("fcd", "kcd", "density", "coverage"),
+    *("diversity", "class_tv", "num_classes"),
+)
 NUM_WARM_STEPS, NUM_TIMED_STEPS = 2, 10
 POLL_SECONDS = 2.0
 
