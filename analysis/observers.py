@@ -78,7 +78,6 @@ class CheckerboardObserver:
         *,
         num_images: int = 1000,
         picture_every: int = 4,
-        seed: int = 0,
     ) -> None:
         """Measures real images once.
 
@@ -98,32 +97,25 @@ class CheckerboardObserver:
         self.num_observed = 0
         spacing = -(-len(real_images_uint8) // MAX_REAL)
         self.real = measure_moments(real_images_uint8[::spacing], strides)
-        frequencies = self.real.layout.frequencies
+        places = list(enumerate(self.real.layout.frequencies))
         self.stages = {
-            stage: [
-                k
-                for k, f in enumerate(frequencies)
-                if f.stage == stage and not f.on_axis
-            ]
-            for stage in sorted({f.stage for f in frequencies})
+            stage: [k for k, f in places if f.stage == stage and not f.on_axis]
+            for stage in sorted({frequency.stage for _, frequency in places})
         }
-        self.bands = self._bands(np.random.default_rng(seed))
+        self.bands = self._bands()
 
-    def _bands(self, random: np.random.Generator) -> dict[str, float]:
+    def _bands(self) -> dict[str, float]:
         """95 % of what `num_images` real images would show, by simulation."""
+        random = np.random.default_rng(0)
         scale = self.real.num_images / self.num_images
         bands = {}
         for stage, members in self.stages.items():
             for tag, fit, unit in QUANTITIES:
-                fits = [fit(self.real, k) for k in members]
-                draws = [
-                    random.multivariate_normal(f.vector, scale * f.covariance, 2000)
-                    for f in fits
-                ]
-                squares = sum(
-                    np.einsum("ni,ij,nj->n", draw, f.metric, draw)
-                    for draw, f in zip(draws, fits, strict=True)
-                )
+                squares = np.zeros(2000)
+                for f in (fit(self.real, k) for k in members):
+                    covariance = scale * f.covariance
+                    draw = random.multivariate_normal(f.vector, covariance, 2000)
+                    squares += np.einsum("ni,ij,nj->n", draw, f.metric, draw)
                 size = unit(self.real, members, squares)
                 for side, share in (("low", 0.025), ("high", 0.975)):
                     name = f"{tag}/real_{side}_stage{stage}"
@@ -146,7 +138,12 @@ class CheckerboardObserver:
                 square = sum(float(f.vector @ f.metric @ f.vector) for f in fits)
                 size = unit(found, members, np.array(square))
                 scalars[f"{tag}/stage{stage}"] = float(size)
-        scalars |= imbalances(state.ema_generator)
+        # The imbalance index of a balanced kernel is 0.
+        for layer in state.ema_generator.layers:
+            strided = isinstance(layer, keras.layers.Conv2DTranspose)
+            if strided and max(layer.strides) > 1:
+                kernel = np.asarray(layer.kernel)
+                scalars[f"eta/{layer.name}"] = imbalance(kernel, layer.strides)
         pictures = {}
         if self.num_observed % self.picture_every == 0:
             title = f"step {step}, {len(images_uint8)} samples"
@@ -173,15 +170,6 @@ QUANTITIES = (
     ("imaging_gain_db", fit_gain, gain_db),
     ("fixed_pattern_levels", fit_line, levels),
 )
-
-
-def imbalances(generator: keras.Model) -> dict[str, float]:
-    """Imbalance index of each transposed convolution with a stride, 0 if balanced."""
-    return {
-        f"eta/{layer.name}": imbalance(np.asarray(layer.kernel), layer.strides)
-        for layer in generator.layers
-        if isinstance(layer, keras.layers.Conv2DTranspose) and max(layer.strides) > 1
-    }
 
 
 class QualityObserver:

@@ -1,11 +1,10 @@
-"""Intervals: bootstrap over images, Student's t over training runs, Holm's correction.
+"""Student's t-intervals over training runs, and Holm's correction of p-values.
 
 The images of one run say how precisely that run was measured. Only several runs say how
 well a method works, so images of several runs are never pooled.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -15,57 +14,11 @@ CONFIDENCE = 0.95  # of all intervals
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence limits: floats, or arrays of one shape."""
+    """An estimate with its confidence limits."""
 
-    value: Any
-    low: Any
-    high: Any
-
-    def __getitem__(self, index: Any) -> "Interval":
-        """Returns the interval of some elements, if the three are arrays."""
-        return Interval(self.value[index], self.low[index], self.high[index])
-
-    def text(self, form: str = "+.2f", to: str = "..") -> str:
-        """Returns "value (low .. high)" for a table or a page; `to` replaces ".."."""
-        low, high = format(self.low, form), format(self.high, form)
-        return f"{self.value:{form}} ({low} {to} {high})"
-
-    def as_dict(self) -> dict[str, float]:
-        """Returns the three numbers by name, for JSON."""
-        return {name: float(number) for name, number in vars(self).items()}
-
-
-def bootstrap_means(
-    rows: np.ndarray, num_resamples: int, seed: int, num_drawn: int | None = None
-) -> np.ndarray:
-    """Returns the means of c quantities over resampled images.
-
-    Args:
-        rows: float32 (n, c + 1); the first c columns are sums over one or more images,
-            the last column is the number of these images.
-        num_resamples: at least 1000 if percentiles are taken.
-        seed: seed of the resampling.
-        num_drawn: rows per resample; None: n.
-
-    Returns:
-        float64 (num_resamples, c).
-    """
-    random, batch = np.random.default_rng(seed), 250
-    totals = []
-    for start in range(0, num_resamples, batch):
-        size = min(batch, num_resamples - start), num_drawn or len(rows)
-        drawn = random.integers(0, len(rows), size, dtype=np.int32)
-        counts = [np.bincount(indices, minlength=len(rows)) for indices in drawn]
-        totals.append(np.array(counts, np.float32) @ rows)
-    sums = np.concatenate(totals).astype(np.float64)
-    return sums[:, :-1] / sums[:, -1:]
-
-
-def percentile_interval(table: np.ndarray) -> Interval:
-    """Returns row 0 as the estimate, and the percentile interval of the other rows."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(table[1:], [tail, 1 - tail], axis=0)
-    return Interval(table[0], low, high)
+    value: float
+    low: float
+    high: float
 
 
 def t_interval(values: np.ndarray) -> Interval:

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from analysis.quality.metrics import Features
 from gan.data.dataset import Dataset
@@ -81,37 +82,30 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
     The features are taken before their activation, so that none is constantly 0. The
     pooling comes before the batch normalisation, which then costs a quarter.
 
-    Args:
-        image_shape: (H, W, C) of the input, float32 images in [-1, 1].
-        num_classes: number of logits; 0 leaves the output "logits" out.
-
     Returns:
-        A model from (N, H, W, C) to {"features": (N, 64), "logits": (N, classes)}.
+        A model from float32 (N, H, W, C) in [-1, 1] to {"features": (N, 64), "logits":
+        (N, num_classes)}; without logits if there are no classes.
     """
     inputs = x = keras.Input(image_shape)
     for stage, width in enumerate(WIDTHS, start=1):
-        x = keras.layers.Conv2D(
-            width, 3, padding="same", use_bias=False, name=f"conv{stage}"
-        )(x)
-        x = keras.layers.MaxPooling2D()(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{stage}")(x)
-        x = keras.layers.LeakyReLU(0.1)(x)
-    x = keras.layers.Dense(NUM_FEATURES, name="features")(keras.layers.Flatten()(x))
+        conv = {"padding": "same", "use_bias": False, "name": f"conv{stage}"}
+        x = layers.Conv2D(width, 3, **conv)(x)
+        x = layers.MaxPooling2D()(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{stage}")(x)
+        x = layers.LeakyReLU(0.1)(x)
+    x = layers.Dense(NUM_FEATURES, name="features")(layers.Flatten()(x))
     outputs = {"features": x}
     if num_classes:
-        x = keras.layers.LeakyReLU(0.1)(x)
-        outputs["logits"] = keras.layers.Dense(num_classes, name="logits")(x)
+        x = layers.LeakyReLU(0.1)(x)
+        outputs["logits"] = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(inputs, outputs)
 
 
 def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the outputs of a `build_net` model as float64, not standardised."""
-    if not len(images_uint8):
-        raise ExtractorError("received no images, expected at least one")
-    batches = [
-        net.predict_on_batch(to_float(images_uint8[start : start + BATCH_SIZE]))
-        for start in range(0, len(images_uint8), BATCH_SIZE)
-    ]
+    starts = range(0, len(images_uint8), BATCH_SIZE)
+    parts = [images_uint8[start : start + BATCH_SIZE] for start in starts]
+    batches = [net.predict_on_batch(to_float(part)) for part in parts]
     return {
         name: np.concatenate([batch[name] for batch in batches]).astype(np.float64)
         for name in batches[0]
@@ -130,12 +124,10 @@ def feature_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
-    """Rounds the kernels to float16 and writes the weights and the feature scale.
+    """Rounds the kernels of a trained net to float16, writes the weights and the scale.
 
-    Args:
-        path: an .npz file; its stem becomes the name of the extractor.
-        net: trained model of `build_net`; its kernels are rounded in place.
-        images_uint8: the real training images, which set the feature scale.
+    The stem of the .npz file becomes the name of the extractor. The real training
+    images set the scale of the features.
     """
     arrays: dict[str, Any] = {"image_shape": np.array(net.input_shape[1:])}
     for weight in net.weights:
@@ -143,9 +135,8 @@ def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> No
         # Vectors stay float32: they are small, and a variance may overflow float16.
         arrays[weight.path] = value.astype(np.float16) if value.ndim > 1 else value
         weight.assign(arrays[weight.path].astype(np.float32))
-    arrays["mean"], arrays["std"] = feature_scale(
-        run_net(net, images_uint8)["features"]
-    )
+    features = run_net(net, images_uint8)["features"]
+    arrays["mean"], arrays["std"] = feature_scale(features)
     np.savez_compressed(path, **arrays)
 
 

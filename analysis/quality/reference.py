@@ -1,8 +1,4 @@
-"""Scores of samples against the real images of a data set.
-
-The `quality` command and the study measure samples here. This is the only file of the
-chapter that loads data.
-"""
+"""Scores of samples against the real images of a data set."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -44,12 +40,8 @@ class Copies:
 class ReferenceSet:
     """The real images of a data set and the feature network for them.
 
-    Attributes:
-        extractor: the feature network.
-        train: all real training images.
-        test: all real test images.
-        num_images: number of images in each of the two sets that a score compares, at
-            most the number of test images.
+    `num_images`, at most the number of test images, is the number of images in each of
+    the two sets that a score compares.
     """
 
     extractor: Extractor
@@ -61,12 +53,9 @@ class ReferenceSet:
     def load(
         cls, data: DataConfig, num_images: int, weights: Path | None = None
     ) -> Self:
-        """Loads both splits of a data set and the feature network.
+        """Loads both splits, whole whatever the limit is, and the feature network.
 
-        Args:
-            data: the data set; all its images are used, whatever the limit is.
-            num_images: requested number; fewer are used if there are fewer real images.
-            weights: file with the weights of the network, see `choose_extractor`.
+        Fewer images are used than requested if there are fewer real images.
 
         Raises:
             DataError: if the images cannot be loaded.
@@ -139,13 +128,9 @@ class ReferenceSet:
         }
 
 
-def add_noise(images_uint8: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
-    """Adds Gaussian noise with a standard deviation of `levels` grey levels.
-
-    Returns:
-        uint8, the shape of the input, rounded and clipped to 0..255.
-    """
-    noise = np.random.default_rng(seed).normal(0, levels, images_uint8.shape)
+def add_noise(images_uint8: np.ndarray, levels: float) -> np.ndarray:
+    """Adds Gaussian noise of a standard deviation in grey levels; uint8 in and out."""
+    noise = np.random.default_rng(0).normal(0, levels, images_uint8.shape)
     return round_to_uint8(images_uint8 + noise)
 
 
