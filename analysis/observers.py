@@ -1,9 +1,7 @@
 """Observers that `train.py` gives to the training loop: checkerboard and quality.
 
-An observer gets samples at every evaluation and returns numbers and pictures for the
-log. It never changes the training. It sees few samples, so its numbers are less exact
-than those of `python -m analysis spectra` and `python -m analysis quality`, which
-measure results.
+They see few samples, so their numbers are less exact than those of `python -m analysis
+spectra` and `python -m analysis quality`, which measure results.
 """
 
 from collections.abc import Callable
@@ -41,13 +39,7 @@ MAX_DUPLICATES = 0.1
 def make_observers(
     config: Config, dataset: Dataset, say: Callable[[str], None]
 ) -> list[Observer]:
-    """Makes the observers of a run, except those that its images do not allow.
-
-    Args:
-        config: settings of the run.
-        dataset: its training images.
-        say: gets a sentence for each observer that cannot be made.
-    """
+    """Makes the observers of a run; `say` gets a sentence where one is not possible."""
     observers: list[Observer] = []
     for make in (
         lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
@@ -66,9 +58,6 @@ class CheckerboardObserver:
     The sizes include what noise adds to so few samples, and so does the band, which
     holds 95 % of what as many real images would show: real images stay inside it. Only
     frequencies off the axes are read, where real images have no such relation.
-
-    Attributes:
-        num_images: number of samples at each evaluation.
     """
 
     def __init__(
@@ -79,14 +68,9 @@ class CheckerboardObserver:
         num_images: int = 1000,
         picture_every: int = 4,
     ) -> None:
-        """Measures real images once.
+        """Measures real images (N, H, W, C) once, at most MAX_REAL of them.
 
-        Args:
-            real_images_uint8: uint8 (N, H, W, C); at most MAX_REAL of them are used.
-            strides: strides of the generator's upsamplings, first to last.
-            num_images: requested number of samples.
-            picture_every: evaluations from one picture of spectra to the next.
-            seed: seed of the simulated band.
+        Every `picture_every`-th evaluation has a picture of the spectra.
 
         Raises:
             ValueError: if every image is constant, or too small for the strides.
@@ -123,13 +107,7 @@ class CheckerboardObserver:
         return bands
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns the sizes with their bands, and at times the spectra.
-
-        Args:
-            step: number of finished steps.
-            images_uint8: uint8 (num_images, H, W, C).
-            state: its `ema_generator` made the images.
-        """
+        """Returns the sizes with their bands, and at times the spectra."""
         found = measure_moments(images_uint8, self.real.layout.strides)
         scalars = dict(self.bands)
         for stage, members in self.stages.items():
@@ -177,24 +155,17 @@ class QualityObserver:
 
     The samples are compared with a validation part of the training images, because the
     test images are kept for results. The names of the scores say so.
-
-    Attributes:
-        num_images: number of samples at each evaluation.
     """
 
     def __init__(
         self, data: DataConfig, *, num_images: int = 1000, first_step: int = 1000
     ) -> None:
-        """Measures two disjoint parts of the training images: reference and floor.
+        """Measures two disjoint parts of all training images: reference and floor.
 
-        Args:
-            data: the data set of the run; all its images are used, whatever the limit.
-            num_images: requested number of samples.
-            first_step: first step at which the collapse alarm may be raised.
+        The collapse alarm is raised at `first_step` at the earliest.
 
         Raises:
-            ValueError: if the images are too few or the feature network cannot take
-                them.
+            ValueError: if the images are too few, or do not fit the feature network.
         """
         real = ReferenceSet.load(data, num_images)
         images = real.train.images_uint8
@@ -221,13 +192,7 @@ class QualityObserver:
         return f"{name}-validation"
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns every score and its floor.
-
-        Args:
-            step: number of finished steps.
-            images_uint8: uint8 (num_images, H, W, C).
-            state: not used.
-        """
+        """Returns every score and its floor."""
         scores, scalars = self.score(images_uint8), {}
         for metric in LOGGED_SCORES:
             if metric in scores:
@@ -238,12 +203,7 @@ class QualityObserver:
 
 
 def collapse(scores: dict[str, float], floor: dict[str, float]) -> str:
-    """Returns the reasons why samples look collapsed, or an empty string.
-
-    Args:
-        scores: scores of the samples, see `compute_scores`.
-        floor: scores of real images.
-    """
+    """Returns the reasons why samples look collapsed, or an empty string."""
     reasons = []
     classes, usual = scores.get("num_classes", 0), floor.get("num_classes", 0)
     if classes < MIN_CLASS_FRACTION * usual:

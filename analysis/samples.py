@@ -32,7 +32,6 @@ class Samples:
 
     Attributes:
         images_uint8: uint8 (N, H, W, C), C 1 or 3.
-        name: short name for tables.
         source: "run", "file", "folder" or "data set".
         digest: hexadecimal sha256 of shape and bytes.
         facts: more about the source, as far as it is known: path, split, step,
@@ -77,8 +76,7 @@ def load_samples(
         checkpoint: which checkpoint of a run: "latest", "best" or a step.
 
     Raises:
-        SampleError: if the images cannot be measured.
-        ValueError: from `gan`, if a run or a folder cannot be read.
+        ValueError: if the images cannot be read or measured.
     """
     path = Path(path).resolve()
     if not (path / "config.json").is_file():
@@ -131,16 +129,13 @@ def total_cost(model: Any) -> dict[str, int]:
 def load_reference(
     reference: str | None = None, samples: Samples | None = None
 ) -> Samples:
-    """Loads the real images to compare samples with, of the same size and channels.
+    """Loads real images that fit the samples.
 
-    Args:
-        reference: an .npz, a folder or the name of a data set; None: the data set that
-            the samples' run was trained on, or Fashion-MNIST if there is no run.
-        samples: the samples to compare with.
+    `reference` is an .npz, a folder or the name of a data set; None means the data set
+    that the samples' run was trained on, or Fashion-MNIST if there is no run.
 
     Raises:
-        SampleError: if they do not fit the samples or cannot be measured.
-        ValueError: from `gan`, if they cannot be read.
+        ValueError: if they cannot be read or measured, or do not fit.
     """
     if reference and Path(reference).exists():
         real = read_path(Path(reference).resolve(), None)
@@ -174,11 +169,7 @@ def halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def make_samples(
     images_uint8: np.ndarray, name: str, source: str, facts: dict[str, Any]
 ) -> Samples:
-    """Checks images, and notes what makes results doubtful.
-
-    Raises:
-        SampleError: if there are fewer than MIN_IMAGES images, or all are constant.
-    """
+    """Checks images (SampleError), and notes what makes results doubtful."""
     num_images = len(images_uint8)
     if num_images < MIN_IMAGES:
         raise SampleError(

@@ -1,7 +1,6 @@
 """Student's t-intervals over training runs, and Holm's correction of p-values.
 
-The images of one run say how precisely that run was measured. Only several runs say how
-well a method works, so images of several runs are never pooled.
+Images of several runs are never pooled: only runs say how well a method works.
 """
 
 from dataclasses import dataclass
@@ -22,14 +21,7 @@ class Interval:
 
 
 def t_interval(values: np.ndarray) -> Interval:
-    """Returns the mean of n independent runs with its t-interval.
-
-    There are n - 1 degrees of freedom. The values 1, 2, 3 give
-    2 +- 4.303 / sqrt(3).
-
-    Raises:
-        ValueError: if there are fewer than two runs.
-    """
+    """Returns the mean of n runs with its t-interval: of 1, 2, 3 it is 2 +- 2.484."""
     if len(values) < 2:
         raise ValueError(f"received {len(values)} runs, expected at least 2")
     mean = np.mean(values, dtype=np.float64)
@@ -41,11 +33,8 @@ def t_interval(values: np.ndarray) -> Interval:
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Interval, float]:
     """Returns the mean of first - second over runs paired by seed, and its p-value.
 
-    The p-value is that of a two-sided t-test of the differences against 0. Where no
-    pair differs at all, such as values that all stand at the same limit, it is 1.
-
-    Raises:
-        ValueError: if the numbers of runs differ, or are less than two.
+    The t-test is two-sided. Where no pair differs at all, such as values that all stand
+    at the same limit, the p-value is 1.
     """
     if len(first) != len(second):
         raise ValueError(
@@ -62,8 +51,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """Returns Holm's step-down adjusted p-values, in the order received.
 
     The smallest of m values is multiplied by m, the next one by m - 1, and so on. None
-    becomes smaller than the one before or larger than 1. For example, 0.01, 0.04, 0.03
-    become 0.03, 0.06, 0.06.
+    becomes smaller than the one before or larger than 1.
     """
     p_values = np.asarray(p_values, np.float64)
     order = np.argsort(p_values)

@@ -115,9 +115,8 @@ def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]
 def feature_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of features (N, 64).
 
-    A feature that is constant on real images is kept, because it may vary on fakes. The
-    standard deviation is at least a thousandth of the median one, so that such a
-    feature stays finite.
+    A feature that is constant on real images may vary on fakes, so it gets a thousandth
+    of the median deviation.
     """
     std = values.std(axis=0)
     return values.mean(axis=0), np.maximum(std, 1e-3 * np.median(std))
@@ -141,11 +140,7 @@ def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> No
 
 
 def load_extractor(path: Path, sha256: str | None = None) -> Extractor:
-    """Loads what `save_extractor` wrote; file name and hash become the id.
-
-    Raises:
-        ExtractorError: if it is another kind of file, or its hash is not `sha256`.
-    """
+    """Loads what `save_extractor` wrote; ExtractorError if its hash is not `sha256`."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 not in (None, found):
         raise ExtractorError(f"{path}: sha256 is {found}, expected {sha256}")
@@ -163,10 +158,7 @@ def load_extractor(path: Path, sha256: str | None = None) -> Extractor:
 
 
 def random_extractor(train: Dataset) -> Extractor:
-    """Returns a network of fixed random weights (He normal), scaled by `train`.
-
-    The hash in its id covers the weights and the images that set the scale.
-    """
+    """Returns a network of fixed random weights (He normal), scaled by `train`."""
     net = build_net(train.images_uint8.shape[1:], 0)
     rng, covered = np.random.default_rng(0), hashlib.sha256(train.digest.encode())
     for layer in net.layers:

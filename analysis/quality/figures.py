@@ -14,10 +14,7 @@ def draw_training(
     baselines: dict[str, dict[str, float]],
     reference: ReferenceSet,
 ) -> Figure:
-    """Draws FCD and coverage over training, with the baselines as horizontal lines.
-
-    `points` holds training step and scores of each checkpoint.
-    """
+    """Draws FCD and coverage over training (step, scores), with baselines as lines."""
     figure = new_figure(4, 9)
     steps = [step for step, _ in points]
     for axes, key in zip(figure.subplots(1, 2), ("fcd", "coverage"), strict=True):
@@ -46,10 +43,7 @@ def draw_training(
 def draw_nearest_pairs(
     fakes_uint8: np.ndarray, train_uint8: np.ndarray, copies: Copies
 ) -> Figure:
-    """Draws the 16 samples that are nearest to a training image, above that image.
-
-    The samples have the order of `copies`, whose distances are in grey levels.
-    """
+    """Draws the 16 samples that are nearest to a training image, above that image."""
     figure = new_figure(5.8, 10)
     cells = figure.subplots(4, 8)
     closest = np.argsort(copies.distances, kind="stable")[:16]

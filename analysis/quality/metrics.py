@@ -101,10 +101,7 @@ def compute_scores(real: Features, fake: Features) -> dict[str, float]:
 
 
 def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
-    """Returns a name that holds the number of images and the feature network.
-
-    `fcd/ID` means 10,000 images, `fcd2k/ID` means 2000 and `fcd_n1500/ID` means 1500.
-    """
+    """Returns fcd/ID for 10,000 images, fcd2k/ID for 2000 and fcd_n1500/ID for 1500."""
     if num_images == 10_000:
         return f"{metric}/{extractor_id}"
     thousands, rest = divmod(num_images, 1000)
@@ -148,10 +145,7 @@ def kernel_distance(
 
 
 def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
-    """Returns MMD^2 of two (N, D) sets: mean K_rr + mean K_ff - 2 mean K_rf.
-
-    The means inside one set leave out the diagonal, where an image meets itself.
-    """
+    """Returns MMD^2 of two (N, D) sets; the diagonals of K_rr and K_ff are left out."""
     size, dimensions = real.shape
     result = -2 * np.mean((real @ fake.T / dimensions + 1) ** 3)
     for values in (real, fake):
@@ -163,10 +157,7 @@ def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
 def squared_distances(
     queries: np.ndarray, targets: np.ndarray, chunk_size: int = 250
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields a slice of the queries and their squared distances to all targets.
-
-    The chunks keep memory small: all distances of 10,000 images would take 800 MB.
-    """
+    """Yields slices of the queries and their squared distances to all targets."""
     squares = np.einsum("nd,nd->n", targets, targets)
     for start in range(0, len(queries), chunk_size):
         rows = slice(start, min(start + chunk_size, len(queries)))
@@ -217,8 +208,7 @@ def class_histogram(probabilities: np.ndarray) -> np.ndarray:
 def class_score(probabilities: np.ndarray) -> float:
     """Returns the formula of the Inception score, from 1 to the number of classes.
 
-    It is exp of the mean Kullback-Leibler divergence of p(class | image) from
-    p(class). It does not notice a collapse inside a class.
+    It is exp of the mean Kullback-Leibler divergence of p(class | image) from p(class).
     """
     clipped = np.clip(probabilities, 1e-12, 1)
     terms = clipped * (np.log(clipped) - np.log(clipped.mean(axis=0)))

@@ -21,14 +21,10 @@ NOISE_LEVELS = (5, 13, 26)  # standard deviations in grey levels
 
 @dataclass(frozen=True)
 class Copies:
-    """Distances from samples to the nearest training images.
+    """Nearest training images (indices) of samples, and the distances to them.
 
-    Attributes:
-        ratio: median distance of a sample to its nearest training image, divided by the
-            same distance of real test images. It is about 1 for new images and 0 for
-            copies.
-        nearest: int64 (N,), index of each sample's nearest training image.
-        distances: float64 (N,), distance to that image.
+    `ratio` is their median distance, divided by that of real test images. It is about 1
+    for new images and 0 for copies.
     """
 
     ratio: float
@@ -38,10 +34,9 @@ class Copies:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The real images of a data set and the feature network for them.
+    """The real images of a data set, and the feature network for them.
 
-    `num_images`, at most the number of test images, is the number of images in each of
-    the two sets that a score compares.
+    A score compares two sets of `num_images`, at most the number of test images.
     """
 
     extractor: Extractor
@@ -53,14 +48,7 @@ class ReferenceSet:
     def load(
         cls, data: DataConfig, num_images: int, weights: Path | None = None
     ) -> Self:
-        """Loads both splits, whole whatever the limit is, and the feature network.
-
-        Fewer images are used than requested if there are fewer real images.
-
-        Raises:
-            DataError: if the images cannot be loaded.
-            ExtractorError: if the weights or the images cannot be used.
-        """
+        """Loads both splits, whole whatever the limit is, and the feature network."""
         train, test = load_splits(data)
         num_images = min(num_images, len(test.images_uint8), len(train.images_uint8))
         return cls(choose_extractor(train, test, weights), train, test, num_images)
@@ -98,11 +86,7 @@ class ReferenceSet:
         return images[rng.choice(len(images), self.num_images, replace=False)]
 
     def copies(self, images_uint8: np.ndarray) -> dict[str, Copies]:
-        """Compares the first 1000 images with all training images.
-
-        Returns:
-            "pixels": distances in grey levels; "features": distances in features.
-        """
+        """Compares 1000 images with all training images, by pixels and by features."""
         points, result = self._points(images_uint8[:NUM_COMPARED]), {}
         for space, (train, test_distance) in self._train_points.items():
             nearest, distances = metrics.nearest_targets(points[space], train)
@@ -135,11 +119,7 @@ def add_noise(images_uint8: np.ndarray, levels: float) -> np.ndarray:
 
 
 def load_splits(data: DataConfig) -> tuple[Dataset, Dataset]:
-    """Loads all training and all test images of a data set.
-
-    Without a test split every sixth training image becomes a test image instead, and a
-    note of the test set says so.
-    """
+    """Loads both splits; without a test split it becomes every sixth training image."""
     data = dataclasses.replace(data, limit=0)
     train = load_dataset(data, "train")
     try:

@@ -38,11 +38,9 @@ PREDICTORS = ("geometry", "weights", "probe")
 
 @dataclass(frozen=True)
 class Source:
-    """One source of images, measured.
+    """One source of images, measured; its label is unique in the comparison.
 
     Attributes:
-        label: short name that no other source of the comparison has.
-        measurement: what was measured of the images.
         samples: the images; None if only their measurement was saved.
         settings: settings of a run by "section.key".
         predicted: by predictor one prediction for each of the measurement's readings;
@@ -73,11 +71,7 @@ class Source:
         return self.measurement.readings
 
     def one_per_stage(self) -> list[int]:
-        """Index of the reading that stands for each stage, the last stage first.
-
-        It is the strongest pattern of the stage. Where none was found, it is the
-        strongest reading that is not on an axis.
-        """
+        """Index of each stage's strongest pattern, or else its strongest reading."""
         best = {r.frequency.stage: r for r in strongest(self.readings)}
         for reading in sorted(self.readings, key=lambda r: -r.pattern_levels):
             if not reading.frequency.on_axis:

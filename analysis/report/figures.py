@@ -324,7 +324,7 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
                 if y.low <= 0:  # it may be 0, so that its upper limit is all we know
                     y = Estimate(y.high, 0.0, y.high)
                 point = [scale.place(x.value)], [scale.place(y.value)]
-                bars = {"xerr": errors(scale, x), "yerr": errors(scale, y)}
+                bars: Any = {"xerr": errors(scale, x), "yerr": errors(scale, y)}
                 axes.errorbar(*point, **bars, markersize=4, elinewidth=0.6, **style)
                 largest = max(largest, *(scale.place(it.high) for it in (x, y)))
     axes.plot([lowest, largest], [lowest, largest], color="0.5", linewidth=0.8)
@@ -355,13 +355,7 @@ def draw_samples(images: Mapping[str, np.ndarray]) -> Figure:
 def draw_patterns(
     images: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray], layout: Layout
 ) -> Figure:
-    """Draws two images of each set beside their patterns, and that of the mean image.
-
-    Args:
-        images: uint8 (N, H, W, C) by label; the first NUM_MAGNIFIED are shown.
-        means: mean over all images of a set (H, W, C), by label.
-        layout: frequencies of the upsamplings.
-    """
+    """Draws two images of each set, their patterns, and that of the mean image."""
     num_columns = 2 * NUM_MAGNIFIED + 1
     figure = new_figure(len(images) * (WIDTH / num_columns + 0.2))
     cells = figure.subplots(len(images), num_columns, squeeze=False)

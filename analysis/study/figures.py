@@ -65,10 +65,9 @@ def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
 def plot_endpoint(
     axes: Axes, found: Sequence[Result], key: str, results: Sequence[Result], color: str
 ) -> None:
-    """Plots one primary end point: a point per run and a bar for the mean.
+    """Plots a point per run, and a bar for the mean that starts where no pattern is.
 
-    The bar starts where no pattern is: at the floor of a gain, or at 0 grey levels.
-    The results of all methods set the limits of the axis.
+    That is the floor of a gain, or 0 grey levels. All methods have the same limits.
     """
     values, everywhere = values_of(found, key), values_of(results, key)
     margin = 0.05 * np.ptp(everywhere) + 0.1

@@ -1,9 +1,8 @@
 """The page of a study: statistics, tables and sentences from its results.
 
-The unit of the statistics is the training run. Every method is compared with the first
-one in pairs of equal seeds. The end points that were chosen before any run come first,
-with p-values that are corrected over all their comparisons (Holm). All other numbers
-are exploratory and stand with their intervals.
+The unit of the statistics is the training run. The end points that were chosen before
+any run come first, with p-values that are corrected over all their comparisons (Holm).
+All other numbers are exploratory and stand with their intervals.
 """
 
 import dataclasses
@@ -207,10 +206,7 @@ def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
 
 
 def gain_cell(key: str) -> Callable[..., str]:
-    """Returns a function from results to the mean gain in dB, with its t-interval.
-
-    A gain that stands at its floor in all runs is known to be no larger than that.
-    """
+    """Returns a function from results to the mean gain in dB, or their common floor."""
 
     def cell(found: list[Result]) -> str:
         if all(r.trained[key] <= r.floors_db[key] for r in found):

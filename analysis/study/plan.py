@@ -95,7 +95,6 @@ class Plan:
     Attributes:
         base: settings that all runs share; the number of steps is resolved.
         methods: the other methods are compared with the first one.
-        num_seeds: number of runs per method, with the seeds 0, 1, ...
         match: cost that is equal for all methods: "macs", "params" or "none".
         num_images: number of samples per measurement.
         widths: `generator_widths` by label of the method.
@@ -198,12 +197,8 @@ def make_plan(
 ) -> Plan:
     """Resolves the settings and finds the widths at which all methods cost the same.
 
-    `preset`, `sets` and `epochs` (passes over the data; None: as in the preset) make
-    the settings that all runs share; `methods` are texts that `Method.parse` reads.
-
-    Raises:
-        StudyError: if a method is unknown or is named twice.
-        ConfigError: if a setting is wrong.
+    `epochs` is the length of a run in passes over the data; None means as in the
+    preset.
     """
     from gan.data.dataset import load_dataset
 
@@ -216,7 +211,7 @@ def make_plan(
     # The kept checkpoints are spread evenly over the run; the last one is at its end.
     num_steps = base.train.num_steps
     every = max(1, -(-num_steps // base.run.keep_checkpoints))
-    often = {"checkpoint_every_steps": every, "evaluate_every_steps": num_steps}
+    often: Any = {"checkpoint_every_steps": every, "evaluate_every_steps": num_steps}
     base = dataclasses.replace(base, run=dataclasses.replace(base.run, **often))
     shape = images.shape[1], images.shape[3]
     widths: dict[str, tuple[int, ...]] = {}
@@ -264,9 +259,6 @@ class Result:
     """What was measured of one run. The fields but the last are those of its JSON file.
 
     Attributes:
-        run: name of the run.
-        method: label of its method.
-        seed: seed of the training.
         trained: values of the trained generator, see `analysis.study.run`.
         course: the same without quality metrics, and with the key "step", at each
             measured step: 0 (untrained), the steps on the way, the last one.
@@ -305,11 +297,7 @@ def has_result(folder: Path, run: PlannedRun) -> bool:
 
 
 def load_results(folder: Path, plan: Plan) -> list[Result]:
-    """Reads the results that are there, in the order of the plan.
-
-    Raises:
-        StudyError: if one of them is damaged, or was measured by an earlier meter.
-    """
+    """Reads the results that are there; StudyError if one is damaged or too old."""
     return [load_result(folder, r.name) for r in plan.runs if has_result(folder, r)]
 
 

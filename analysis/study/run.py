@@ -78,12 +78,7 @@ POLL_SECONDS = 2.0
 def train_and_measure(
     run: PlannedRun, folder: Path, runs_dir: Path, num_images: int
 ) -> Result:
-    """Trains a run to its end, or what is left of it, measures it, saves the result.
-
-    Raises:
-        StudyError: if something stopped the training early.
-        ValueError, RuntimeError: from the training, with a message of one line.
-    """
+    """Trains a run to its end, or what is left of it, measures it, saves the result."""
     dataset = load_dataset(run.config.data)
     directory = runs_dir / run.name
     with RunFolder(directory) as owned:
@@ -135,8 +130,8 @@ def kept_generators(directory: Path) -> Iterator[tuple[int, keras.Model]]:
 def untrained_generator(config: Config, size: int, channels: int) -> keras.Model:
     """Builds the generator before its first step.
 
-    Its batch normalization gets the statistics of one large batch. With those of a
-    fresh layer, 0 and 1, its images would be nearly constant.
+    It gets the statistics of one large batch. With those of fresh layers, 0 and 1, its
+    images would be nearly constant.
     """
     model = dataclasses.replace(config.model, batch_norm_momentum=0.0)
     generator = build_generator(model, size, channels, config.run.seed)
@@ -156,13 +151,12 @@ def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
 
 
 def gain_floors_db(real: RealImages, num_images: int) -> dict[str, float]:
-    """Finds what smaller gains count as, in steps of 0.1 dB.
+    """Finds what smaller gains count as, in steps of 0.1 dB, from real images alone.
 
-    It follows from the real images alone. Without a floor, the logarithm of a gain of
-    nearly 0 would be the noise of the meter. The floor at (1/2, 1/2) is the detection
-    limit of a set of real images. For the stage before it is the largest gain that real
-    images may have there (upper end of the 95 % interval). The steps are so large that
-    rounding errors make no difference between runs.
+    Without a floor, the logarithm of a gain of nearly 0 would be the noise of the
+    meter. The floor at (1/2, 1/2) is the detection limit. For the stage before it is
+    the largest gain that real images may have there (upper end of the 95 % interval).
+    The steps hide rounding errors.
     """
     strides = real.moments.layout.strides
     null = measure_moments(real.second_half[:num_images], strides)
@@ -179,12 +173,9 @@ def endpoints(
 ) -> dict[str, float]:
     """Takes the end points from the readings of one set of samples.
 
-    Returns:
-        `floored_gain_db`, the imaging gain at (1/2, 1/2): 20 log10 of the gain, and no
-        less than its floor (1 % of the contrast is -40 dB);
-        `fixed_pattern_levels` at (1/2, 1/2), grey levels;
-        `floored_gain_before_db`, the largest gain off the axes of the upsampling
-        before the last, and no less than its floor.
+    The imaging gain at (1/2, 1/2) and the largest one, off the axes, of the upsampling
+    before the last are in dB (1 % is -40 dB) and no less than their floors. The fixed
+    pattern at (1/2, 1/2) is in grey levels.
     """
     [corner] = of_stage(readings, 1)
     found = {"fixed_pattern_levels": corner.fixed_pattern_levels.samples.value}
@@ -198,10 +189,9 @@ def endpoints(
 def weight_values(generator: keras.Model) -> dict[str, float]:
     """Says what the weights of the last two upsamplings can cause.
 
-    Returns:
-        `probe_last` and `probe_prev`, the root mean square of the fixed pattern that
-        the constant-field probe predicts over the frequencies of a stage, grey levels;
-        `eta_last` and `eta_prev`, the imbalance of the kernels, 0 without a kernel.
+    `probe_` is the root mean square of the fixed pattern that the constant-field probe
+    predicts over the frequencies of a stage, in grey levels. `eta_` is the imbalance of
+    the kernels, 0 without a kernel.
     """
     names = upsamplers(audit_model(generator))
     strides = upsampling_strides(generator)
@@ -263,8 +253,7 @@ def run_missing(
 ) -> int:
     """Runs what has no result yet, and returns how many runs failed.
 
-    Each entry of `jobs` runs one at a time. `report` is called when a run ends, with
-    its seconds and its error, "" if there is none.
+    `report` is called when a run ends, with its seconds and its error, "" if none.
     """
     free: SimpleQueue[JobResources] = SimpleQueue()
     for job in jobs:
