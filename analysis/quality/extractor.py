@@ -42,14 +42,7 @@ class ExtractorError(ValueError):
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature network with the mean and the scale of its features.
-
-    Attributes:
-        id: name of the network and the start of a hash; part of every metric's name.
-        net: model of `build_net`.
-        mean: float64 (64,), mean of each feature over the real training images.
-        std: float64 (64,), their standard deviation, see `feature_scale`.
-    """
+    """A feature network, with mean and scale of its 64 features on real images."""
 
     id: str
     net: keras.Model
@@ -57,11 +50,7 @@ class Extractor:
     std: np.ndarray
 
     def features(self, images_uint8: np.ndarray) -> Features:
-        """Returns the features of uint8 images (N, H, W, C).
-
-        Raises:
-            ExtractorError: if the network takes another size or number of channels.
-        """
+        """Returns the features of uint8 images of the size that the network takes."""
         expected = self.net.input_shape[1:]
         if images_uint8.shape[1:] != expected or images_uint8.dtype != np.uint8:
             raise ExtractorError(
@@ -77,14 +66,10 @@ class Extractor:
 
 
 def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Builds three stages of 3x3 convolution and pooling, 64 features and logits.
+    """Builds a network from (N, H, W, C) in [-1, 1] to 64 features and class logits.
 
     The features are taken before their activation, so that none is constantly 0. The
     pooling comes before the batch normalisation, which then costs a quarter.
-
-    Returns:
-        A model from float32 (N, H, W, C) in [-1, 1] to {"features": (N, 64), "logits":
-        (N, num_classes)}; without logits if there are no classes.
     """
     inputs = x = keras.Input(image_shape)
     for stage, width in enumerate(WIDTHS, start=1):
@@ -103,6 +88,8 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
 
 def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the outputs of a `build_net` model as float64, not standardised."""
+    if not len(images_uint8):
+        raise ExtractorError("received no images, expected at least one")
     starts = range(0, len(images_uint8), BATCH_SIZE)
     parts = [images_uint8[start : start + BATCH_SIZE] for start in starts]
     batches = [net.predict_on_batch(to_float(part)) for part in parts]
@@ -115,19 +102,15 @@ def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]
 def feature_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of features (N, 64).
 
-    A feature that is constant on real images may vary on fakes, so it gets a thousandth
-    of the median deviation.
+    A feature that is constant on real images may vary on fakes, so that a deviation is
+    at least a thousandth of the median one.
     """
     std = values.std(axis=0)
     return values.mean(axis=0), np.maximum(std, 1e-3 * np.median(std))
 
 
 def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
-    """Rounds the kernels of a trained net to float16, writes the weights and the scale.
-
-    The stem of the .npz file becomes the name of the extractor. The real training
-    images set the scale of the features.
-    """
+    """Rounds the kernels to float16; writes the weights and the scale of features."""
     arrays: dict[str, Any] = {"image_shape": np.array(net.input_shape[1:])}
     for weight in net.weights:
         value = keras.ops.convert_to_numpy(weight)
@@ -174,11 +157,7 @@ def random_extractor(train: Dataset) -> Extractor:
 def choose_extractor(
     train: Dataset, test: Dataset, weights: Path | None = None
 ) -> Extractor:
-    """Returns the given network, else the one that ships for `test`, else a random one.
-
-    Raises:
-        ExtractorError: if the weights are damaged or the images are too small.
-    """
+    """Returns the given network, or the one that ships for `test`, or a random one."""
     shape = test.images_uint8.shape[1:]
     if min(shape[:2]) < SMALLEST_SIZE_PX:
         raise ExtractorError(

@@ -68,11 +68,7 @@ class ReferenceSet:
         return metrics.metric_name(metric, self.num_images, self.extractor.id)
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Returns scores that show what a score means.
-
-        "floor" is the score of real training images. "noise 5" and so on are the scores
-        of the same images after noise of so many grey levels was added.
-        """
+        """Returns scores of real training images, the floor, and of noisy ones."""
         images = self.sample_train()
         scores = {"floor": self.score(images)}
         for levels in NOISE_LEVELS:

@@ -1,8 +1,4 @@
-"""Figures of a comparison, each with its caption; nothing is measured here.
-
-Each figure is narrow enough for a phone, and can be drawn for a light page or a dark
-one. `comparison_figures` and `image_figures` list them all.
-"""
+"""Figures of a comparison with their captions, for a light page or a dark one."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -239,10 +235,7 @@ def plot_reading(
     row: tuple[float, float],
     style: Mapping[str, Any],
 ) -> None:
-    """Plots a reading, its limit in grey, and a stroke for real images.
-
-    `row` is the middle and the height of the row in the figure.
-    """
+    """Plots a reading in a row (middle, height), with its limit and real images."""
     y, height = row
     lowest, limit = scale.place(0), scale.place(reading.limit)
     axes.barh(y, limit - lowest, height, lowest, color="0.5", alpha=0.3, zorder=0)

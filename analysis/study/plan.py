@@ -38,10 +38,7 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Method:
-    """One upsampling method of a study, written as `NAME[/LAST][:KERNEL]`.
-
-    Without LAST, the last stage has the method of the others. KERNEL is in taps.
-    """
+    """One upsampling method of a study; an empty `upsample_last` is the same one."""
 
     upsample: str
     upsample_last: str
@@ -123,11 +120,7 @@ class Plan:
         return PlannedRun(f"{method.file_name}-seed{seed}", method.label, config)
 
     def save(self, folder: Path) -> None:
-        """Writes plan.json. Methods and seeds may be added to a plan that is there.
-
-        Raises:
-            StudyError: if the folder holds a plan with a run that this one has not.
-        """
+        """Writes plan.json; methods and seeds may be added to a plan that is there."""
         path = folder / PLAN_FILE
         if path.exists():
             self._check_extends(load_plan(folder), path)

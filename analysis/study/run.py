@@ -13,10 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -99,7 +98,9 @@ def measure_run(
     floors = gain_floors_db(real, num_images)
     course: list[dict[str, float]] = []
     readings: dict[str, list[dict[str, Any]]] = {}
-    for step, generator in chain([(0, untrained)], kept_generators(directory)):
+    kept = [step for step, _ in reversed(available(directory / "state"))]
+    for step in (0, *kept):
+        generator = open_run(directory, str(step)).generator if step else untrained
         samples = sample_generator(generator, run.config, step, num_images, run.name)
         measurement = measure_against(samples, real, known_strides=True)
         values = endpoints(measurement.readings, floors) | weight_values(generator)
@@ -108,6 +109,8 @@ def measure_run(
     reference = ReferenceSet.load(run.config.data, num_images)
     scores = reference.score(samples.images_uint8[: reference.num_images])
     quality = {key: float(scores[key]) for key in QUALITY_KEYS if key in scores}
+    log_text = (directory / "log.jsonl").read_text(encoding="utf-8")
+    key, log = "speed/seconds_per_step", map(json.loads, log_text.splitlines())
     return Result(
         run=run.name,
         method=run.method,
@@ -116,15 +119,9 @@ def measure_run(
         course=course,
         readings=readings,
         floors_db=floors,
-        seconds_per_step=logged_seconds_per_step(directory),
+        seconds_per_step=statistics.median(it[key] for it in log if key in it),
         measurement=measurement,
     )
-
-
-def kept_generators(directory: Path) -> Iterator[tuple[int, keras.Model]]:
-    """Yields step and averaged generator of each kept checkpoint, first to last."""
-    for step, _ in reversed(available(directory / "state")):
-        yield step, open_run(directory, str(step)).generator
 
 
 def untrained_generator(config: Config, size: int, channels: int) -> keras.Model:
@@ -206,13 +203,6 @@ def weight_values(generator: keras.Model) -> dict[str, float]:
         found[f"probe_{key}"] = float(np.linalg.norm(levels))
         found[f"eta_{key}"] = 0.0 if kernel is None else imbalance(kernel, pair)
     return found
-
-
-def logged_seconds_per_step(directory: Path) -> float:
-    """Returns the median over the log of a run."""
-    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    key = "speed/seconds_per_step"
-    return statistics.median(it[key] for it in map(json.loads, lines) if key in it)
 
 
 @dataclass(frozen=True)
