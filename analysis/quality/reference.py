@@ -115,7 +115,7 @@ def add_noise(images_uint8: np.ndarray, levels: float) -> np.ndarray:
 
 
 def load_splits(data: DataConfig) -> tuple[Dataset, Dataset]:
-    """Loads both splits; without a test split it becomes every sixth training image."""
+    """Loads both splits; every sixth training image replaces a missing test split."""
     data = dataclasses.replace(data, limit=0)
     train = load_dataset(data, "train")
     try:

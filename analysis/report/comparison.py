@@ -71,7 +71,10 @@ class Source:
         return self.measurement.readings
 
     def one_per_stage(self) -> list[int]:
-        """Index of each stage's strongest pattern, or else its strongest reading."""
+        """Index of each stage's strongest pattern, else of its strongest reading.
+
+        Only readings off the axes count where no pattern was found.
+        """
         best = {r.frequency.stage: r for r in strongest(self.readings)}
         for reading in sorted(self.readings, key=lambda r: -r.pattern_levels):
             if not reading.frequency.on_axis:

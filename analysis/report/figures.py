@@ -316,9 +316,9 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
                 y = getattr(reading, scale.reading).samples
                 if y.low <= 0:  # it may be 0, so that its upper limit is all we know
                     y = Estimate(y.high, 0.0, y.high)
-                point = [scale.place(x.value)], [scale.place(y.value)]
-                bars: Any = {"xerr": errors(scale, x), "yerr": errors(scale, y)}
-                axes.errorbar(*point, **bars, markersize=4, elinewidth=0.6, **style)
+                point: Any = {"x": scale.place(x.value), "y": scale.place(y.value)}
+                point |= {"xerr": errors(scale, x), "yerr": errors(scale, y)}
+                axes.errorbar(**point, markersize=4, elinewidth=0.6, **style)
                 largest = max(largest, *(scale.place(it.high) for it in (x, y)))
     axes.plot([lowest, largest], [lowest, largest], color="0.5", linewidth=0.8)
     limits = lowest - 5, largest + 5

@@ -206,7 +206,7 @@ def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
 
 
 def gain_cell(key: str) -> Callable[..., str]:
-    """Returns a function from results to the mean gain in dB, or their common floor."""
+    """Returns a function from results to the mean gain in dB, or to their floor."""
 
     def cell(found: list[Result]) -> str:
         if all(r.trained[key] <= r.floors_db[key] for r in found):
