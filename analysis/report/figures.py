@@ -229,11 +229,7 @@ def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
 
 
 def plot_reading(
-    scale: Scale,
-    axes: Axes,
-    reading: Reading,
-    row: tuple[float, float],
-    style: Mapping[str, Any],
+    scale: Scale, axes: Axes, reading: Reading, row: tuple[float, float], style: Any
 ) -> None:
     """Plots a reading in a row (middle, height), with its limit and real images."""
     y, height = row

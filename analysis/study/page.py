@@ -176,9 +176,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def method_table(
-    plan: Plan,
-    results: Sequence[Result],
-    columns: Mapping[str, Callable[[list[Result]], str]],
+    plan: Plan, results: Sequence[Result], columns: Mapping[str, Callable[..., str]]
 ) -> str:
     """Returns a table of one row per method; a column is a function of its results."""
     groups, cells = results_by_method(plan, results), columns.values()
