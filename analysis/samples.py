@@ -4,6 +4,7 @@ Nothing is resized or rescaled, because both would change a spectrum.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -118,11 +119,8 @@ def upsampling_strides(model: Any) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def total_cost(model: Any) -> dict[str, int]:
-    """Counts parameters, and multiply-accumulates per image, of a Keras model."""
-    from analysis.geometry.audit import audit_model
-
-    layers = audit_model(model)
+def total_cost(layers: Sequence[Any]) -> dict[str, int]:
+    """Sums parameters, and multiply-accumulates per image, over audited layers."""
     return {key: sum(getattr(it, key) for it in layers) for key in ("params", "macs")}
 
 

@@ -161,6 +161,7 @@ def load_sources(
 def add_generator_facts(source: Source, checkpoint: str) -> Source:
     """Adds what only a run has: predictions, cost and settings."""
     from analysis.checkerboard.predictions import predict
+    from analysis.geometry.audit import audit_model
     from config.loader import to_dict
     from gan.sampling import open_run
 
@@ -174,7 +175,7 @@ def add_generator_facts(source: Source, checkpoint: str) -> Source:
         for key, value in values.items()
     }
     predicted = predict(run.generator, source.measurement.layout.strides)
-    cost = total_cost(run.generator)
+    cost = total_cost(audit_model(run.generator))
     return dataclasses.replace(
         source, settings=settings, predicted=predicted, cost=cost
     )

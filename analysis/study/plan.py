@@ -242,9 +242,10 @@ def match_widths(
 
 def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]:
     """Counts trained parameters, and multiply-accumulates per image, of a generator."""
+    from analysis.geometry.audit import audit_model
     from gan.models import build_generator
 
-    return total_cost(build_generator(model, *shape))
+    return total_cost(audit_model(build_generator(model, *shape)))
 
 
 @dataclass(frozen=True)
