@@ -4,7 +4,6 @@ Figures are made without pyplot, so that no window system is ever asked.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -37,10 +36,9 @@ def show_image(axes: Axes, image_uint8: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-@contextmanager
-def theme(name: str) -> Iterator[None]:
-    """Sets colors and text size, "light" or "dark", of the figures drawn inside."""
-    page, text = PAGE_AND_TEXT_COLORS[name]
+def render(draw: Callable[[], Figure], form: str, theme: str = "light") -> bytes:
+    """Draws a "light" or "dark" figure; returns the bytes of an "svg" or "png" file."""
+    page, text = PAGE_AND_TEXT_COLORS[theme]
     on_text = "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color"
     on_page = "figure.facecolor", "axes.facecolor", "savefig.facecolor"
     settings: Any = dict.fromkeys((*on_text, "ytick.color"), text)
@@ -50,15 +48,9 @@ def theme(name: str) -> Iterator[None]:
         "image.interpolation": "none",  # a page may enlarge the figure
         "svg.hashsalt": "analysis",  # the same figure gives the same file
     }
-    with matplotlib.rc_context(settings):
-        yield
-
-
-def render(draw: Callable[[], Figure], form: str, theme_name: str = "light") -> bytes:
-    """Draws a figure in a theme and returns the bytes of an "svg" or "png" file."""
     stream = BytesIO()
     metadata = {"Date": None} if form == "svg" else None
-    with theme(theme_name):
+    with matplotlib.rc_context(settings):
         draw().savefig(stream, format=form, dpi=150, metadata=metadata)
     return stream.getvalue()
 

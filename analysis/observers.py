@@ -1,9 +1,7 @@
 """Observers that `train.py` gives to the training loop: checkerboard and quality.
 
-An observer gets samples at every evaluation and returns numbers and pictures for the
-log. It never changes the training. It sees few samples, so its numbers are less exact
-than those of `python -m analysis spectra` and `python -m analysis quality`, which
-measure results.
+They see few samples, so their numbers are less exact than those of `python -m analysis
+spectra` and `python -m analysis quality`, which measure results.
 """
 
 from collections.abc import Callable
@@ -41,13 +39,7 @@ MAX_DUPLICATES = 0.1
 def make_observers(
     config: Config, dataset: Dataset, say: Callable[[str], None]
 ) -> list[Observer]:
-    """Makes the observers of a run, except those that its images do not allow.
-
-    Args:
-        config: settings of the run.
-        dataset: its training images.
-        say: gets a sentence for each observer that cannot be made.
-    """
+    """Makes the observers of a run; `say` gets a sentence where one is not possible."""
     observers: list[Observer] = []
     for make in (
         lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
@@ -66,9 +58,6 @@ class CheckerboardObserver:
     The sizes include what noise adds to so few samples, and so does the band, which
     holds 95 % of what as many real images would show: real images stay inside it. Only
     frequencies off the axes are read, where real images have no such relation.
-
-    Attributes:
-        num_images: number of samples at each evaluation.
     """
 
     def __init__(
@@ -78,16 +67,10 @@ class CheckerboardObserver:
         *,
         num_images: int = 1000,
         picture_every: int = 4,
-        seed: int = 0,
     ) -> None:
-        """Measures real images once.
+        """Measures real images (N, H, W, C) once, at most MAX_REAL of them.
 
-        Args:
-            real_images_uint8: uint8 (N, H, W, C); at most MAX_REAL of them are used.
-            strides: strides of the generator's upsamplings, first to last.
-            num_images: requested number of samples.
-            picture_every: evaluations from one picture of spectra to the next.
-            seed: seed of the simulated band.
+        Every `picture_every`-th evaluation has a picture of the spectra.
 
         Raises:
             ValueError: if every image is constant, or too small for the strides.
@@ -98,32 +81,25 @@ class CheckerboardObserver:
         self.num_observed = 0
         spacing = -(-len(real_images_uint8) // MAX_REAL)
         self.real = measure_moments(real_images_uint8[::spacing], strides)
-        frequencies = self.real.layout.frequencies
+        places = list(enumerate(self.real.layout.frequencies))
         self.stages = {
-            stage: [
-                k
-                for k, f in enumerate(frequencies)
-                if f.stage == stage and not f.on_axis
-            ]
-            for stage in sorted({f.stage for f in frequencies})
+            stage: [k for k, f in places if f.stage == stage and not f.on_axis]
+            for stage in sorted({frequency.stage for _, frequency in places})
         }
-        self.bands = self._bands(np.random.default_rng(seed))
+        self.bands = self._bands()
 
-    def _bands(self, random: np.random.Generator) -> dict[str, float]:
+    def _bands(self) -> dict[str, float]:
         """95 % of what `num_images` real images would show, by simulation."""
+        random = np.random.default_rng(0)
         scale = self.real.num_images / self.num_images
         bands = {}
         for stage, members in self.stages.items():
             for tag, fit, unit in QUANTITIES:
-                fits = [fit(self.real, k) for k in members]
-                draws = [
-                    random.multivariate_normal(f.vector, scale * f.covariance, 2000)
-                    for f in fits
-                ]
-                squares = sum(
-                    np.einsum("ni,ij,nj->n", draw, f.metric, draw)
-                    for draw, f in zip(draws, fits, strict=True)
-                )
+                squares = np.zeros(2000)
+                for f in (fit(self.real, k) for k in members):
+                    covariance = scale * f.covariance
+                    draw = random.multivariate_normal(f.vector, covariance, 2000)
+                    squares += np.einsum("ni,ij,nj->n", draw, f.metric, draw)
                 size = unit(self.real, members, squares)
                 for side, share in (("low", 0.025), ("high", 0.975)):
                     name = f"{tag}/real_{side}_stage{stage}"
@@ -131,13 +107,7 @@ class CheckerboardObserver:
         return bands
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns the sizes with their bands, and at times the spectra.
-
-        Args:
-            step: number of finished steps.
-            images_uint8: uint8 (num_images, H, W, C).
-            state: its `ema_generator` made the images.
-        """
+        """Returns the sizes with their bands, and at times the spectra."""
         found = measure_moments(images_uint8, self.real.layout.strides)
         scalars = dict(self.bands)
         for stage, members in self.stages.items():
@@ -146,7 +116,12 @@ class CheckerboardObserver:
                 square = sum(float(f.vector @ f.metric @ f.vector) for f in fits)
                 size = unit(found, members, np.array(square))
                 scalars[f"{tag}/stage{stage}"] = float(size)
-        scalars |= imbalances(state.ema_generator)
+        # The imbalance index of a balanced kernel is 0.
+        for layer in state.ema_generator.layers:
+            strided = isinstance(layer, keras.layers.Conv2DTranspose)
+            if strided and max(layer.strides) > 1:
+                kernel = np.asarray(layer.kernel)
+                scalars[f"eta/{layer.name}"] = imbalance(kernel, layer.strides)
         pictures = {}
         if self.num_observed % self.picture_every == 0:
             title = f"step {step}, {len(images_uint8)} samples"
@@ -175,38 +150,22 @@ QUANTITIES = (
 )
 
 
-def imbalances(generator: keras.Model) -> dict[str, float]:
-    """Imbalance index of each transposed convolution with a stride, 0 if balanced."""
-    return {
-        f"eta/{layer.name}": imbalance(np.asarray(layer.kernel), layer.strides)
-        for layer in generator.layers
-        if isinstance(layer, keras.layers.Conv2DTranspose) and max(layer.strides) > 1
-    }
-
-
 class QualityObserver:
     """Quality scores, the score that chooses the best checkpoint, the collapse alarm.
 
     The samples are compared with a validation part of the training images, because the
     test images are kept for results. The names of the scores say so.
-
-    Attributes:
-        num_images: number of samples at each evaluation.
     """
 
     def __init__(
         self, data: DataConfig, *, num_images: int = 1000, first_step: int = 1000
     ) -> None:
-        """Measures two disjoint parts of the training images: reference and floor.
+        """Measures two disjoint parts of all training images: reference and floor.
 
-        Args:
-            data: the data set of the run; all its images are used, whatever the limit.
-            num_images: requested number of samples.
-            first_step: first step at which the collapse alarm may be raised.
+        The collapse alarm is raised at `first_step` at the earliest.
 
         Raises:
-            ValueError: if the images are too few or the feature network cannot take
-                them.
+            ValueError: if the images are too few, or do not fit the feature network.
         """
         real = ReferenceSet.load(data, num_images)
         images = real.train.images_uint8
@@ -233,13 +192,7 @@ class QualityObserver:
         return f"{name}-validation"
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns every score and its floor.
-
-        Args:
-            step: number of finished steps.
-            images_uint8: uint8 (num_images, H, W, C).
-            state: not used.
-        """
+        """Returns every score and its floor."""
         scores, scalars = self.score(images_uint8), {}
         for metric in LOGGED_SCORES:
             if metric in scores:
@@ -250,12 +203,7 @@ class QualityObserver:
 
 
 def collapse(scores: dict[str, float], floor: dict[str, float]) -> str:
-    """Returns the reasons why samples look collapsed, or an empty string.
-
-    Args:
-        scores: scores of the samples, see `compute_scores`.
-        floor: scores of real images.
-    """
+    """Returns the reasons why samples look collapsed, or an empty string."""
     reasons = []
     classes, usual = scores.get("num_classes", 0), floor.get("num_classes", 0)
     if classes < MIN_CLASS_FRACTION * usual:

@@ -1,10 +1,10 @@
 """Loads the images to measure (from a run, an .npz or a folder) and real images.
 
-All commands load images here. Nothing is resized or rescaled, because both would change
-a spectrum.
+Nothing is resized or rescaled, because both would change a spectrum.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from config.schema import DataConfig
-from gan.data.dataset import digest, load_dataset
+from config.schema import Config, DataConfig
+from gan.data.dataset import Dataset, digest, load_dataset
 from gan.data.files import open_path
 from gan.data.images import to_uint8
 from gan.files import read_arrays
@@ -33,7 +33,6 @@ class Samples:
 
     Attributes:
         images_uint8: uint8 (N, H, W, C), C 1 or 3.
-        name: short name for tables.
         source: "run", "file", "folder" or "data set".
         digest: hexadecimal sha256 of shape and bytes.
         facts: more about the source, as far as it is known: path, split, step,
@@ -78,32 +77,35 @@ def load_samples(
         checkpoint: which checkpoint of a run: "latest", "best" or a step.
 
     Raises:
-        SampleError: if the images cannot be measured.
-        ValueError: from `gan`, if a run or a folder cannot be read.
+        ValueError: if the images cannot be read or measured.
     """
     path = Path(path).resolve()
-    if (path / "config.json").is_file():
-        return sample_run(path, num_images, checkpoint)
-    source, name, images = read_path(path, num_images)
-    return make_samples(images, name, source, {"path": str(path)})
-
-
-def sample_run(path: Path, num_images: int, checkpoint: str) -> Samples:
-    """Makes images with a run's averaged generator."""
+    if not (path / "config.json").is_file():
+        return read_path(path, num_images)
     prepare_tensorflow()
-    from gan.sampling import open_run, sample
+    from gan.sampling import open_run
 
     run = open_run(path, checkpoint)
-    images = sample(run.generator, range(num_images))
+    made = sample_generator(run.generator, run.config, run.step, num_images, path.name)
+    return dataclasses.replace(made, facts={"path": str(path)} | made.facts)
+
+
+def sample_generator(
+    generator: Any, config: Config, step: int, num_images: int, name: str
+) -> Samples:
+    """Makes images with a generator of the run `name`."""
+    from gan.sampling import sample
+
+    images = sample(generator, range(num_images))
     facts = {
-        "path": str(path),
-        "step": run.step,
-        "upsample": run.config.model.upsample,
-        "training_seed": run.config.run.seed,
+        "step": step,
+        "upsample": config.model.upsample,
+        "training_seed": config.run.seed,
         "latent_seeds": f"0..{num_images - 1}",
     }
-    made = make_samples(images, path.name, "run", facts, run.config.data)
-    return dataclasses.replace(made, strides=upsampling_strides(run.generator))
+    made = make_samples(images, name, "run", facts)
+    strides = upsampling_strides(generator)
+    return dataclasses.replace(made, data=config.data, strides=strides)
 
 
 def upsampling_strides(model: Any) -> tuple[int, ...]:
@@ -117,32 +119,28 @@ def upsampling_strides(model: Any) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def load_reference(
-    reference: str | None = None, samples: Samples | None = None, split: str = "train"
-) -> Samples:
-    """Loads the real images to compare with.
+def total_cost(layers: Sequence[Any]) -> dict[str, int]:
+    """Sums parameters, and multiply-accumulates per image, over audited layers."""
+    return {key: sum(getattr(it, key) for it in layers) for key in ("params", "macs")}
 
-    Args:
-        reference: an .npz, a folder or the name of a data set; None: the data set that
-            the samples' run was trained on, or Fashion-MNIST if there is no run.
-        samples: the samples to compare with, of the same size and channels.
-        split: "train" or "test", if the reference is a data set.
+
+def load_reference(
+    reference: str | None = None, samples: Samples | None = None
+) -> Samples:
+    """Loads real images that fit the samples.
+
+    `reference` is an .npz, a folder or the name of a data set; None means the data set
+    that the samples' run was trained on, or Fashion-MNIST if there is no run.
 
     Raises:
-        SampleError: if they do not fit the samples or cannot be measured.
-        ValueError: from `gan`, if they cannot be read.
+        ValueError: if they cannot be read or measured, or do not fit.
     """
     if reference and Path(reference).exists():
-        path = Path(reference).resolve()
-        source, name, images = read_path(path, None)
-        real = make_samples(images, name, source, {"path": str(path)})
+        real = read_path(Path(reference).resolve(), None)
     else:
         data = samples.data if samples else None
         config = DataConfig(dataset=reference) if reference else data or DataConfig()
-        dataset = load_dataset(config, split)
-        facts = {"split": split}
-        real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
-        real = dataclasses.replace(real, labels=dataset.labels)
+        real = from_dataset(load_dataset(config, "train"))
     if samples and samples.images_uint8.shape[1:] != real.images_uint8.shape[1:]:
         raise SampleError(
             f"{samples.name}: received images of {samples.size}; the reference "
@@ -151,27 +149,25 @@ def load_reference(
     return real
 
 
+def from_dataset(train: Dataset) -> Samples:
+    """Returns the training images of a data set, with their classes."""
+    facts = {"split": "train"}
+    real = make_samples(train.images_uint8, train.name, "data set", facts)
+    return dataclasses.replace(real, labels=train.labels)
+
+
 def halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Splits real images into the even and the odd positions.
+    """Splits real images into even and odd positions, which have equal mixtures.
 
     The first half is the reference, the second half says what real images measure.
-    Whether a set is sorted by class or by date, both halves get the same mixture.
     """
     return images[0::2], images[1::2]
 
 
 def make_samples(
-    images_uint8: np.ndarray,
-    name: str,
-    source: str,
-    facts: dict[str, Any],
-    data: DataConfig | None = None,
+    images_uint8: np.ndarray, name: str, source: str, facts: dict[str, Any]
 ) -> Samples:
-    """Checks images before they are measured, and notes what makes results doubtful.
-
-    Raises:
-        SampleError: if there are fewer than MIN_IMAGES images, or all are constant.
-    """
+    """Checks images (SampleError), and notes what makes results doubtful."""
     num_images = len(images_uint8)
     if num_images < MIN_IMAGES:
         raise SampleError(
@@ -188,14 +184,16 @@ def make_samples(
         notes.append(f"{num_constant} of {num_images} images are constant.")
     if (flat == flat[0]).all():
         notes.append("All images are the same one.")
-    number = digest(images_uint8)
-    return Samples(images_uint8, name, source, number, facts, data, tuple(notes))
+    return Samples(
+        images_uint8, name, source, digest(images_uint8), facts, notes=tuple(notes)
+    )
 
 
-def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]:
-    """Reads an .npz or a folder; returns source, name and uint8 (N, H, W, C)."""
+def read_path(path: Path, num_images: int | None) -> Samples:
+    """Reads the first images of an .npz or a folder; None: all images."""
+    facts = {"path": str(path)}
     if path.suffix == ".npz" and path.is_file():
-        return "file", path.stem, read_npz(path)[:num_images]
+        return make_samples(read_npz(path)[:num_images], path.stem, "file", facts)
     if not path.is_dir():
         raise SampleError(f"{path}: expected a run, an .npz file or a folder of images")
     pictures = open_path(path, "train", background=0)
@@ -205,15 +203,11 @@ def read_path(path: Path, num_images: int | None) -> tuple[str, str, np.ndarray]
     images = [image for image, _ in islice(pictures.examples, num_images)]
     if not images:
         raise SampleError(f"{path}: no run and no images found here")
-    return "folder", path.name, np.stack(images)
+    return make_samples(np.stack(images), path.name, "folder", facts)
 
 
 def read_npz(path: Path) -> np.ndarray:
-    """Reads the array `images` of an .npz: uint8 or floats in [-1, 1].
-
-    Returns:
-        uint8 (N, H, W, C); the array in the file may be without the last axis.
-    """
+    """Reads `images` of an .npz, uint8 or floats in [-1, 1], as uint8 (N, H, W, C)."""
     try:
         images = read_arrays(path, ["images"])["images"]
     except KeyError:
@@ -235,11 +229,7 @@ def read_npz(path: Path) -> np.ndarray:
 
 
 def quantise(images: np.ndarray, name: str) -> np.ndarray:
-    """Maps floats in [-1, 1] to uint8.
-
-    Raises:
-        SampleError: if there are NaN, or values show that the range is another one.
-    """
+    """Maps floats in [-1, 1] to uint8; SampleError if their range is another one."""
     if not np.isfinite(images).all():
         raise SampleError(f"{name}: received NaN or infinite values")
     low, high = (float(f(initial=0)) for f in (images.min, images.max))

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from analysis.quality.metrics import Features
 from gan.data.dataset import Dataset
@@ -41,14 +42,7 @@ class ExtractorError(ValueError):
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature network with the mean and the scale of its features.
-
-    Attributes:
-        id: name of the network and the start of a hash; part of every metric's name.
-        net: model of `build_net`.
-        mean: float64 (64,), mean of each feature over the real training images.
-        std: float64 (64,), their standard deviation, see `feature_scale`.
-    """
+    """A feature network, with mean and scale of its 64 features on real images."""
 
     id: str
     net: keras.Model
@@ -56,11 +50,7 @@ class Extractor:
     std: np.ndarray
 
     def features(self, images_uint8: np.ndarray) -> Features:
-        """Returns the features of uint8 images (N, H, W, C).
-
-        Raises:
-            ExtractorError: if the network takes another size or number of channels.
-        """
+        """Returns the features of uint8 images of the size that the network takes."""
         expected = self.net.input_shape[1:]
         if images_uint8.shape[1:] != expected or images_uint8.dtype != np.uint8:
             raise ExtractorError(
@@ -76,31 +66,23 @@ class Extractor:
 
 
 def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
-    """Builds three stages of 3x3 convolution and pooling, 64 features and logits.
+    """Builds a network from (N, H, W, C) in [-1, 1] to 64 features and class logits.
 
     The features are taken before their activation, so that none is constantly 0. The
     pooling comes before the batch normalisation, which then costs a quarter.
-
-    Args:
-        image_shape: (H, W, C) of the input, float32 images in [-1, 1].
-        num_classes: number of logits; 0 leaves the output "logits" out.
-
-    Returns:
-        A model from (N, H, W, C) to {"features": (N, 64), "logits": (N, classes)}.
     """
     inputs = x = keras.Input(image_shape)
     for stage, width in enumerate(WIDTHS, start=1):
-        x = keras.layers.Conv2D(
-            width, 3, padding="same", use_bias=False, name=f"conv{stage}"
-        )(x)
-        x = keras.layers.MaxPooling2D()(x)
-        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm{stage}")(x)
-        x = keras.layers.LeakyReLU(0.1)(x)
-    x = keras.layers.Dense(NUM_FEATURES, name="features")(keras.layers.Flatten()(x))
+        conv = {"padding": "same", "use_bias": False, "name": f"conv{stage}"}
+        x = layers.Conv2D(width, 3, **conv)(x)
+        x = layers.MaxPooling2D()(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{stage}")(x)
+        x = layers.LeakyReLU(0.1)(x)
+    x = layers.Dense(NUM_FEATURES, name="features")(layers.Flatten()(x))
     outputs = {"features": x}
     if num_classes:
-        x = keras.layers.LeakyReLU(0.1)(x)
-        outputs["logits"] = keras.layers.Dense(num_classes, name="logits")(x)
+        x = layers.LeakyReLU(0.1)(x)
+        outputs["logits"] = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(inputs, outputs)
 
 
@@ -108,10 +90,9 @@ def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]
     """Returns the outputs of a `build_net` model as float64, not standardised."""
     if not len(images_uint8):
         raise ExtractorError("received no images, expected at least one")
-    batches = [
-        net.predict_on_batch(to_float(images_uint8[start : start + BATCH_SIZE]))
-        for start in range(0, len(images_uint8), BATCH_SIZE)
-    ]
+    starts = range(0, len(images_uint8), BATCH_SIZE)
+    parts = [images_uint8[start : start + BATCH_SIZE] for start in starts]
+    batches = [net.predict_on_batch(to_float(part)) for part in parts]
     return {
         name: np.concatenate([batch[name] for batch in batches]).astype(np.float64)
         for name in batches[0]
@@ -121,40 +102,28 @@ def run_net(net: keras.Model, images_uint8: np.ndarray) -> dict[str, np.ndarray]
 def feature_scale(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean and the standard deviation of features (N, 64).
 
-    A feature that is constant on real images is kept, because it may vary on fakes. The
-    standard deviation is at least a thousandth of the median one, so that such a
-    feature stays finite.
+    A feature that is constant on real images may vary on fakes, so that a deviation is
+    at least a thousandth of the median one.
     """
     std = values.std(axis=0)
     return values.mean(axis=0), np.maximum(std, 1e-3 * np.median(std))
 
 
 def save_extractor(path: Path, net: keras.Model, images_uint8: np.ndarray) -> None:
-    """Rounds the kernels to float16 and writes the weights and the feature scale.
-
-    Args:
-        path: an .npz file; its stem becomes the name of the extractor.
-        net: trained model of `build_net`; its kernels are rounded in place.
-        images_uint8: the real training images, which set the feature scale.
-    """
+    """Rounds the kernels to float16; writes the weights and the scale of features."""
     arrays: dict[str, Any] = {"image_shape": np.array(net.input_shape[1:])}
     for weight in net.weights:
         value = keras.ops.convert_to_numpy(weight)
         # Vectors stay float32: they are small, and a variance may overflow float16.
         arrays[weight.path] = value.astype(np.float16) if value.ndim > 1 else value
         weight.assign(arrays[weight.path].astype(np.float32))
-    arrays["mean"], arrays["std"] = feature_scale(
-        run_net(net, images_uint8)["features"]
-    )
+    features = run_net(net, images_uint8)["features"]
+    arrays["mean"], arrays["std"] = feature_scale(features)
     np.savez_compressed(path, **arrays)
 
 
 def load_extractor(path: Path, sha256: str | None = None) -> Extractor:
-    """Loads what `save_extractor` wrote; file name and hash become the id.
-
-    Raises:
-        ExtractorError: if it is another kind of file, or its hash is not `sha256`.
-    """
+    """Loads what `save_extractor` wrote; ExtractorError if its hash is not `sha256`."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if sha256 not in (None, found):
         raise ExtractorError(f"{path}: sha256 is {found}, expected {sha256}")
@@ -172,10 +141,7 @@ def load_extractor(path: Path, sha256: str | None = None) -> Extractor:
 
 
 def random_extractor(train: Dataset) -> Extractor:
-    """Returns a network of fixed random weights (He normal), scaled by `train`.
-
-    The hash in its id covers the weights and the images that set the scale.
-    """
+    """Returns a network of fixed random weights (He normal), scaled by `train`."""
     net = build_net(train.images_uint8.shape[1:], 0)
     rng, covered = np.random.default_rng(0), hashlib.sha256(train.digest.encode())
     for layer in net.layers:
@@ -191,11 +157,7 @@ def random_extractor(train: Dataset) -> Extractor:
 def choose_extractor(
     train: Dataset, test: Dataset, weights: Path | None = None
 ) -> Extractor:
-    """Returns the given network, else the one that ships for `test`, else a random one.
-
-    Raises:
-        ExtractorError: if the weights are damaged or the images are too small.
-    """
+    """Returns the given network, or the one that ships for `test`, or a random one."""
     shape = test.images_uint8.shape[1:]
     if min(shape[:2]) < SMALLEST_SIZE_PX:
         raise ExtractorError(

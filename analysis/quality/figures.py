@@ -1,12 +1,11 @@
-"""Figures of the command `quality`: scores over training, and possible copies.
+"""Figures of the command `quality`: scores over training, and possible copies."""
 
-The figures use matplotlib's Agg canvas and need no display.
-"""
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.figures import new_figure, show_image
 from analysis.quality.reference import Copies, ReferenceSet
 
 
@@ -15,30 +14,19 @@ def draw_training(
     baselines: dict[str, dict[str, float]],
     reference: ReferenceSet,
 ) -> Figure:
-    """Draws FCD and coverage over training, with the baselines as horizontal lines.
-
-    Args:
-        points: training step and scores of each checkpoint.
-        baselines: see `ReferenceSet.baselines`.
-        reference: the reference set of all scores.
-    """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draws FCD and coverage over training (step, scores), with baselines as lines."""
+    figure = new_figure(4, 9)
     steps = [step for step, _ in points]
     for axes, key in zip(figure.subplots(1, 2), ("fcd", "coverage"), strict=True):
         axes.plot(steps, [scores[key] for _, scores in points], "o-", color="C0")
         for name, scores in baselines.items():
             axes.axhline(scores[key], color="0.6", linewidth=0.8, zorder=0)
             is_floor = name == "floor"  # its label is on the side away from the noise
-            axes.annotate(
-                name if is_floor else f"{name} levels",
-                (0.99, scores[key]),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="top" if is_floor == (key == "fcd") else "bottom",
-                fontsize=8,
-                color="0.35",
-            )
+            side = "top" if is_floor == (key == "fcd") else "bottom"
+            label = name if is_floor else f"{name} levels"
+            style: Any = {"ha": "right", "va": side, "fontsize": 8, "color": "0.35"}
+            style["xycoords"] = "axes fraction", "data"
+            axes.annotate(label, (0.99, scores[key]), **style)
         axes.set_title(reference.name(key), fontsize=10)
         axes.set_xlabel("training step")
         if len(steps) == 1:
@@ -55,24 +43,15 @@ def draw_training(
 def draw_nearest_pairs(
     fakes_uint8: np.ndarray, train_uint8: np.ndarray, copies: Copies
 ) -> Figure:
-    """Draws the 16 samples that are nearest to a training image, above that image.
-
-    Args:
-        fakes_uint8: uint8 (N, H, W, C), in the order of `copies`.
-        train_uint8: uint8 (K, H, W, C), the images that `copies.nearest` refers to.
-        copies: distances in grey levels.
-    """
-    figure = Figure(figsize=(10, 5.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Draws the 16 samples that are nearest to a training image, above that image."""
+    figure = new_figure(5.8, 10)
     cells = figure.subplots(4, 8)
-    for axes in cells.flat:
-        axes.set_axis_off()
     closest = np.argsort(copies.distances, kind="stable")[:16]
     for place, index in enumerate(closest):
         row, column = 2 * (place // 8), place % 8
         pair = fakes_uint8[index], train_uint8[copies.nearest[index]]
         for axes, image in zip(cells[row : row + 2, column], pair, strict=True):
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            show_image(axes, image)
         difference = copies.distances[index] / np.sqrt(fakes_uint8[0].size)
         cells[row, column].set_title(f"{difference:.1f}", fontsize=9)
     figure.suptitle(

@@ -1,8 +1,6 @@
 """Distances between generated and real images, computed from their features.
 
-The module takes arrays and returns numbers; it knows no network, run or file. Features
-come from `analysis.quality.extractor`, standardised by the mean and the standard
-deviation over the real training images.
+The module takes arrays and returns numbers; it knows no network, run or file.
 
 The Frechet distance is that of Heusel et al. 2017 (arXiv:1706.08500) and the kernel
 distance that of Binkowski et al. 2018 (arXiv:1801.01401). Because they are computed
@@ -32,7 +30,7 @@ class Features:
     """The outputs of the feature network for N images.
 
     Attributes:
-        values: float64 (N, D), standardised.
+        values: float64 (N, D), standardised over the real training images.
         probabilities: float64 (N, classes), or None if the network has no classes.
     """
 
@@ -80,9 +78,7 @@ def compute_scores(real: Features, fake: Features) -> dict[str, float]:
     kcd, kcd_se = kernel_distance(real.values, fake.values)
     density, coverage = density_coverage(real, fake)
     limit = DUPLICATE_FRACTION * np.median(real.neighbour_distances[:, 0])
-    fake_norm, real_norm = (
-        np.median(np.linalg.norm(features.values, axis=1)) for features in (fake, real)
-    )
+    norms = [np.median(np.linalg.norm(it.values, axis=1)) for it in (fake, real)]
     scores = {
         "fcd": frechet_distance(real.values, fake.values),
         "kcd": kcd,
@@ -91,7 +87,7 @@ def compute_scores(real: Features, fake: Features) -> dict[str, float]:
         "coverage": coverage,
         "diversity": spread(fake.values) / spread(real.values),
         "duplicates": float(np.mean(fake.neighbour_distances[:, 0] < limit)),
-        "norm": float(fake_norm / real_norm),
+        "norm": float(norms[0] / norms[1]),
     }
     if real.probabilities is None or fake.probabilities is None:
         return scores
@@ -105,10 +101,7 @@ def compute_scores(real: Features, fake: Features) -> dict[str, float]:
 
 
 def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
-    """Returns a name that holds the number of images and the feature network.
-
-    `fcd/ID` means 10,000 images, `fcd2k/ID` means 2000 and `fcd_n1500/ID` means 1500.
-    """
+    """Returns fcd/ID for 10,000 images, fcd2k/ID for 2000 and fcd_n1500/ID for 1500."""
     if num_images == 10_000:
         return f"{metric}/{extractor_id}"
     thousands, rest = divmod(num_images, 1000)
@@ -117,15 +110,11 @@ def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Returns the squared Frechet distance of the Gaussians fitted to two sets.
+    """Returns the squared Frechet distance of the Gaussians fitted to two (N, D) sets.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). The trace of the root is computed from
     the symmetric matrix C1^(1/2) C2 C1^(1/2), which has the same eigenvalues as C1 C2.
     The distance of equal sets is 0. Finite sets have a positive bias of order 1/N.
-
-    Args:
-        real: float64 (N, D), N at least 2.
-        fake: float64 (M, D), M at least 2.
     """
     cov_real, cov_fake = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
     values, vectors = np.linalg.eigh(cov_real)
@@ -138,36 +127,25 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def kernel_distance(
-    real: np.ndarray, fake: np.ndarray, num_blocks: int = 10, seed: int = 0
+    real: np.ndarray, fake: np.ndarray, num_blocks: int = 10
 ) -> tuple[float, float]:
-    """Returns the unbiased kernel distance (MMD^2) and its standard error.
+    """Returns the unbiased kernel distance (MMD^2) of (N, D) sets and its error.
 
     The kernel is (x.y / D + 1)^3. Both sets are shuffled and cut into disjoint blocks
-    (of 1000 images if N is 10,000). Each pair of blocks gives one estimate. These are
-    independent, so their scatter gives the standard error. The distance is unbiased and
-    may therefore be negative.
-
-    Args:
-        real: float64 (N, D), N at least 4.
-        fake: float64 (N, D).
-        num_blocks: number of estimates, at least 2; a block holds at least two images.
-        seed: seed of the shuffle.
+    (of 1000 images if N is 10,000, of 2 at least). Each pair of blocks gives one
+    estimate. These are independent, so their scatter gives the standard error. The
+    distance is unbiased and may therefore be negative.
     """
-    rng, size = np.random.default_rng(seed), max(2, len(real) // num_blocks)
+    rng, size = np.random.default_rng(0), max(2, len(real) // num_blocks)
     real, fake = rng.permutation(real), rng.permutation(fake)
-    blocks = [slice(end - size, end) for end in range(size, len(real) + 1, size)]
-    estimates = [
-        unbiased_mmd(real[block], fake[block]) for block in blocks[:num_blocks]
-    ]
+    starts = range(0, len(real) - size + 1, size)[:num_blocks]
+    estimates = [unbiased_mmd(real[k : k + size], fake[k : k + size]) for k in starts]
     error = np.std(estimates, ddof=1) / np.sqrt(len(estimates))
     return float(np.mean(estimates)), float(error)
 
 
 def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
-    """Returns MMD^2 of two (N, D) sets: mean K_rr + mean K_ff - 2 mean K_rf.
-
-    The means inside one set leave out the diagonal, where an image meets itself.
-    """
+    """Returns MMD^2 of two (N, D) sets; the diagonals of K_rr and K_ff are left out."""
     size, dimensions = real.shape
     result = -2 * np.mean((real @ fake.T / dimensions + 1) ** 3)
     for values in (real, fake):
@@ -179,7 +157,7 @@ def unbiased_mmd(real: np.ndarray, fake: np.ndarray) -> float:
 def squared_distances(
     queries: np.ndarray, targets: np.ndarray, chunk_size: int = 250
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields a slice of the queries and their squared distances to all targets.
+    """Yields slices of the queries and their squared distances to all targets.
 
     The chunks keep memory small: all distances of 10,000 images would take 800 MB.
     """
@@ -220,10 +198,7 @@ def expected_coverage(num_images: int) -> float:
 
 
 def spread(values: np.ndarray) -> float:
-    """Returns the root mean squared distance between two different rows of (N, D).
-
-    Over all pairs this is the root of twice the trace of the covariance.
-    """
+    """Returns the root mean squared distance between two different rows of (N, D)."""
     return float(np.sqrt(2 * values.var(axis=0, ddof=1).sum()))
 
 
@@ -236,8 +211,7 @@ def class_histogram(probabilities: np.ndarray) -> np.ndarray:
 def class_score(probabilities: np.ndarray) -> float:
     """Returns the formula of the Inception score, from 1 to the number of classes.
 
-    It is exp of the mean Kullback-Leibler divergence of p(class | image) from
-    p(class). It does not notice a collapse inside a class.
+    It is exp of the mean Kullback-Leibler divergence of p(class | image) from p(class).
     """
     clipped = np.clip(probabilities, 1e-12, 1)
     terms = clipped * (np.log(clipped) - np.log(clipped.mean(axis=0)))

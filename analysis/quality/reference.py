@@ -1,8 +1,4 @@
-"""Scores of samples against the real images of a data set.
-
-The `quality` command and the study measure samples here. This is the only file of the
-chapter that loads data.
-"""
+"""Scores of samples against the real images of a data set."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,14 +21,10 @@ NOISE_LEVELS = (5, 13, 26)  # standard deviations in grey levels
 
 @dataclass(frozen=True)
 class Copies:
-    """Distances from samples to the nearest training images.
+    """Nearest training images (indices) of samples, and the distances to them.
 
-    Attributes:
-        ratio: median distance of a sample to its nearest training image, divided by the
-            same distance of real test images. It is about 1 for new images and 0 for
-            copies.
-        nearest: int64 (N,), index of each sample's nearest training image.
-        distances: float64 (N,), distance to that image.
+    `ratio` is their median distance, divided by that of real test images. It is about 1
+    for new images and 0 for copies.
     """
 
     ratio: float
@@ -42,14 +34,9 @@ class Copies:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """The real images of a data set and the feature network for them.
+    """The real images of a data set, and the feature network for them.
 
-    Attributes:
-        extractor: the feature network.
-        train: all real training images.
-        test: all real test images.
-        num_images: number of images in each of the two sets that a score compares, at
-            most the number of test images.
+    A score compares two sets of `num_images`, at most the number of test images.
     """
 
     extractor: Extractor
@@ -61,17 +48,7 @@ class ReferenceSet:
     def load(
         cls, data: DataConfig, num_images: int, weights: Path | None = None
     ) -> Self:
-        """Loads both splits of a data set and the feature network.
-
-        Args:
-            data: the data set; all its images are used, whatever the limit is.
-            num_images: requested number; fewer are used if there are fewer real images.
-            weights: file with the weights of the network, see `choose_extractor`.
-
-        Raises:
-            DataError: if the images cannot be loaded.
-            ExtractorError: if the weights or the images cannot be used.
-        """
+        """Loads both splits, whole whatever the limit is, and the feature network."""
         train, test = load_splits(data)
         num_images = min(num_images, len(test.images_uint8), len(train.images_uint8))
         return cls(choose_extractor(train, test, weights), train, test, num_images)
@@ -91,11 +68,7 @@ class ReferenceSet:
         return metrics.metric_name(metric, self.num_images, self.extractor.id)
 
     def baselines(self) -> dict[str, dict[str, float]]:
-        """Returns scores that show what a score means.
-
-        "floor" is the score of real training images. "noise 5" and so on are the scores
-        of the same images after noise of so many grey levels was added.
-        """
+        """Returns scores of real training images, the floor, and of noisy ones."""
         images = self.sample_train()
         scores = {"floor": self.score(images)}
         for levels in NOISE_LEVELS:
@@ -109,11 +82,7 @@ class ReferenceSet:
         return images[rng.choice(len(images), self.num_images, replace=False)]
 
     def copies(self, images_uint8: np.ndarray) -> dict[str, Copies]:
-        """Compares the first 1000 images with all training images.
-
-        Returns:
-            "pixels": distances in grey levels; "features": distances in features.
-        """
+        """Compares 1000 images with all training images, by pixels and by features."""
         points, result = self._points(images_uint8[:NUM_COMPARED]), {}
         for space, (train, test_distance) in self._train_points.items():
             nearest, distances = metrics.nearest_targets(points[space], train)
@@ -139,22 +108,14 @@ class ReferenceSet:
         }
 
 
-def add_noise(images_uint8: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
-    """Adds Gaussian noise with a standard deviation of `levels` grey levels.
-
-    Returns:
-        uint8, the shape of the input, rounded and clipped to 0..255.
-    """
-    noise = np.random.default_rng(seed).normal(0, levels, images_uint8.shape)
+def add_noise(images_uint8: np.ndarray, levels: float) -> np.ndarray:
+    """Adds Gaussian noise of a standard deviation in grey levels; uint8 in and out."""
+    noise = np.random.default_rng(0).normal(0, levels, images_uint8.shape)
     return round_to_uint8(images_uint8 + noise)
 
 
 def load_splits(data: DataConfig) -> tuple[Dataset, Dataset]:
-    """Loads all training and all test images of a data set.
-
-    Without a test split every sixth training image becomes a test image instead, and a
-    note of the test set says so.
-    """
+    """Loads both splits; every sixth training image replaces a missing test split."""
     data = dataclasses.replace(data, limit=0)
     train = load_dataset(data, "train")
     try:

@@ -21,7 +21,13 @@ from analysis.checkerboard.measurement import (
 )
 from analysis.checkerboard.meter import GridReading
 from analysis.checkerboard.words import stage_name, strongest
-from analysis.samples import SampleError, Samples, load_reference, load_samples
+from analysis.samples import (
+    SampleError,
+    Samples,
+    load_reference,
+    load_samples,
+    total_cost,
+)
 
 if TYPE_CHECKING:
     from analysis.checkerboard.predictions import Predicted
@@ -32,11 +38,9 @@ PREDICTORS = ("geometry", "weights", "probe")
 
 @dataclass(frozen=True)
 class Source:
-    """One source of images, measured.
+    """One source of images, measured; its label is unique in the comparison.
 
     Attributes:
-        label: short name that no other source of the comparison has.
-        measurement: what was measured of the images.
         samples: the images; None if only their measurement was saved.
         settings: settings of a run by "section.key".
         predicted: by predictor one prediction for each of the measurement's readings;
@@ -67,10 +71,9 @@ class Source:
         return self.measurement.readings
 
     def one_per_stage(self) -> list[int]:
-        """Index of the reading that stands for each stage, the last stage first.
+        """Index of each stage's strongest pattern, else of its strongest reading.
 
-        It is the strongest pattern of the stage. Where none was found, it is the
-        strongest reading that is not on an axis.
+        Only readings off the axes count where no pattern was found.
         """
         best = {r.frequency.stage: r for r in strongest(self.readings)}
         for reading in sorted(self.readings, key=lambda r: -r.pattern_levels):
@@ -86,17 +89,10 @@ class Source:
 
     def as_dict(self) -> dict[str, Any]:
         """All numbers, for JSON."""
-        names = "imaging_gain_percent", "fixed_pattern_levels"
         return {
             "label": self.label,
             "measured": self.measurement.as_dict(),
-            "predicted": {
-                predictor: [
-                    {name: asdict(getattr(one, name)) for name in names}
-                    for one in predictions
-                ]
-                for predictor, predictions in self.predicted.items()
-            },
+            "predicted": {k: [asdict(p) for p in v] for k, v in self.predicted.items()},
             "cost": self.cost,
             "settings": self.settings,
         }
@@ -128,24 +124,28 @@ def load_sources(
         else load_samples(path, num_images, checkpoint)
         for path in paths
     ]
-    strides = {
-        one.strides if isinstance(one, Samples) else one.layout.strides
-        for one in loaded
-    } - {None}
-    shared = strides.pop() if len(strides) == 1 else None
-    real: dict[Any, RealImages] = {}
-    sources = [
-        Source(one.facts["samples"]["name"], one)
-        if isinstance(one, Measurement)
-        else measure_source(one, load_reference(reference, one), shared, real)
-        for one in loaded
-    ]
-    sources = [
-        add_generator_facts(source, checkpoint)
-        if source.samples and source.samples.source == "run"
-        else source
-        for source in sources
-    ]
+    found = {
+        it.strides if isinstance(it, Samples) else it.layout.strides for it in loaded
+    }
+    known = found - {None}
+    shared = known.pop() if len(known) == 1 else None
+    real: dict[Any, RealImages] = {}  # each set is read once for all sources
+    sources = []
+    for one in loaded:
+        if isinstance(one, Measurement):
+            sources.append(Source(one.facts["samples"]["name"], one))
+            continue
+        real_images = load_reference(reference, one)
+        size = one.images_uint8.shape[1:3]
+        strides = one.strides or shared or strides_to_scan(*size)
+        key = real_images.digest, strides
+        if key not in real:
+            real[key] = read_real_images(real_images, strides)
+        known_strides = one.strides is not None
+        measured = measure_against(one, real[key], known_strides=known_strides)
+        source = Source(one.name, measured, one)
+        is_run = one.source == "run"
+        sources.append(add_generator_facts(source, checkpoint) if is_run else source)
     first = conditions(sources[0])
     for source in sources:
         if conditions(source) != first:
@@ -154,35 +154,8 @@ def load_sources(
                 f"{source.label} against {conditions(source)}"
             )
     labels = unique_labels([source.facts for source in sources])
-    return [
-        dataclasses.replace(source, label=label)
-        for source, label in zip(sources, labels, strict=True)
-    ]
-
-
-def measure_source(
-    samples: Samples,
-    reference: Samples,
-    strides: tuple[int, ...] | None,
-    real: dict[Any, RealImages],
-) -> Source:
-    """Measures one source; its label is its name.
-
-    Args:
-        samples: its images.
-        reference: real images.
-        strides: to measure with if those of the samples are not known; None: all that
-            the size allows.
-        real: real images that were read already; those of this source are added.
-    """
-    size = samples.images_uint8.shape[1:3]
-    strides = samples.strides or strides or strides_to_scan(*size)
-    key = reference.digest, strides
-    if key not in real:
-        real[key] = read_real_images(reference, strides)
-    known = samples.strides is not None
-    measured = measure_against(samples, real[key], known_strides=known)
-    return Source(samples.name, measured, samples)
+    pairs = zip(sources, labels, strict=True)
+    return [dataclasses.replace(source, label=label) for source, label in pairs]
 
 
 def add_generator_facts(source: Source, checkpoint: str) -> Source:
@@ -196,19 +169,15 @@ def add_generator_facts(source: Source, checkpoint: str) -> Source:
         # A training that goes on may have saved a newer checkpoint since.
         checkpoint = str(source.facts["step"])
     run = open_run(source.facts["path"], checkpoint)
-    records = audit_model(run.generator)
+    settings = {
+        f"{section}.{key}": value
+        for section, values in to_dict(run.config).items()
+        for key, value in values.items()
+    }
+    predicted = predict(run.generator, source.measurement.layout.strides)
+    cost = total_cost(audit_model(run.generator))
     return dataclasses.replace(
-        source,
-        settings={
-            f"{section}.{key}": value
-            for section, values in to_dict(run.config).items()
-            for key, value in values.items()
-        },
-        predicted=predict(run.generator, source.measurement.layout.strides),
-        cost={
-            "params": sum(record.params for record in records),
-            "macs": sum(record.macs for record in records),
-        },
+        source, settings=settings, predicted=predicted, cost=cost
     )
 
 
@@ -230,12 +199,8 @@ def conditions(source: Source) -> str:
 def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the shortest kind of name that differs between all sources."""
     methods = [fact.get("upsample", fact["name"]) for fact in facts]
-    with_seeds = [
-        f"{fact['upsample']} seed {fact['training_seed']}"
-        if "upsample" in fact
-        else fact["name"]
-        for fact in facts
-    ]
+    seeds = [f" seed {it['training_seed']}" if "upsample" in it else "" for it in facts]
+    with_seeds = [method + seed for method, seed in zip(methods, seeds, strict=True)]
     for labels in (methods, with_seeds, [fact["name"] for fact in facts]):
         if len(set(labels)) == len(facts):
             return labels

@@ -1,8 +1,4 @@
-"""Figures of a comparison, each with its caption; nothing is measured here.
-
-Each figure is narrow enough for a phone, and can be drawn for a light page or a dark
-one. `comparison_figures` and `image_figures` list them all.
-"""
+"""Figures of a comparison with their captions, for a light page or a dark one."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,11 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from analysis.checkerboard.figures import (
-    draw_spectra,
-    draw_tile,
-    power_limits_db,
-)
+from analysis.checkerboard.figures import draw_spectra, draw_tile, power_limits_db
 from analysis.checkerboard.frequencies import Layout
 from analysis.checkerboard.measurement import NUM_EXAMPLES
 from analysis.checkerboard.meter import Estimate, Reading
@@ -40,13 +32,7 @@ PREDICTOR_MARKERS = dict(zip(PREDICTORS, "^so", strict=True))
 
 @dataclass(frozen=True)
 class Scale:
-    """One of the readings as an axis of a figure.
-
-    Attributes:
-        reading: name of the reading.
-        label: of the axis.
-        place: from the reading's unit to the axis.
-    """
+    """One of the readings as an axis; `place` converts from the reading's unit."""
 
     reading: str
     label: str
@@ -63,14 +49,7 @@ FIXED = Scale("fixed_pattern_levels", "fixed pattern, grey levels", float)
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """One figure with its texts.
-
-    Attributes:
-        name: name of its files.
-        draw: draws it in the colors of the current theme.
-        alt: what it shows, for a reader who cannot see it.
-        caption: what to look for.
-    """
+    """One figure with its texts; `alt` is for a reader who cannot see it."""
 
     name: str
     draw: Callable[[], Figure]
@@ -91,7 +70,6 @@ class ReportFigure:
 
 def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
     """Lists the figures of numbers: readings, predictions, fixed patterns, spectra."""
-    height = 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
     how = (
         "Points are values with their 95 % intervals; full points are patterns. An "
         "arrow means that the value may be 0 and is at most as large as drawn. Grey: "
@@ -103,7 +81,7 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
     found = [
         ReportFigure(
             "gains",
-            partial(draw_alone, partial(plot_readings, GAIN), sources, height),
+            partial(draw_readings, GAIN, sources),
             "Imaging gain at every frequency with 95 % intervals, limits and real "
             "images; the table has the numbers.",
             "The part of a pattern that follows the content of a picture, in dB: -20 "
@@ -112,7 +90,7 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
         ),
         ReportFigure(
             "fixed",
-            partial(draw_alone, partial(plot_readings, FIXED), sources, height),
+            partial(draw_readings, FIXED, sources),
             "Fixed pattern at every frequency with 95 % intervals, limits and real "
             "images; the table has the numbers.",
             "The part of a pattern that is the same in every picture, in grey levels "
@@ -143,16 +121,14 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
             )
         )
     arrays = [source.measurement.arrays for source in sources]
-    limits = power_limits_db(*(a[k] for a in arrays for k in ("power", "real_power")))
-    for number, source in enumerate(sources, start=1):
-        power, real_power = (
-            source.measurement.arrays[key] for key in ("power", "real_power")
-        )
+    powers = [(it["power"], it["real_power"]) for it in arrays]
+    limits = power_limits_db(*(power for pair in powers for power in pair))
+    for number, (source, pair) in enumerate(zip(sources, powers, strict=True), start=1):
         layout = source.measurement.layout
         found.append(
             ReportFigure(
                 f"spectra-{number}",
-                partial(draw_spectra, power, real_power, layout, source.label, limits),
+                partial(draw_spectra, *pair, layout, source.label, limits),
                 f"Mean spectra of real images and of {source.label}, their ratio, and "
                 "a cut along the diagonal.",
                 f"{source.label}. Squares mark the frequencies of the last upsampling, "
@@ -195,27 +171,26 @@ def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure
 
 def draw_comparison(sources: Sequence[Source]) -> Figure:
     """Draws gains, fixed patterns and predictions in one figure."""
-    plots: list[Callable[[Axes, Sequence[Source]], None]] = [
-        partial(plot_readings, scale) for scale in (GAIN, FIXED)
-    ]
-    if any(source.predicted for source in sources):
-        plots += [partial(plot_predictions, scale) for scale in (GAIN, FIXED)]
-    height = 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
-    figure = new_figure(max(4.2, height), 4.2 * len(plots))
-    for axes, plot in zip(figure.subplots(1, len(plots)), plots, strict=True):
-        plot(axes, sources)
+    columns = 4 if any(source.predicted for source in sources) else 2
+    figure = new_figure(max(4.2, height_of(sources)), 4.2 * columns)
+    panels = figure.subplots(1, columns)
+    for place, scale in enumerate((GAIN, FIXED)):
+        plot_readings(scale, panels[place], sources)
+        if columns > 2:
+            plot_predictions(scale, panels[place + 2], sources)
     return figure
 
 
-def draw_alone(
-    plot: Callable[[Axes, Sequence[Source]], None],
-    sources: Sequence[Source],
-    height: float,
-) -> Figure:
-    """Draws one of the plots as a figure of its own."""
-    figure = new_figure(height)
-    plot(figure.subplots(), sources)
+def draw_readings(scale: Scale, sources: Sequence[Source]) -> Figure:
+    """Draws one of the readings at every frequency."""
+    figure = new_figure(height_of(sources))
+    plot_readings(scale, figure.subplots(), sources)
     return figure
+
+
+def height_of(sources: Sequence[Source]) -> float:
+    """Height of a figure of readings in inches."""
+    return 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
 
 
 def drawn_frequencies(sources: Sequence[Source]) -> list[int]:
@@ -239,51 +214,30 @@ def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
             plot_reading(scale, axes, reading, (y, height), style)
     if scale is FIXED:
         use_levels(axes, "x")
-    stages = [sources[0].readings[index].frequency.stage for index in drawn]
+    frequencies = [sources[0].readings[index].frequency for index in drawn]
     for row in range(1, len(drawn)):
-        if stages[row] != stages[row - 1]:
+        if frequencies[row].stage != frequencies[row - 1].stage:
             axes.axhline(row - 0.5, color="0.5", linewidth=0.8, linestyle=":")
-    names = [sources[0].readings[index].frequency.name for index in drawn]
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel(scale.label)
+    axes.set_yticks(range(len(drawn)), [frequency.name for frequency in frequencies])
+    axes.set(ylim=(len(drawn) - 0.5, -0.5), xlabel=scale.label)
     for source, style in styles(sources):
         axes.plot([], [], linestyle="", label=source.label, **style)
     axes.plot([], [], "|", color=real_color(), label="real images")
     axes.plot([], [], linewidth=6, color="0.5", alpha=0.3, label="below the limit")
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=2,
-        columnspacing=1,
-        frameon=False,
-        fontsize=8,
-    )
+    where: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+    axes.legend(columnspacing=1, frameon=False, fontsize=8, **where)
 
 
 def plot_reading(
-    scale: Scale,
-    axes: Axes,
-    reading: Reading,
-    row: tuple[float, float],
-    style: Mapping[str, Any],
+    scale: Scale, axes: Axes, reading: Reading, row: tuple[float, float], style: Any
 ) -> None:
-    """Plots a reading, its limit in grey, and a stroke for real images.
-
-    Args:
-        scale: where values stand.
-        axes: where to draw.
-        reading: of one source at one frequency.
-        row: middle and height of the row.
-        style: color and marker of the source.
-    """
+    """Plots a reading in a row (middle, height), with its limit and real images."""
     y, height = row
     lowest, limit = scale.place(0), scale.place(reading.limit)
     axes.barh(y, limit - lowest, height, lowest, color="0.5", alpha=0.3, zorder=0)
-    real = scale.place(
-        reading.real.value if reading.real.low > 0 else reading.real.high
-    )
-    axes.plot([real], [y], "|", color=real_color(), markersize=6, zorder=3)
+    real = reading.real.value if reading.real.low > 0 else reading.real.high
+    color = real_color()
+    axes.plot([scale.place(real)], [y], "|", color=color, markersize=6, zorder=3)
     found = reading.samples
     fill = "full" if reading.found else "none"
     bar: Any = {"linestyle": "", "markersize": 4, "fillstyle": fill, **style}
@@ -358,15 +312,9 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
                 y = getattr(reading, scale.reading).samples
                 if y.low <= 0:  # it may be 0, so that its upper limit is all we know
                     y = Estimate(y.high, 0.0, y.high)
-                axes.errorbar(
-                    [scale.place(x.value)],
-                    [scale.place(y.value)],
-                    xerr=errors(scale, x),
-                    yerr=errors(scale, y),
-                    markersize=4,
-                    elinewidth=0.6,
-                    **style,
-                )
+                point: Any = {"x": scale.place(x.value), "y": scale.place(y.value)}
+                point |= {"xerr": errors(scale, x), "yerr": errors(scale, y)}
+                axes.errorbar(**point, markersize=4, elinewidth=0.6, **style)
                 largest = max(largest, *(scale.place(it.high) for it in (x, y)))
     axes.plot([lowest, largest], [lowest, largest], color="0.5", linewidth=0.8)
     limits = lowest - 5, largest + 5
@@ -383,20 +331,12 @@ def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> Non
     axes.legend(frameon=False, fontsize=8)
 
 
-def draw_samples(
-    images: Mapping[str, np.ndarray], columns: int = 8, rows: int = 2
-) -> Figure:
-    """Draws the first images of each set, one block below the other.
-
-    Args:
-        images: uint8 (N, H, W, C) by label.
-        columns: number of images in a row of a block.
-        rows: number of rows of a block.
-    """
-    figure = new_figure(len(images) * (WIDTH * rows / columns + 0.25))
+def draw_samples(images: Mapping[str, np.ndarray]) -> Figure:
+    """Draws sixteen images (uint8, NHWC) of each set, one block below the other."""
+    figure = new_figure(len(images) * (WIDTH * 2 / 8 + 0.25))
     blocks = figure.subplots(len(images), 1, squeeze=False)[:, 0]
     for axes, (label, pictures) in zip(blocks, images.items(), strict=True):
-        show_image(axes, tile(pictures[: rows * columns], columns))
+        show_image(axes, tile(pictures[:16], 8))
         axes.set_title(label, loc="left")
     return figure
 
@@ -404,13 +344,7 @@ def draw_samples(
 def draw_patterns(
     images: Mapping[str, np.ndarray], means: Mapping[str, np.ndarray], layout: Layout
 ) -> Figure:
-    """Draws two images of each set beside their patterns, and that of the mean image.
-
-    Args:
-        images: uint8 (N, H, W, C) by label; the first NUM_MAGNIFIED are shown.
-        means: mean over all images of a set (H, W, C), by label.
-        layout: frequencies of the upsamplings.
-    """
+    """Draws two images of each set, their patterns, and that of the mean image."""
     num_columns = 2 * NUM_MAGNIFIED + 1
     figure = new_figure(len(images) * (WIDTH / num_columns + 0.2))
     cells = figure.subplots(len(images), num_columns, squeeze=False)
@@ -433,11 +367,7 @@ def draw_patterns(
 
 
 def isolate_pattern(levels: np.ndarray, layout: Layout) -> np.ndarray:
-    """Keeps what images (N, H, W, C) have at the frequencies of the upsamplings.
-
-    Returns:
-        float64 (N, height, width, C), in the units of `levels`.
-    """
+    """Keeps what images (N, H, W, C) have at the frequencies of the upsamplings."""
     height, width = layout.shape
     kept = np.zeros(layout.shape, bool)
     for row, column in zip(*np.divmod(layout.centers, width), strict=True):

@@ -1,7 +1,6 @@
 """One HTML page about a comparison, for people who read no code.
 
-The page contains everything, figures too. It asks the network for nothing and runs no
-script.
+The page contains everything, asks the network for nothing and runs no script.
 """
 
 import re
@@ -45,16 +44,7 @@ FACTS = {
 def make_page(
     sources: Sequence[Source], real: Samples, controls: Sequence[Control]
 ) -> tuple[str, list[ReportFigure]]:
-    """Writes the page.
-
-    Args:
-        sources: sources with their samples.
-        real: the images that they were measured against.
-        controls: results of the meter's controls on the real images.
-
-    Returns:
-        The page as HTML, and its figures.
-    """
+    """Returns the page as HTML, and its figures; all were measured against `real`."""
     figures = [*image_figures(sources, real), *comparison_figures(sources)]
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -89,7 +79,7 @@ def typeset(text: str) -> str:
 def answer(source: Source) -> dict[str, Any]:
     """What the page says of one source: a verdict, sentences and all readings."""
     said = verdict(source.readings)
-    frequencies = sorted(
+    readings = sorted(
         source.readings, key=lambda it: (it.frequency.stage, it.frequency.on_axis)
     )
     return {
@@ -97,8 +87,8 @@ def answer(source: Source) -> dict[str, Any]:
         "verdict": said,
         "style": VERDICT_CLASSES[said],
         "sentences": source.measurement.sentences,
-        "rows": [(it, reading_cells(source, it)) for it in frequencies],
-        "open": len(frequencies) <= MAX_OPEN_ROWS,
+        "rows": [(it, reading_cells(source, it)) for it in readings],
+        "open": len(readings) <= MAX_OPEN_ROWS,
     }
 
 
@@ -126,14 +116,11 @@ def reading_cells(source: Source, reading: GridReading) -> dict[str, str]:
 
 def levels_cells(name: str, reading: Reading | None) -> dict[str, str]:
     """Three cells of a reading in grey levels; dashes where it is not taken."""
-    texts = ["–"] * 3
-    if reading:
-        texts = [
-            levels_text(reading.samples) + "*" * reading.found,
-            f"{reading.real.value:.2f}",
-            f"{reading.limit:.2f}",
-        ]
     names = f"{name.capitalize()}, levels", f"{name} of real images", f"{name} limit"
+    if not reading:
+        return dict.fromkeys(names, "–")
+    value = levels_text(reading.samples) + "*" * reading.found
+    texts = value, f"{reading.real.value:.2f}", f"{reading.limit:.2f}"
     return dict(zip(names, texts, strict=True))
 
 
@@ -142,17 +129,17 @@ def prediction_rows(source: Source) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for index in source.one_per_stage() if source.predicted else []:
         reading = source.readings[index]
-        measured = reading.imaging_gain_percent, reading.fixed_pattern_levels
+        gain, fixed = reading.imaging_gain_percent, reading.fixed_pattern_levels
+        frequency = reading.frequency
         row = {
             "label": source.label,
-            "place": f"{source.stage_text(reading.frequency)}, "
-            f"{reading.frequency.name}",
-            "measured": gain_and_levels(*(it.samples for it in measured)),
+            "place": f"{source.stage_text(frequency)}, {frequency.name}",
+            "measured": gain_and_levels(gain.samples, fixed.samples),
         }
         for name, predictions in source.predicted.items():
-            found = predictions[index]
+            it = predictions[index]
             row[name] = gain_and_levels(
-                found.imaging_gain_percent, found.fixed_pattern_levels
+                it.imaging_gain_percent, it.fixed_pattern_levels
             )
         rows.append(row)
     return rows

@@ -34,8 +34,8 @@ def styled_methods(
     plan: Plan, results: Sequence[Result]
 ) -> Iterator[tuple[str, list[Result], dict[str, Any]]]:
     """Yields the label, the results and the style of each method."""
-    for (label, found), style in styles(list(results_by_method(plan, results))):
-        yield label, found, style
+    for method, style in styles(list(results_by_method(plan, results))):
+        yield *method, style
 
 
 def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
@@ -65,16 +65,9 @@ def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
 def plot_endpoint(
     axes: Axes, found: Sequence[Result], key: str, results: Sequence[Result], color: str
 ) -> None:
-    """Plots one primary end point: a point per run and a bar for the mean.
+    """Plots a point per run, and a bar for the mean that starts where no pattern is.
 
-    The bar starts where no pattern is: at the floor of a gain, or at 0 grey levels.
-
-    Args:
-        axes: where to draw.
-        found: results of one method.
-        key: of PRIMARY_ENDPOINTS.
-        results: results of all methods, which set the limits of the axis.
-        color: of the method.
+    That is the floor of a gain, or 0 grey levels. All methods have the same limits.
     """
     values, everywhere = values_of(found, key), values_of(results, key)
     margin = 0.05 * np.ptp(everywhere) + 0.1

@@ -1,11 +1,11 @@
 """The page of a study: statistics, tables and sentences from its results.
 
-The unit of the statistics is the training run. Every method is compared with the first
-one in pairs of equal seeds. The end points that were chosen before any run come first,
-with p-values that are corrected over all their comparisons (Holm). All other numbers
-are exploratory and stand with their intervals.
+The unit of the statistics is the training run. The end points that were chosen before
+any run come first, with p-values that are corrected over all their comparisons (Holm).
+All other numbers are exploratory and stand with their intervals.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from analysis.study.plan import (
     Result,
     results_by_method,
     values_of,
+    write_text,
 )
 from gan.files import write_atomically
 
@@ -61,13 +62,8 @@ FIGURES = {
 class MethodDifference:
     """The difference of a method to the first one, over pairs of equal seeds.
 
-    Attributes:
-        method: label of the method.
-        endpoint: key of PRIMARY_ENDPOINTS.
-        difference: mean of method - first method, with a 95 % t-interval.
-        p_value: two-sided p-value of this comparison alone.
-        adjusted: the p-value after Holm's correction over all comparisons.
-        num_pairs: number of seeds that both methods have.
+    `difference` has a 95 % t-interval. `adjusted` is the p-value after Holm's
+    correction over all comparisons.
     """
 
     method: str
@@ -82,33 +78,35 @@ class MethodDifference:
         """Whether the corrected p-value is below SIGNIFICANCE_LEVEL."""
         return self.adjusted < SIGNIFICANCE_LEVEL
 
+    @property
+    def outcome(self) -> str:
+        """How the method compares with the first one."""
+        if not self.significant:
+            return "no difference shown"
+        return "lower" if self.difference.value < 0 else "higher"
+
 
 def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDifference]:
     """Compares all methods with the first one on the end points chosen beforehand."""
-    rows = []
+    found = []
     for method in plan.methods[1:]:
         for endpoint in PRIMARY_ENDPOINTS:
             pairs = pair_with_first(plan, results, method.label, endpoint)
             if len(pairs) > 1:
-                found = paired_difference(*pairs.T)
-                rows.append((method.label, endpoint, *found, len(pairs)))
-    adjusted = holm(np.array([p_value for *_, p_value, _ in rows]))
-    return [
-        MethodDifference(label, endpoint, interval, p_value, float(corrected), pairs)
-        for (label, endpoint, interval, p_value, pairs), corrected in zip(
-            rows, adjusted, strict=True
-        )
-    ]
+                interval, p = paired_difference(*pairs.T)
+                row = MethodDifference(
+                    method.label, endpoint, interval, p, p, len(pairs)
+                )
+                found.append(row)
+    adjusted = holm(np.array([row.p_value for row in found])).tolist()
+    corrected = zip(found, adjusted, strict=True)
+    return [dataclasses.replace(row, adjusted=value) for row, value in corrected]
 
 
 def pair_with_first(
     plan: Plan, results: Sequence[Result], label: str, key: str
 ) -> np.ndarray:
-    """Pairs a value of a method with that of the first method by equal seeds.
-
-    Returns:
-        float64 (num_pairs, 2): method, first method.
-    """
+    """Pairs a value with that of the first method by equal seeds: (num_pairs, 2)."""
     method, first = (
         {r.seed: r.trained[key] for r in results if r.method == name}
         for name in (label, plan.methods[0].label)
@@ -120,41 +118,29 @@ def pair_with_first(
 def write_page(
     folder: Path, plan: Plan, results: Sequence[Result], command: str
 ) -> Path:
-    """Writes README.md and its figures into the folder of the study.
-
-    Args:
-        folder: folder of the study.
-        plan: what was to be run.
-        results: results that are there, at least one.
-        command: the command that made them.
-
-    Returns:
-        The path of the page.
-    """
+    """Writes README.md and its figures into the folder of the study."""
     images = folder / "figures"
     images.mkdir(parents=True, exist_ok=True)
     for name, (draw, _) in FIGURES.items():
         data = render(partial(draw, plan, results), "png")
         write_atomically(images / f"{name}.png", partial(Path.write_bytes, data=data))
-    page, text = folder / PAGE_FILE, make_page(plan, results, command)
-    write_atomically(page, lambda p: p.write_text(text, encoding="utf-8"))
-    return page
+    write_text(folder / PAGE_FILE, make_page(plan, results, command))
+    return folder / PAGE_FILE
 
 
 def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
     """Returns the page as Markdown."""
-    sections = [
-        ("", introduction(plan, results, command)),
-        ("", figure("headline")),
-        ("After training", trained_table(plan, results)),
-        ("Against the first method", difference_table(plan, results)),
-        ("Before and after training", untrained_table(plan, results)),
-        ("", figure("before-after") + figure("course")),
-        ("Quality (exploratory)", quality_table(plan, results) + figure("price")),
-        ("What was compared", cost_table(plan, results)),
+    parts = [
+        "# Which upsampler, at what price?\n",
+        introduction(plan, results, command),
+        figure("headline"),
+        "## After training\n\n" + trained_table(plan, results),
+        "## Against the first method\n\n" + difference_table(plan, results),
+        "## Before and after training\n\n" + untrained_table(plan, results),
+        figure("before-after") + figure("course"),
+        "## Quality (exploratory)\n\n" + quality_table(plan, results) + figure("price"),
+        "## What was compared\n\n" + cost_table(plan, results),
     ]
-    parts = ["# Which upsampler, at what price?\n"]
-    parts += [f"## {title}\n\n{body}" if title else body for title, body in sections]
     return "\n".join(parts)
 
 
@@ -190,15 +176,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def method_table(
-    plan: Plan,
-    results: Sequence[Result],
-    columns: Mapping[str, Callable[[list[Result]], str]],
+    plan: Plan, results: Sequence[Result], columns: Mapping[str, Callable[..., str]]
 ) -> str:
     """Returns a table of one row per method; a column is a function of its results."""
-    rows = [
-        [label, *(cell(found) for cell in columns.values())]
-        for label, found in results_by_method(plan, results)
-    ]
+    groups, cells = results_by_method(plan, results), columns.values()
+    rows = [[label, *(cell(found) for cell in cells)] for label, found in groups]
     return table(["method", *columns], rows)
 
 
@@ -216,14 +198,13 @@ def mean_text(values: np.ndarray, digits: int = 2) -> str:
 
 def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
     """Formats an estimate and its interval: "2.00 (-0.48 … 4.48)"."""
-    return found.text(f"{sign}z.{digits}f", to="…")
+    numbers = found.value, found.low, found.high
+    value, low, high = (format(number, f"{sign}z.{digits}f") for number in numbers)
+    return f"{value} ({low} … {high})"
 
 
 def gain_cell(key: str) -> Callable[..., str]:
-    """Returns a function from results to the mean gain in dB, with its t-interval.
-
-    A gain that stands at its floor in all runs is known to be no larger than that.
-    """
+    """Returns a function from results to the mean gain in dB, or to their floor."""
 
     def cell(found: list[Result]) -> str:
         if all(r.trained[key] <= r.floors_db[key] for r in found):
@@ -234,28 +215,21 @@ def gain_cell(key: str) -> Callable[..., str]:
 
 
 def count_cell(stage: int) -> Callable[..., str]:
-    """Returns a function from results to the number of runs with a pattern.
-
-    Args:
-        stage: 1 for patterns of the last upsampling, 2 for those of the one before.
-    """
+    """Returns a function that counts runs with a pattern of a stage (1: the last)."""
 
     def cell(found: list[Result]) -> str:
-        patterns = [
-            [p for p in strongest(r.measurement.readings) if p.frequency.stage == stage]
-            for r in found
-        ]
-        visible = sum(any(map(is_visible, run)) for run in patterns)
-        return f"{sum(map(bool, patterns))} of {len(found)} ({visible} visible)"
+        runs = [strongest(result.measurement.readings) for result in found]
+        patterns = [it for run in runs for it in run if it.frequency.stage == stage]
+        visible = sum(map(is_visible, patterns))
+        return f"{len(patterns)} of {len(found)} ({visible} visible)"
 
     return cell
 
 
 def trained_table(plan: Plan, results: Sequence[Result]) -> str:
     """Shows the checkerboard of the trained generators."""
-    floor, floor_before = (
-        results[0].floors_db[key] for key in ("floored_gain_db", SECONDARY_ENDPOINT)
-    )
+    keys, floors_db = ("floored_gain_db", SECONDARY_ENDPOINT), results[0].floors_db
+    floor, floor_before = (f"{floors_db[key]:.1f} dB" for key in keys)
     num_images = results[0].measurement.facts["num_images"]["samples"]
     columns = {
         "imaging gain, dB": gain_cell("floored_gain_db"),
@@ -271,9 +245,9 @@ def trained_table(plan: Plan, results: Sequence[Result]) -> str:
         "perfect upsampling leaves nothing. The fixed pattern is the root mean square "
         "of what is the same in every image. The gain of the stage before is the "
         "largest one, off the axes, of the upsampling before the last. Gains at "
-        f"(1/2, 1/2) below {floor:.1f} dB, the detection limit for as many real "
+        f"(1/2, 1/2) below {floor}, the detection limit for as many real "
         "images, count as this value, and gains of the stage before below "
-        f"{floor_before:.1f} dB, which real images may have, as that one. The "
+        f"{floor_before}, which real images may have, as that one. The "
         "last two columns count the runs in which a pattern locked to the last "
         "upsampling, or to the one before, was found at any frequency; it "
         f"is visible above {VISIBLE_LEVELS:g} grey level.\n"
@@ -286,41 +260,26 @@ def difference_table(plan: Plan, results: Sequence[Result]) -> str:
     first = plan.methods[0].label
     if not found:
         return "Two runs of each method are needed.\n"
-    header = ["method", "end point", f"difference to {first}"]
-    rows = [
-        [
-            row.method,
-            PRIMARY_ENDPOINTS[row.endpoint],
-            interval_text(row.difference, sign="+"),
-            f"{row.p_value:.4f}",
-            f"{row.adjusted:.4f}",
-            str(row.num_pairs),
-        ]
-        for row in found
-    ]
+    header = ["method", "end point", f"difference to {first}", "p", "p (Holm)", "pairs"]
+    rows = []
+    for it in found:
+        row = [it.method, PRIMARY_ENDPOINTS[it.endpoint]]
+        row += [interval_text(it.difference, sign="+"), f"{it.p_value:.4f}"]
+        rows.append([*row, f"{it.adjusted:.4f}", str(it.num_pairs)])
     text = (
         f"The p-values are corrected over these {len(found)} comparisons (Holm); the "
         f"level is {SIGNIFICANCE_LEVEL}. *No difference shown* does not mean equal: "
         "the interval says which differences remain possible.\n\n"
     )
     for endpoint, name in PRIMARY_ENDPOINTS.items():
-        groups: dict[str, list[str]] = {}
-        for word in ("lower", "higher", "no difference shown"):
-            groups[word] = [
-                row.method
-                for row in found
-                if row.endpoint == endpoint and outcome(row) == word
-            ]
+        groups: dict[str, list[str]]
+        groups = {"lower": [], "higher": [], "no difference shown": []}
+        for it in found:
+            if it.endpoint == endpoint:
+                groups[it.outcome].append(it.method)
         said = "; ".join(f"{k}: {', '.join(v)}" for k, v in groups.items() if v)
         text += f"- {name.partition(',')[0]} against {first}: {said}.\n"
-    return table([*header, "p", "p (Holm)", "pairs"], rows) + text
-
-
-def outcome(row: MethodDifference) -> str:
-    """Says in a word how a method compares with the first one."""
-    if not row.significant:
-        return "no difference shown"
-    return "lower" if row.difference.value < 0 else "higher"
+    return table(header, rows) + text
 
 
 def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
@@ -336,11 +295,8 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
     }
 
     def cell(found: list[Result], key: str) -> str:
-        before, after = (
-            f"{values_of(found, key, when).mean():z.2f}"
-            for when in ("untrained", "trained")
-        )
-        return f"{before} → {after}"
+        before, after = values_of(found, key, "untrained"), values_of(found, key)
+        return f"{before.mean():z.2f} → {after.mean():z.2f}"
 
     cells = {name: partial(cell, key=key) for name, key in columns.items()}
     return method_table(plan, results, cells) + (
@@ -355,10 +311,8 @@ def quality_table(plan: Plan, results: Sequence[Result]) -> str:
     """Shows distances to the test images, and their differences."""
 
     def fcd_difference(found: list[Result]) -> str:
-        if found[0].method == plan.methods[0].label:
-            return "–"
         pairs = pair_with_first(plan, results, found[0].method, "fcd")
-        if len(pairs) < 2:
+        if found[0].method == plan.methods[0].label or len(pairs) < 2:
             return "–"
         return interval_text(paired_difference(*pairs.T)[0], 1, "+")
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from analysis.checkerboard.measurement import Measurement, load_measurement
+from analysis.samples import total_cost
 from config.loader import from_dict, load_config, to_dict, with_budget
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config, ModelConfig
 from gan.files import write_atomically
@@ -37,13 +38,7 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class Method:
-    """One upsampling method of a study, written as `NAME[/LAST][:KERNEL]`.
-
-    Attributes:
-        upsample: upsampling method of all stages.
-        upsample_last: upsampling method of the last stage; empty: the same as above.
-        kernel_size: width of the kernels in taps.
-    """
+    """One upsampling method of a study; an empty `upsample_last` is the same one."""
 
     upsample: str
     upsample_last: str
@@ -51,11 +46,7 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `transpose:4`, `transpose/resize-nearest:5` or `transpose` (5 taps).
-
-        Raises:
-            StudyError: if a name is no upsampling method, or the taps no number.
-        """
+        """Reads `transpose:4`, `transpose/resize-nearest:5` or `transpose` (5 taps)."""
         names, _, kernel = text.strip().partition(":")
         first, _, last = names.partition("/")
         first, last = (UPSAMPLER_ALIASES.get(name, name) for name in (first, last))
@@ -79,16 +70,15 @@ class Method:
         """Name and kernel size for files, such as `transpose-k5`."""
         return self.label.replace("/", "-last_").replace(" ", "-")
 
+    def model(self, base: Config, widths: tuple[int, ...]) -> ModelConfig:
+        """Returns the settings of the model with this method and these widths."""
+        chosen = dataclasses.asdict(self) | {"generator_widths": widths}
+        return dataclasses.replace(base.model, **chosen)
+
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run of a plan.
-
-    Attributes:
-        name: name of its folder and of its result.
-        method: label of its method.
-        config: all its settings; the number of steps is resolved.
-    """
+    """One training run of a plan; its folder and its result have its name."""
 
     name: str
     method: str
@@ -102,7 +92,6 @@ class Plan:
     Attributes:
         base: settings that all runs share; the number of steps is resolved.
         methods: the other methods are compared with the first one.
-        num_seeds: number of runs per method, with the seeds 0, 1, ...
         match: cost that is equal for all methods: "macs", "params" or "none".
         num_images: number of samples per measurement.
         widths: `generator_widths` by label of the method.
@@ -120,29 +109,18 @@ class Plan:
     @property
     def runs(self) -> list[PlannedRun]:
         """All runs, seed by seed, so that an unfinished study has complete seeds."""
-        return [
-            self.run(method, seed)
-            for seed in range(self.num_seeds)
-            for method in self.methods
-        ]
+        seeds = range(self.num_seeds)
+        return [self.run(method, seed) for seed in seeds for method in self.methods]
 
     def run(self, method: Method, seed: int) -> PlannedRun:
         """Returns the run of a method with a seed."""
-        model = dataclasses.replace(
-            self.base.model,
-            **dataclasses.asdict(method),
-            generator_widths=self.widths[method.label],
-        )
+        model = method.model(self.base, self.widths[method.label])
         seeded = dataclasses.replace(self.base.run, seed=seed)
         config = dataclasses.replace(self.base, model=model, run=seeded)
         return PlannedRun(f"{method.file_name}-seed{seed}", method.label, config)
 
     def save(self, folder: Path) -> None:
-        """Writes plan.json. Methods and seeds may be added to a plan that is there.
-
-        Raises:
-            StudyError: if the folder holds a plan with a run that this one has not.
-        """
+        """Writes plan.json; methods and seeds may be added to a plan that is there."""
         path = folder / PLAN_FILE
         if path.exists():
             self._check_extends(load_plan(folder), path)
@@ -150,9 +128,13 @@ class Plan:
         write_json(path, dataclasses.asdict(self) | {"base": to_dict(self.base)})
 
     def _check_extends(self, old: "Plan", path: Path) -> None:
-        if self._constants != old._constants:
-            found = ", ".join(f"{key} {value}" for key, value in old._constants.items())
-            raise StudyError(f"{path} plans {found}; choose another --out")
+        fixed, old_fixed = (
+            f"first method {it.methods[0].label}, --match {it.match}, "
+            f"--n {it.num_images}"
+            for it in (self, old)
+        )
+        if fixed != old_fixed:
+            raise StudyError(f"{path} plans {old_fixed}; choose another --out")
         configs = {run.name: run.config for run in self.runs}
         for run in old.runs:
             if run.name not in configs:
@@ -166,25 +148,19 @@ class Plan:
                     "choose another --out"
                 )
 
-    @property
-    def _constants(self) -> dict[str, Any]:
-        """What may not change while a study grows, besides the settings of its runs."""
-        first = self.methods[0].label
-        return {"first method": first, "--match": self.match, "--n": self.num_images}
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears complete or not at all."""
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file that appears complete or not at all."""
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_plan(folder: Path) -> Plan:
-    """Reads plan.json.
-
-    Raises:
-        StudyError: if there is none, or if it is damaged.
-    """
+    """Reads plan.json; StudyError if there is none, or if it is damaged."""
     path = folder / PLAN_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -214,18 +190,8 @@ def make_plan(
 ) -> Plan:
     """Resolves the settings and finds the widths at which all methods cost the same.
 
-    Args:
-        preset: name or path of the settings that all runs share.
-        sets: further settings, written as `section.key=value`.
-        methods: texts that `Method.parse` reads.
-        num_seeds: number of runs per method.
-        epochs: length of a run in passes over the data; None: as in the preset.
-        match: "macs", "params" or "none".
-        num_images: number of samples per measurement.
-
-    Raises:
-        StudyError: if a method is unknown or is named twice.
-        ConfigError: if a setting is wrong.
+    `epochs` is the length of a run in passes over the data; None means as in the
+    preset.
     """
     from gan.data.dataset import load_dataset
 
@@ -236,12 +202,10 @@ def make_plan(
     images = load_dataset(base.data).images_uint8
     base = with_budget(base, len(images))
     # The kept checkpoints are spread evenly over the run; the last one is at its end.
-    run, num_steps = base.run, base.train.num_steps
-    every = max(1, -(-num_steps // run.keep_checkpoints))
-    run = dataclasses.replace(
-        run, checkpoint_every_steps=every, evaluate_every_steps=num_steps
-    )
-    base = dataclasses.replace(base, run=run)
+    num_steps = base.train.num_steps
+    every = max(1, -(-num_steps // base.run.keep_checkpoints))
+    often: Any = {"checkpoint_every_steps": every, "evaluate_every_steps": num_steps}
+    base = dataclasses.replace(base, run=dataclasses.replace(base.run, **often))
     shape = images.shape[1], images.shape[3]
     widths: dict[str, tuple[int, ...]] = {}
     costs: dict[str, dict[str, int]] = {}
@@ -259,31 +223,16 @@ def match_widths(
     match: str,
     goal: Mapping[str, int] | None,
 ) -> tuple[tuple[int, ...], dict[str, int]]:
-    """Finds the widths at which a method costs what the first method does.
+    """Finds widths at which a method costs as much as `goal`, and its cost there.
 
     Only the number of channels between the two doublings changes. Both costs are linear
     in it, and all layers before it keep their initial weights. What remains is the
-    rounding to a whole channel.
-
-    Args:
-        base: settings of all runs.
-        method: method whose widths are wanted.
-        shape: side of the images in pixels, and number of their channels.
-        match: cost that shall be equal, or "none".
-        goal: cost of the first method; None: this is the first method.
-
-    Returns:
-        The widths, and the cost at these widths.
+    rounding to a whole channel. `shape` is the side in pixels and the channels.
     """
     *front, last = base.model.generator_widths
 
     def cost(width: int) -> dict[str, int]:
-        model = dataclasses.replace(
-            base.model,
-            **dataclasses.asdict(method),
-            generator_widths=(*front, width),
-        )
-        return generator_cost(model, shape)
+        return generator_cost(method.model(base, (*front, width)), shape)
 
     if goal is not None and match != "none":
         one, two = cost(1)[match], cost(2)[match]
@@ -296,11 +245,7 @@ def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]
     from analysis.geometry.audit import audit_model
     from gan.models import build_generator
 
-    records = audit_model(build_generator(model, *shape))
-    return {
-        "params": sum(record.params for record in records),
-        "macs": sum(record.macs for record in records),
-    }
+    return total_cost(audit_model(build_generator(model, *shape)))
 
 
 @dataclass(frozen=True)
@@ -308,14 +253,10 @@ class Result:
     """What was measured of one run. The fields but the last are those of its JSON file.
 
     Attributes:
-        run: name of the run.
-        method: label of its method.
-        seed: seed of the training.
         trained: values of the trained generator, see `analysis.study.run`.
         course: the same without quality metrics, and with the key "step", at each
             measured step: 0 (untrained), the steps on the way, the last one.
-        readings: all readings at each of these steps, as `reading_to_dict` gives them;
-            the keys are the steps as text.
+        readings: by step (as text) all readings, see `reading_to_dict`.
         floors_db: for each gain of `trained` the value that smaller gains count as.
         seconds_per_step: median over the log of the run.
         measurement: readings, spectra and examples of the trained generator's samples.
@@ -350,11 +291,7 @@ def has_result(folder: Path, run: PlannedRun) -> bool:
 
 
 def load_results(folder: Path, plan: Plan) -> list[Result]:
-    """Reads the results that are there, in the order of the plan.
-
-    Raises:
-        StudyError: if one of them is damaged, or was measured by an earlier meter.
-    """
+    """Reads the results that are there; StudyError if one is damaged or too old."""
     return [load_result(folder, r.name) for r in plan.runs if has_result(folder, r)]
 
 
@@ -363,10 +300,9 @@ def load_result(folder: Path, name: str) -> Result:
     path = folder / RESULTS_FOLDER / f"{name}.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        is_current = content.pop("format", None) == RESULT_FORMAT
-        if is_current:
-            content["measurement"] = load_measurement(path.with_suffix(".npz"))
-            return Result(**content)
+        if content.pop("format", None) == RESULT_FORMAT:
+            measurement = load_measurement(path.with_suffix(".npz"))
+            return Result(**content, measurement=measurement)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{path} is damaged ({error}); remove it, and the study makes it again"

@@ -13,10 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -27,7 +26,6 @@ import numpy as np
 from analysis.checkerboard.frequencies import grid_frequencies
 from analysis.checkerboard.kernels import imbalance
 from analysis.checkerboard.measurement import (
-    Measurement,
     RealImages,
     measure_against,
     read_real_images,
@@ -40,7 +38,7 @@ from analysis.checkerboard.probe import learned_kernel
 from analysis.checkerboard.words import decibels
 from analysis.geometry.audit import audit_model, upsamplers
 from analysis.quality.reference import ReferenceSet
-from analysis.samples import make_samples, upsampling_strides
+from analysis.samples import from_dataset, sample_generator, upsampling_strides
 from analysis.study.plan import (
     RESULTS_FOLDER,
     SECONDARY_ENDPOINT,
@@ -56,7 +54,7 @@ from gan.data.dataset import Dataset, latents_from_seeds, load_dataset
 from gan.models import build_generator
 from gan.run.checkpoint import available
 from gan.run.folder import RunFolder, RunInUse
-from gan.sampling import open_run, sample
+from gan.sampling import open_run
 from gan.state import build_state
 from gan.step import batch_inputs, make_train_steps
 from gan.training import train
@@ -66,10 +64,8 @@ NUM_STATISTICS = 1000
 # End point of the imaging gain of each upsampling; 1 is the last one.
 GAIN_KEYS = {1: "floored_gain_db", 2: SECONDARY_ENDPOINT}
 # Values that are measured at every kept step, and those of the trained generator only.
-CHECKERBOARD_KEYS = (
-    *("fixed_pattern_levels", *GAIN_KEYS.values()),
-    *("probe_last", "probe_prev", "eta_last", "eta_prev"),
-)
+WEIGHT_KEYS = "probe_last", "probe_prev", "eta_last", "eta_prev"
+CHECKERBOARD_KEYS = ("fixed_pattern_levels", *GAIN_KEYS.values(), *WEIGHT_KEYS)
 QUALITY_KEYS = (
     *("fcd", "kcd", "density", "coverage"),
     *("diversity", "class_tv", "num_classes"),
@@ -81,18 +77,7 @@ POLL_SECONDS = 2.0
 def train_and_measure(
     run: PlannedRun, folder: Path, runs_dir: Path, num_images: int
 ) -> Result:
-    """Trains a run to its end, or what is left of it, measures it, saves the result.
-
-    Args:
-        run: a run of the plan.
-        folder: folder of the study.
-        runs_dir: folder of the run folders.
-        num_images: number of samples per measurement.
-
-    Raises:
-        StudyError: if something stopped the training early.
-        ValueError, RuntimeError: from the training, with a message of one line.
-    """
+    """Trains a run to its end, or what is left of it, measures it, saves the result."""
     dataset = load_dataset(run.config.data)
     directory = runs_dir / run.name
     with RunFolder(directory) as owned:
@@ -109,18 +94,23 @@ def measure_run(
 ) -> Result:
     """Measures a finished run before its first step and at all steps that it kept."""
     untrained = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
-    real = measure_training_images(dataset, untrained)
+    real = read_real_images(from_dataset(dataset), upsampling_strides(untrained))
     floors = gain_floors_db(real, num_images)
     course: list[dict[str, float]] = []
     readings: dict[str, list[dict[str, Any]]] = {}
-    for step, generator in chain([(0, untrained)], kept_generators(directory)):
-        images, measurement = measure_generator(generator, run, real, num_images, step)
+    kept = [step for step, _ in reversed(available(directory / "state"))]
+    for step in (0, *kept):
+        generator = open_run(directory, str(step)).generator if step else untrained
+        samples = sample_generator(generator, run.config, step, num_images, run.name)
+        measurement = measure_against(samples, real, known_strides=True)
         values = endpoints(measurement.readings, floors) | weight_values(generator)
         course.append({"step": step} | values)
         readings[str(step)] = [reading_to_dict(r) for r in measurement.readings]
     reference = ReferenceSet.load(run.config.data, num_images)
-    scores = reference.score(images[: reference.num_images])
+    scores = reference.score(samples.images_uint8[: reference.num_images])
     quality = {key: float(scores[key]) for key in QUALITY_KEYS if key in scores}
+    log_text = (directory / "log.jsonl").read_text(encoding="utf-8")
+    key, log = "speed/seconds_per_step", map(json.loads, log_text.splitlines())
     return Result(
         run=run.name,
         method=run.method,
@@ -129,56 +119,22 @@ def measure_run(
         course=course,
         readings=readings,
         floors_db=floors,
-        seconds_per_step=logged_seconds_per_step(directory),
+        seconds_per_step=statistics.median(it[key] for it in log if key in it),
         measurement=measurement,
     )
-
-
-def kept_generators(directory: Path) -> Iterator[tuple[int, keras.Model]]:
-    """Yields step and averaged generator of each kept checkpoint, first to last."""
-    for step, _ in reversed(available(directory / "state")):
-        yield step, open_run(directory, str(step)).generator
 
 
 def untrained_generator(config: Config, size: int, channels: int) -> keras.Model:
     """Builds the generator before its first step.
 
-    Its batch normalization gets the statistics of one large batch. With those of a
-    fresh layer, 0 and 1, its images would be nearly constant.
+    It gets the statistics of one large batch. With those of fresh layers, 0 and 1, its
+    images would be nearly constant.
     """
     model = dataclasses.replace(config.model, batch_norm_momentum=0.0)
     generator = build_generator(model, size, channels, config.run.seed)
-    generator(
-        latents_from_seeds(range(NUM_STATISTICS), model.latent_dim), training=True
-    )
+    latents = latents_from_seeds(range(NUM_STATISTICS), model.latent_dim)
+    generator(latents, training=True)
     return generator
-
-
-def measure_training_images(dataset: Dataset, generator: keras.Model) -> RealImages:
-    """Measures the training images, to which all steps of the run are compared."""
-    facts = {"split": "train"}
-    real = make_samples(dataset.images_uint8, dataset.name, "data set", facts)
-    real = dataclasses.replace(real, labels=dataset.labels)
-    return read_real_images(real, upsampling_strides(generator))
-
-
-def measure_generator(
-    generator: keras.Model,
-    run: PlannedRun,
-    real: RealImages,
-    num_images: int,
-    step: int,
-) -> tuple[np.ndarray, Measurement]:
-    """Returns samples of a generator, and what was measured of them."""
-    images = sample(generator, range(num_images))
-    facts = {
-        "upsample": run.config.model.upsample,
-        "training_seed": run.config.run.seed,
-        "step": step,
-        "latent_seeds": f"0..{num_images - 1}",
-    }
-    samples = make_samples(images, run.name, "run", facts)
-    return images, measure_against(samples, real, known_strides=True)
 
 
 def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
@@ -187,34 +143,26 @@ def of_stage(readings: Sequence[GridReading], stage: int) -> list[GridReading]:
     Stage 1, the last upsampling by 2, has (1/2, 1/2) alone. On the axes real images
     have edges of their own.
     """
-    return [
-        reading
-        for reading in readings
-        if reading.frequency.stage == stage and not reading.frequency.on_axis
-    ]
+    chosen = [reading for reading in readings if reading.frequency.stage == stage]
+    return [reading for reading in chosen if not reading.frequency.on_axis]
 
 
 def gain_floors_db(real: RealImages, num_images: int) -> dict[str, float]:
-    """Finds what smaller gains count as. It follows from the real images alone.
+    """Finds what smaller gains count as, in steps of 0.1 dB, from real images alone.
 
     Without a floor, the logarithm of a gain of nearly 0 would be the noise of the
-    meter. The floor at (1/2, 1/2) is the detection limit of a set of real images. For
-    the stage before it is the largest gain that real images may have there (upper end
-    of the 95 % interval).
-
-    Returns:
-        dB in steps of 0.1, so that rounding errors make no difference between runs.
+    meter. The floor at (1/2, 1/2) is the detection limit. For the stage before it is
+    the largest gain that real images may have there (upper end of the 95 % interval).
+    The steps hide rounding errors.
     """
     strides = real.moments.layout.strides
     null = measure_moments(real.second_half[:num_images], strides)
     readings = read(null, real.moments, null, real.resolution)
     [corner] = of_stage(readings, 1)
     before = max(r.imaging_gain_percent.real.high for r in of_stage(readings, 2))
-    percents = {1: corner.imaging_gain_percent.limit, 2: before}
-    return {
-        GAIN_KEYS[stage]: round(decibels(percent), 1)
-        for stage, percent in percents.items()
-    }
+    percents = corner.imaging_gain_percent.limit, before
+    rounded = [round(decibels(percent), 1) for percent in percents]
+    return dict(zip(GAIN_KEYS.values(), rounded, strict=True))
 
 
 def endpoints(
@@ -222,12 +170,9 @@ def endpoints(
 ) -> dict[str, float]:
     """Takes the end points from the readings of one set of samples.
 
-    Returns:
-        `floored_gain_db`, the imaging gain at (1/2, 1/2): 20 log10 of the gain, and no
-        less than its floor (1 % of the contrast is -40 dB);
-        `fixed_pattern_levels` at (1/2, 1/2), grey levels;
-        `floored_gain_before_db`, the largest gain off the axes of the upsampling
-        before the last, and no less than its floor.
+    The imaging gain at (1/2, 1/2) and the largest one, off the axes, of the upsampling
+    before the last are in dB (1 % is -40 dB) and no less than their floors. The fixed
+    pattern at (1/2, 1/2) is in grey levels.
     """
     [corner] = of_stage(readings, 1)
     found = {"fixed_pattern_levels": corner.fixed_pattern_levels.samples.value}
@@ -241,23 +186,18 @@ def endpoints(
 def weight_values(generator: keras.Model) -> dict[str, float]:
     """Says what the weights of the last two upsamplings can cause.
 
-    Returns:
-        `probe_last` and `probe_prev`, the root mean square of the fixed pattern that
-        the constant-field probe predicts over the frequencies of a stage, grey levels;
-        `eta_last` and `eta_prev`, the imbalance of the kernels, 0 without a kernel.
+    `probe_` is the root mean square of the fixed pattern that the constant-field probe
+    predicts over the frequencies of a stage, in grey levels. `eta_` is the imbalance of
+    the kernels, 0 without a kernel.
     """
     names = upsamplers(audit_model(generator))
     strides = upsampling_strides(generator)
     probed = predict_by_probe(generator, strides)
+    pairs = list(zip(grid_frequencies(strides), probed, strict=True))
     found = {}
     for stage, key in ((1, "last"), (2, "prev")):
-        levels = [
-            predicted.fixed_pattern_levels.value
-            for predicted, frequency in zip(
-                probed, grid_frequencies(strides), strict=True
-            )
-            if frequency.stage == stage
-        ]
+        patterns = [it.fixed_pattern_levels for f, it in pairs if f.stage == stage]
+        levels = [pattern.value for pattern in patterns]
         name, pair = names[-stage]
         kernel = learned_kernel(generator, name)
         found[f"probe_{key}"] = float(np.linalg.norm(levels))
@@ -265,29 +205,16 @@ def weight_values(generator: keras.Model) -> dict[str, float]:
     return found
 
 
-def logged_seconds_per_step(directory: Path) -> float:
-    """Returns the median over the log of a run."""
-    lines = (directory / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
-    key = "speed/seconds_per_step"
-    return statistics.median(entry[key] for entry in entries if key in entry)
-
-
 @dataclass(frozen=True)
 class JobResources:
-    """What one of several jobs may use: a GPU, or some CPU cores.
-
-    Attributes:
-        gpu: number of the GPU; None: no GPU.
-        cores: numbers of the CPU cores; empty: all.
-    """
+    """What one of several jobs may use: a GPU, or some CPU cores (empty: all)."""
 
     gpu: int | None
     cores: tuple[int, ...]
 
     def restrict_thread(self) -> None:
         """Restricts this thread, and what it starts from now on, to the cores."""
-        if self.cores and hasattr(os, "sched_setaffinity"):
+        if self.cores:
             os.sched_setaffinity(0, self.cores)
 
     @property
@@ -302,13 +229,9 @@ def divide_machine(num_jobs: int, num_gpus: int) -> list[JobResources]:
     if num_gpus:
         return [JobResources(job % num_gpus, ()) for job in range(num_jobs)]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if num_jobs == 1 or len(cores) < num_jobs:
-        return [JobResources(None, ())] * num_jobs
-    size = len(cores) // num_jobs
-    return [
-        JobResources(None, tuple(cores[job * size : (job + 1) * size]))
-        for job in range(num_jobs)
-    ]
+    size = 0 if num_jobs == 1 else len(cores) // num_jobs
+    parts = [cores[job * size : (job + 1) * size] for job in range(num_jobs)]
+    return [JobResources(None, tuple(part)) for part in parts]
 
 
 def run_missing(
@@ -318,17 +241,9 @@ def run_missing(
     jobs: Sequence[JobResources],
     report: Callable[[PlannedRun, float, str], None],
 ) -> int:
-    """Runs what has no result yet.
+    """Runs what has no result yet, and returns how many runs failed.
 
-    Args:
-        plan: plan of the study.
-        folder: folder of the study.
-        runs_dir: folder of the run folders.
-        jobs: one entry for each run that goes at the same time.
-        report: called when a run ends, with its seconds and its error, "" if none.
-
-    Returns:
-        The number of runs that failed.
+    `report` is called when a run ends, with its seconds and its error, "" if none.
     """
     free: SimpleQueue[JobResources] = SimpleQueue()
     for job in jobs:
@@ -361,14 +276,9 @@ def run_process(
     command = [sys.executable, "-m", "analysis", "study", "--out", str(folder)]
     command += ["--runs-dir", str(runs_dir), "--only", run.name]
     log = runs_dir / f"{run.name}.log"
+    silent: Any = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with log.open("ab") as output:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=job.environment,
-        )
+        done = subprocess.run(command, stdout=output, env=job.environment, **silent)
     if done.returncode == 0:
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
