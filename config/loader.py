@@ -79,11 +79,7 @@ def literal(text: str) -> Any:
 
 
 def from_dict(settings: Mapping[str, Any]) -> Config:
-    """Builds a Config from plain tables, such as a preset or a run's config.json.
-
-    Raises:
-        ConfigError: on an unknown section or key, a wrong type or a bad value.
-    """
+    """Builds a Config from plain tables, such as a preset or a run's config.json."""
     if not isinstance(settings, Mapping):
         raise ConfigError(f"settings: received {settings!r}, expected tables")
     types = get_type_hints(Config)

@@ -17,11 +17,7 @@ MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling mem
 
 
 class UserError(ValueError):
-    """A problem that the user can solve; the message is one line that says how.
-
-    Attributes:
-        exit_code: of the command that ends with it.
-    """
+    """A problem that the user can solve; the message is one line that says how."""
 
     exit_code = 1
 
@@ -254,11 +250,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Checks every setting, and combinations of settings.
-
-        Raises:
-            ConfigError: for a combination that cannot work.
-        """
+        """Checks every setting, and combinations of settings."""
         for section in dataclasses.fields(self):
             check_ranges(section.name, getattr(self, section.name))
         size = self.data.image_size
@@ -281,11 +273,7 @@ class Config:
 
 
 def check_ranges(section: str, values: Any) -> None:
-    """Checks each setting of one section against its declared choices and range.
-
-    Raises:
-        ConfigError: naming the key, what was received and what is allowed.
-    """
+    """Checks each setting of one section against its declared choices and range."""
     for item in dataclasses.fields(values):
         value, rules = getattr(values, item.name), item.metadata
         key = f"{section}.{item.name}"

@@ -14,12 +14,7 @@ from config.schema import Config
 
 
 class Command(click.Command):
-    """A command that ends with one line and an exit code where the user can act.
-
-    Attributes:
-        user_errors: exceptions whose text is shown as that line; all others are faults
-            of the program and show a traceback.
-    """
+    """A command that ends with one line and an exit code where the user can act."""
 
     user_errors: tuple[type[Exception], ...] = (ValueError, OSError)
 
@@ -50,7 +45,6 @@ class Option(click.Option):
     """An option under a heading of the help."""
 
     def __init__(self, *args: Any, group: str, **options: Any) -> None:
-        """Takes the heading besides click's own arguments."""
         super().__init__(*args, **options)
         self.group = group
 

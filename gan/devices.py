@@ -37,17 +37,7 @@ if os.getppid() == parent:
 
 
 def make_strategy(name: str, replicas: int = 0) -> tf.distribute.Strategy:
-    """Chooses devices; it must be called before TensorFlow has used any device.
-
-    Args:
-        name: "one" device; "mirrored", the GPUs of this machine; or "multiworker", the
-            processes that TF_CONFIG lists.
-        replicas: number of replicas of "mirrored": that many GPUs, or that many equal
-            parts of the CPU on a machine without GPU; 0: all GPUs.
-
-    Raises:
-        ConfigError: when there are too few devices, or TF_CONFIG is missing or wrong.
-    """
+    """Chooses devices; it must be called before TensorFlow has used any device."""
     if name == "one":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -77,11 +67,7 @@ def local_devices(replicas: int) -> list[str]:
 
 
 def read_tf_config() -> list[str]:
-    """Reads the addresses of all workers from the environment variable TF_CONFIG.
-
-    Raises:
-        ConfigError: when it is missing, or differs from TensorFlow's documentation.
-    """
+    """Reads the addresses of all workers from the environment variable TF_CONFIG."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         content = json.loads(text)
@@ -127,11 +113,7 @@ def limited_start(num_workers: int) -> Iterator[None]:
 
 
 def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses settings that work on one device and not on several.
-
-    Raises:
-        ConfigError: for a batch size that cannot be divided equally, or for XLA.
-    """
+    """Refuses settings that work on one device and not on several."""
     replicas, size = strategy.num_replicas_in_sync, config.train.batch_size
     if size % replicas:
         raise ConfigError(
@@ -182,12 +164,7 @@ def one_copy(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[An
 def process_folder(
     directory: Path, strategy: tf.distribute.Strategy
 ) -> Iterator[RunFolder]:
-    """Enters the run folder on the chief, and a temporary folder in other processes.
-
-    Raises:
-        RunError: when the run folder cannot be used.
-        WorkerLostError: when another process has ended, was frozen or was restarted.
-    """
+    """Enters the run folder on the chief, and a temporary folder in other processes."""
     processes = Processes(strategy)
     try:
         if processes.is_chief:
@@ -208,15 +185,9 @@ def process_folder(
 
 
 class Processes:
-    """The processes that train together: one, unless the strategy is "multiworker".
-
-    Attributes:
-        count: number of processes.
-        is_chief: whether this process owns the run folder.
-    """
+    """The processes that train together: one, unless the strategy is "multiworker"."""
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        """Reads number and rank from the strategy."""
         resolver = strategy.cluster_resolver
         self.count = resolver.cluster_spec().num_tasks("worker") if resolver else 1
         self.rank = resolver.task_id if resolver else 0

@@ -68,9 +68,6 @@ class Evaluation:
     It renders with generators of its own. The first evaluation of a new run, that of
     step 0, takes place after the first step; and training mode, which is used for a
     comparison, must not change the moving statistics of the run.
-
-    Attributes:
-        is_ready: whether `prepare` has been called.
     """
 
     def __init__(
@@ -81,15 +78,6 @@ class Evaluation:
         alarms: Alarms,
         checkpoints: RunCheckpoints,
     ) -> None:
-        """Copies the weights of a new run; `prepare` does what takes time.
-
-        Args:
-            config: of the run.
-            state: that is evaluated.
-            log: receives scalars and pictures.
-            alarms: receives what observers report.
-            checkpoints: keep the averaged generator with the best score.
-        """
         self.config, self.state, self.log = config, state, log
         self.alarms, self.checkpoints = alarms, checkpoints
         self.is_ready = False

@@ -31,10 +31,6 @@ def export_generator(run: LoadedRun, kind: str, out: Path) -> int:
 
     Returns:
         The largest difference of a pixel between both generators, in grey levels.
-
-    Raises:
-        RunError: if the name `out` does not fit `kind`, or the pixels differ by more
-            than one grey level.
     """
     if kind == "keras" and out.suffix != ".keras":
         raise RunError(f"--out: received {out}, expected a name ending in .keras")

@@ -27,20 +27,12 @@ class WorkerLostError(UserError):
     exit_code = 75
 
     def __init__(self) -> None:
-        """Makes the message."""
         super().__init__("another worker has gone; start all again to continue the run")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of time and of the number of attempts.
-
-    Attributes:
-        restarts: how many times all workers are restarted.
-        start_seconds: time in which all workers must have started.
-        grace_seconds: time from the end of the first worker to SIGTERM for the others,
-            and from SIGTERM to SIGKILL.
-    """
+    """Limits of time and of the number of attempts."""
 
     restarts: int
     start_seconds: float
@@ -53,15 +45,6 @@ def launch(
     """Runs workers until they succeed, fail by themselves, or die too often.
 
     SIGINT and SIGTERM are passed on, so that the workers save and stop.
-
-    Args:
-        command: program and arguments of every worker.
-        num_workers: number of workers, at addresses of the loopback interface.
-        limits: of time and restarts.
-        say: shows a message to the user.
-
-    Returns:
-        The exit code of the first worker that failed; 128 + n for signal n.
     """
     for restart in range(limits.restarts + 1):
         code, stopping = run_together(command, num_workers, limits)
@@ -79,12 +62,7 @@ def launch(
 def run_together(
     command: Sequence[str], num_workers: int, limits: Limits
 ) -> tuple[int, bool]:
-    """Starts all workers and waits for all of them.
-
-    Returns:
-        The exit code of the first worker that failed, negative for a signal, or 0; and
-        whether this process was asked to stop.
-    """
+    """Starts all workers and waits for all of them."""
     workers: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
 

@@ -100,7 +100,6 @@ class MinibatchStddev(layers.Layer):
     """
 
     def __init__(self, group_size: int, **options: Any) -> None:
-        """Takes the group size; groups have gcd(batch size, group size) images."""
         super().__init__(**options)
         self.group_size = group_size
 

@@ -31,15 +31,7 @@ STAGE1_KERNEL = 5  # this stage does not double, so no experiment varies it
 
 
 class Build:
-    """What the layers of one network share: settings, initial weights, layer classes.
-
-    Args:
-        config: settings of the network.
-        seed: seed of the initial weights.
-        precision: Keras dtype policy of the layers.
-        fused: whether the layers are the faster ones of `gan.layers` for training, or
-            Keras' own.
-    """
+    """What the layers of one network share: settings, initial weights, layer classes."""
 
     def __init__(
         self, config: ModelConfig, seed: int, precision: str, fused: bool
@@ -154,10 +146,6 @@ def build_discriminator(
 
     The arguments are those of `build_generator`. `seed` decides the dropout too, and
     with every `precision` the logits stay float32.
-
-    Returns:
-        A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]
-        to logits float32 (batch, 1).
     """
     build = Build(config, seed, precision, fused)
     images = keras.Input((image_size, image_size, channels), name="images")

@@ -103,9 +103,6 @@ def check_model(facts: dict[str, Any], config: Config) -> None:
 
     Their shapes do not suffice: the slope of a ReLU, for example, changes the images
     and no shape.
-
-    Raises:
-        RunError: if the checkpoint's own copy of the settings differs.
     """
     if "config" in facts:  # checkpoints of the first versions have none
         saved = from_dict(facts["config"])
@@ -140,11 +137,7 @@ def load_exported(path: Path, generator: keras.Model) -> int:
 
 
 def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of all arrays in a `.keras` file, sorted.
-
-    Raises:
-        ValueError: if the arrays are larger than `max_bytes` when decompressed.
-    """
+    """Returns the shapes of all arrays in a `.keras` file, sorted."""
     shapes = []
 
     def collect(_: str, item: Any) -> None:

@@ -39,11 +39,7 @@ class TrainState:
     )
 
     def __post_init__(self) -> None:
-        """Collects all variables in `self.checkpoint`.
-
-        Raises:
-            StateError: naming the variables that a checkpoint would not hold.
-        """
+        """Collects all variables in `self.checkpoint`."""
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
             generator=self.generator,
@@ -127,14 +123,7 @@ def build_state(
     channels: int,
     strategy: tf.distribute.Strategy | None = None,
 ) -> TrainState:
-    """Builds networks and optimizers with all of their variables.
-
-    Args:
-        config: settings of the run.
-        image_size: height and width in pixels.
-        channels: number of colour channels of the images.
-        strategy: which devices hold the variables; None: one device.
-    """
+    """Builds networks and optimizers with all of their variables."""
     strategy = strategy or tf.distribute.get_strategy()
     shape = (image_size, channels, config.run.seed, config.train.precision)
     rates = config.train.g_learning_rate, config.train.d_learning_rate

@@ -43,13 +43,7 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
-
-    Attributes:
-        step: number of finished steps.
-        stop: why it stopped before the end of the budget, in words; else empty.
-        exit_code: of the command.
-    """
+    """How a call of `train` ended."""
 
     step: int
     stop: str = ""
@@ -106,10 +100,7 @@ def train(  # noqa: PLR0913
     processes.broadcast(state.raw_variables())
     first = step = int(state.step.numpy())
 
-    with (
-        RunLog(folder.directory, config.train.num_steps, console) as log,
-        stop_signals,
-    ):
+    with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
         changes = environment_changes(old_environment, record.environment)
         announce_resume(log, restored, config.train.num_steps, changes)
@@ -189,14 +180,7 @@ def make_record(config: Config, dataset: Dataset, replicas: int) -> RunRecord:
 
 
 def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
-    """Gives `alarms` the counts that were saved with a checkpoint.
-
-    Returns:
-        The environment in which the checkpoint was written.
-
-    Raises:
-        CheckpointError: when the manifest holds something else.
-    """
+    """Gives `alarms` the counts that were saved with a checkpoint."""
     try:
         if "alarms" in restored.facts:
             alarms.load_state_dict(restored.facts["alarms"])
@@ -241,10 +225,6 @@ def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | N
     """Row and name of the first value that is not finite, or None.
 
     With float16 an infinite gradient norm is normal: loss scaling skips that update.
-
-    Args:
-        metrics: float32 (num_steps, len(METRICS)).
-        precision: of the run.
     """
     if np.isfinite(metrics).all():
         return None
@@ -298,15 +278,9 @@ def tables(state: TrainState) -> str:
 
 
 class Clock:
-    """Measures the wall time of each kind of work: compile, input, step, evaluate, ...
-
-    Attributes:
-        seconds: total seconds by kind of work.
-        step_seconds: seconds of each step since the last log line, without compilation.
-    """
+    """Measures the wall time of each kind of work: compile, input, step, evaluate, ..."""
 
     def __init__(self) -> None:
-        """Starts with no time measured."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.step_seconds: list[float] = []
 
@@ -328,12 +302,10 @@ class StopSignals:
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:
-        """Starts the allowed time; None: there is no limit."""
         self.deadline = time.monotonic() + max_seconds if max_seconds else None
         self.received = 0
 
     def __enter__(self) -> "StopSignals":
-        """Installs the signal handlers."""
         self._before = {
             number: signal.signal(number, self._note)
             for number in (signal.SIGINT, signal.SIGTERM)
@@ -341,7 +313,6 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

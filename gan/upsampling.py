@@ -152,11 +152,7 @@ def subpixel_icnr(
 
 
 def phases(taps: int) -> np.ndarray:
-    """Which phase each of a row of taps meets at stride 2: float32 (taps, 2), 0 or 1.
-
-    Raises:
-        ValueError: for a single tap, because one phase would have none.
-    """
+    """Which phase each of a row of taps meets at stride 2: float32 (taps, 2), 0 or 1."""
     if taps < 2:
         raise ValueError(f"received {taps} tap, expected at least 2: one for a phase")
     return np.eye(2, dtype=np.float32)[np.arange(taps) % 2]
@@ -215,7 +211,6 @@ class Projected(keras.initializers.Initializer):
     """Initial weights that satisfy a constraint."""
 
     def __init__(self, initializer: Any, constraint: Any) -> None:
-        """Takes a Keras initializer and a Keras constraint, or their configurations."""
         self.initializer = keras.initializers.get(initializer)
         self.constraint = keras.constraints.get(constraint)
 
@@ -241,7 +236,6 @@ class ICNR(keras.initializers.Initializer):
     """
 
     def __init__(self, initializer: Any) -> None:
-        """Takes the Keras initializer of one phase, or its configuration."""
         self.initializer = keras.initializers.get(initializer)
 
     def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> Any:
@@ -266,7 +260,6 @@ class Checker(keras.layers.Layer):
     """
 
     def __init__(self, grey_levels: float, **options: Any) -> None:
-        """Takes the amplitude a."""
         super().__init__(**options)
         self.grey_levels = grey_levels
 

@@ -26,16 +26,7 @@ GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
 def open_path(path: Path, split: str, *, background: int) -> Source:
-    """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
-
-    Args:
-        path: an existing path.
-        split: "train" or "test".
-        background: grey level (0 to 255) put under transparent pixels of pictures.
-
-    Raises:
-        DataError: if there is nothing to read, or no such split.
-    """
+    """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy."""
     if path.suffix in (".npz", ".npy") and path.is_file():
         return open_arrays(path, split)
     if not path.is_dir():
@@ -94,11 +85,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def read_grids(paths: list[Path]) -> list[Image.Image]:
-    """Reads the sample grids of a run, whose files are not trusted.
-
-    Raises:
-        DataError: if a file cannot be read, or the grids do not fit into memory.
-    """
+    """Reads the sample grids of a run, whose files are not trusted."""
     frames, num_bytes = [], 0
     for path in paths:
         with data_errors(path), open_picture(path) as picture:
@@ -115,11 +102,7 @@ def num_channels(picture: Image.Image) -> int:
 
 
 def read_picture(path: Path, background: int) -> np.ndarray:
-    """Decodes the first frame of a picture, upright and opaque.
-
-    Returns:
-        uint8 (H, W, 1) or (H, W, 3); 16-bit pixels are rescaled, not clipped.
-    """
+    """Decodes the first frame of a picture, upright and opaque."""
     with open_picture(path) as picture:
         channels = num_channels(picture)
         picture = ImageOps.exif_transpose(picture)
@@ -152,12 +135,6 @@ def read_idx(path: Path) -> np.ndarray:
 
     The format has the bytes 0, 0, 8 (for uint8) and the number of axes, then one
     big-endian uint32 per axis, then the elements.
-
-    Returns:
-        uint8 array of the shape in the header.
-
-    Raises:
-        DataError: if the file is absent, damaged, or not as long as its header says.
     """
     compressed = path.with_name(path.name + ".gz")
     if not path.exists() and compressed.exists():

@@ -26,16 +26,7 @@ STORED_TRANSPOSED = ("emnist",)
 
 
 def open_tfds(name: str, split: str) -> Source:
-    """Opens one split of a TFDS data set, which is downloaded first if necessary.
-
-    Args:
-        name: name in TFDS, for example `kmnist` or `emnist/letters`.
-        split: "train" or "test".
-
-    Raises:
-        DataError: if the name is unknown, holds no images or no such split, or cannot
-            be downloaded.
-    """
+    """Opens one split of a TFDS data set, which is downloaded first if necessary."""
     builder = find_builder(name)
     image_key, has_labels = find_features(builder)
     if not builder.info.splits:  # TFDS knows them only after the download
@@ -100,11 +91,7 @@ def find_features(builder: Any) -> tuple[str, bool]:
 
 
 def download(builder: Any) -> None:
-    """Downloads and converts a data set.
-
-    Raises:
-        DataError: if no host answers, or TFDS fails.
-    """
+    """Downloads and converts a data set."""
     # TFDS takes files that are in this folder instead of downloading them.
     manual = builder.data_dir_root / "downloads" / "manual"
     missing = [

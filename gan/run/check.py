@@ -30,13 +30,7 @@ from gan.state import TrainState, build_state
 
 @dataclass
 class Report:
-    """The result of a check.
-
-    Attributes:
-        step: number of finished steps of the newest checkpoint; 0 without one.
-        repaired: one line for each fault that was repaired.
-        broken: one line for each fault that is left.
-    """
+    """The result of a check."""
 
     step: int = 0
     repaired: list[str] = field(default_factory=list)
@@ -44,11 +38,7 @@ class Report:
 
 
 def check_run(folder: RunFolder) -> Report:
-    """Checks everything that a resumed run or a reader relies on.
-
-    Args:
-        folder: entered (locked) by the caller.
-    """
+    """Checks everything that a resumed run or a reader relies on."""
     report = Report()
     for directory in (folder.state, folder.best):
         check_files(directory, report)
@@ -129,14 +119,7 @@ def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
 
 
 def check_export(path: Path, state: TrainState, finished: bool, report: Report) -> None:
-    """Compares the exported generator with the last checkpoint, and repairs it.
-
-    Args:
-        path: of generator.keras.
-        state: of the newest checkpoint.
-        finished: whether the budget is used up; only then is a generator exported.
-        report: receives the result.
-    """
+    """Compares the exported generator with the last checkpoint, and repairs it."""
     problem = ""
     if path.exists():
         average = state.ema_generator

@@ -18,12 +18,7 @@ from config.schema import ConfigError
 
 
 def prepare_tensorflow() -> None:
-    """Imports TensorFlow and Keras with the options that every run uses.
-
-    Raises:
-        ConfigError: when another backend of Keras is chosen.
-        ImportError: with what TensorFlow printed, when it cannot be imported.
-    """
+    """Imports TensorFlow and Keras with the options that every run uses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -61,11 +56,7 @@ def silent_stderr() -> Iterator[None]:
 
 
 def describe_environment(replicas: int = 1) -> dict[str, Any]:
-    """Versions, devices and options on which a bit-exact resume depends.
-
-    Args:
-        replicas: number of parts into which a batch is divided.
-    """
+    """Versions, devices and options on which a bit-exact resume depends."""
     import keras
     import numpy as np
     import tensorflow as tf

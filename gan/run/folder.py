@@ -82,11 +82,7 @@ def run_directory(runs_dir: str | Path, name: str) -> Path:
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Reads config.json of a run folder.
-
-    Raises:
-        RunError: when the folder holds no run or a damaged one.
-    """
+    """Reads config.json of a run folder."""
     path = directory / CONFIG
     try:
         return parse_record(json.loads(read_text(path)))
@@ -100,9 +96,6 @@ def parse_record(content: Any) -> RunRecord:
     """Checks the content of config.json, before any network is built from it.
 
     The file may come from an unknown source, so that sizes are limited as well.
-
-    Raises:
-        ValueError: with what is wrong in it.
     """
     try:
         dataset = content["dataset"]
@@ -133,21 +126,12 @@ class RunFolder:
     """A run folder that this process owns during a `with` block."""
 
     def __init__(self, directory: Path) -> None:
-        """Names the folder; nothing is created before the block is entered."""
         self.directory = directory
         self.state = directory / "state"
         self.samples = directory / "samples"
         self.best = directory / "best"
 
     def __enter__(self) -> Self:
-        """Creates and locks the folder, and removes temporary files of killed owners.
-
-        The operating system releases the lock when its process ends in any way.
-
-        Raises:
-            RunError: when the folder cannot be written, another process owns it, or it
-                holds a link.
-        """
         try:
             for path in (self.directory, self.state, self.samples):
                 path.mkdir(parents=True, exist_ok=True)
@@ -178,18 +162,10 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Releases the lock."""
         self._lock.close()
 
     def claim(self, record: RunRecord) -> bool:
-        """Connects the folder with a configuration and a data set.
-
-        Returns:
-            True when the folder already belonged to this run.
-
-        Raises:
-            RunError: with the list of differences, when it belongs to another run.
-        """
+        """Connects the folder with a configuration and a data set."""
         path = self.directory / CONFIG
         known = path.exists()
         if known:
@@ -219,11 +195,7 @@ class RunFolder:
 
 
 def refuse_links(directory: Path) -> None:
-    """Refuses a folder whose entries lead to files outside of it.
-
-    Raises:
-        RunError: naming the first link, pipe or device.
-    """
+    """Refuses a folder whose entries lead to files outside of it."""
     for path in sorted(directory.iterdir()):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise RunError(

@@ -28,12 +28,7 @@ PROBABILITY_GAP_WON = 0.9  # between D(x) and D(G(z)); healthy: 0.11 to 0.33
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run.
-
-    Attributes:
-        state: one of STATES.
-        reason: the values that raised the alarm, in words; empty for "ok".
-    """
+    """The state of a run."""
 
     state: str = "ok"
     reason: str = ""
@@ -41,14 +36,7 @@ class Status:
 
 @dataclass
 class Condition:
-    """Counts how long the condition of one alarm has held.
-
-    Attributes:
-        weight: steps or evaluations with the condition less those without it, from 0
-            to the limit at which the alarm is raised.
-        raised: true from the limit until the weight is 0 again.
-        reason: the newest values that met the condition, in words.
-    """
+    """Counts how long the condition of one alarm has held."""
 
     weight: int = 0
     raised: bool = False
@@ -69,12 +57,6 @@ class Alarms:
     """Follows the numbers of a run and says in which state it is."""
 
     def __init__(self, loss: str, policy: str = "warn") -> None:
-        """Starts with the state "ok".
-
-        Args:
-            loss: name of the adversarial loss, see `gan.losses`.
-            policy: what an alarm does, one of POLICIES.
-        """
         if policy not in POLICIES:
             raise ValueError(f"received {policy!r}, expected one of {POLICIES}")
         self.chance, self.policy = CHANCE[loss], policy
@@ -87,11 +69,7 @@ class Alarms:
         return {"step": self.step, "evidence": counts}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continues from what `state_dict` returned, perhaps in an earlier version.
-
-        Raises:
-            KeyError, TypeError, AttributeError or ValueError: for anything else.
-        """
+        """Continues from what `state_dict` returned, perhaps in an earlier version."""
         self.step = int(saved["step"])
         for state in STATES[1:]:
             found = saved["evidence"][state]

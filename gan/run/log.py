@@ -52,13 +52,6 @@ class RunLog:
     def __init__(
         self, directory: Path, num_steps: int, console: Console | None = None
     ) -> None:
-        """Opens no file yet.
-
-        Args:
-            directory: the run folder.
-            num_steps: the budget, for the progress display.
-            console: shows messages and progress; None: nothing is shown.
-        """
         self.directory, self.num_steps = directory, num_steps
         self.console = console = console or Console(quiet=True)
         self._failed: set[str] = set()
@@ -75,14 +68,12 @@ class RunLog:
         self._task = self._progress.add_task("starting", total=num_steps)
 
     def __enter__(self) -> "RunLog":
-        """Opens the event file and starts the display."""
         self._writer = tf.summary.create_noop_writer()
         self._guard("TensorBoard", self._open)
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Flushes and closes everything."""
         self._progress.stop()
         self._guard("TensorBoard", self._writer.close)
 
@@ -91,14 +82,7 @@ class RunLog:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
-        """Logs settings and layers, and removes the lines after `step` from log.jsonl.
-
-        Args:
-            step: number of finished steps at the start. Later lines belong to steps
-                that were not saved and are now done again.
-            settings: tables of the resolved configuration.
-            text: the layer tables.
-        """
+        """Logs settings and layers, and removes the lines after `step` from log.jsonl."""
         self._guard("log.jsonl", lambda: self._truncate(step))
         self._progress.update(self._task, completed=step)
 
