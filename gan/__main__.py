@@ -1,7 +1,4 @@
-"""`python -m gan`: images and files from a finished or running run.
-
-The commands that need TensorFlow import it only after their arguments are checked.
-"""
+"""`python -m gan`: images and files from a finished or running run."""
 
 import re
 from collections.abc import Callable
@@ -31,23 +28,17 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 checkpoint_option = click.option(
     "--checkpoint",
     default="latest",
-    show_default=True,
     help="latest, best (if the run kept one) or a step number",
 )
 
 
 def out_option(default: str, help_text: str) -> Callable[[Any], Any]:
     """Makes the option for the file or folder that a command writes."""
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        default=default,
-        show_default=True,
-        help=help_text,
-    )
+    path = click.Path(path_type=Path)
+    return click.option("--out", type=path, default=default, help=help_text)
 
 
-@click.group()
+@click.group(context_settings={"show_default": True})
 def main() -> None:
     """Makes images and files from a run folder, also while the run is training."""
 
@@ -87,10 +78,7 @@ def parse_seeds(text: str) -> list[int]:
 def sample_command(
     run: Path, checkpoint: str, seeds: str | None, num: int | None, out: Path
 ) -> None:
-    """Makes samples with RUN's averaged generator.
-
-    The image of a seed is always the same.
-    """
+    """Makes samples with RUN's averaged generator, always the same for a seed."""
     if seeds and num:
         raise ValueError("received --seeds and --n, expected one of them")
     chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
@@ -115,12 +103,11 @@ def sample_command(
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@click.option("--seeds", default="0-7", show_default=True, help="at least two seeds")
+@click.option("--seeds", default="0-7", help="at least two seeds")
 @click.option(
     "--frames",
     type=click.IntRange(2, 1000),
     default=8,
-    show_default=True,
     help="images from one seed to the next",
 )
 @out_option(
@@ -156,8 +143,8 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     Spherical linear interpolation: latents lie near a sphere, which the straight line
     between two of them would leave.
     """
-    lengths = np.linalg.norm(start), np.linalg.norm(end)
-    cosine = np.clip(start @ end / (lengths[0] * lengths[1]), -1.0, 1.0)
+    lengths = np.linalg.norm(start) * np.linalg.norm(end)
+    cosine = np.clip(start @ end / lengths, -1.0, 1.0)
     angle = max(float(np.arccos(cosine)), 1e-6)
     fraction = np.linspace(0.0, 1.0, frames)[:, None]
     weights = np.sin((1 - fraction) * angle), np.sin(fraction * angle)
@@ -168,11 +155,7 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 @main.command(cls=Command)
 @run_argument
 @click.option(
-    "--fps",
-    type=click.FloatRange(0.1, 50),
-    default=4.0,
-    show_default=True,
-    help="frames per second",
+    "--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second"
 )
 @out_option("training.gif", "FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
@@ -196,7 +179,6 @@ def video(run: Path, fps: float, out: Path) -> None:
     "--format",
     "kind",
     default="keras",
-    show_default=True,
     type=click.Choice(["keras", "savedmodel", "tflite"]),
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -239,62 +221,42 @@ def check(run: Path) -> None:
 
 @main.command("launch", cls=Command)
 @click.option(
-    "--workers",
-    type=click.IntRange(2),
-    default=2,
-    show_default=True,
-    help="number of processes",
+    "--workers", type=click.IntRange(2), default=2, help="number of processes"
 )
 @click.option(
     "--restarts",
     type=click.IntRange(0),
     default=3,
-    show_default=True,
     help="how often all workers are started again after one has died",
 )
 @click.option(
     "--start-timeout",
+    "start_seconds",
     type=click.FloatRange(1),
     default=300.0,
-    show_default=True,
     help="seconds until all workers must be connected",
 )
 @click.option(
     "--grace",
+    "grace_seconds",
     type=click.FloatRange(1),
     default=30.0,
-    show_default=True,
     help="seconds from the end of one worker to SIGTERM, and then to SIGKILL",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def launch_command(
-    workers: int,
-    restarts: int,
-    start_timeout: float,
-    grace: float,
-    command: tuple[str, ...],
-) -> None:
-    """Runs COMMAND as several workers on this machine.
-
-    If one worker dies, all are started again.
+def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> None:
+    """Runs COMMAND as several workers on this machine; restarts all if one dies.
 
     Example: python -m gan launch --workers 2 -- python train.py --strategy multiworker
     """
-    limits = Limits(restarts, start_timeout, grace)
     report = partial(click.echo, err=True)
-    raise SystemExit(launch(command, workers, limits, report))
+    raise SystemExit(launch(command, workers, Limits(**limits), report))
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:
-    """Stores frames as an endless GIF or WebP."""
-    frames[0].save(
-        out,
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1000 / fps),  # milliseconds
-        loop=0,
-        lossless=True,  # an option of WebP; GIF ignores it
-    )
+    """Stores frames as an endless GIF or WebP; `lossless` is an option of WebP."""
+    options = {"duration": round(1000 / fps), "loop": 0, "lossless": True}
+    frames[0].save(out, save_all=True, append_images=frames[1:], **options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""What commands share: errors of one line, and options in groups and from settings.
-
-Only command files import this module: `train.py`, `gan/__main__.py` and those of
-`analysis/commands`.
-"""
+"""What commands share: errors of one line, and options in groups and from settings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +10,10 @@ from config.schema import Config
 
 
 class Command(click.Command):
-    """A command that ends with one line and an exit code where the user can act."""
+    """A command that ends with one line and an exit code where the user can act.
+
+    All exceptions but `user_errors` are faults of the program and show a traceback.
+    """
 
     user_errors: tuple[type[Exception], ...] = (ValueError, OSError)
 
@@ -33,16 +32,15 @@ class Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
             if record := option.get_help_record(ctx):
-                groups.setdefault(getattr(option, "group", "Options"), []).append(
-                    record
-                )
+                name = getattr(option, "group", "Options")
+                groups.setdefault(name, []).append(record)
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
 
 
 class Option(click.Option):
-    """An option under a heading of the help."""
+    """An option under the heading `group` of the help."""
 
     def __init__(self, *args: Any, group: str, **options: Any) -> None:
         super().__init__(*args, **options)

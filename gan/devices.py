@@ -1,9 +1,8 @@
 """One device or several: the strategy of a run, and the processes that share it.
 
 Every replica computes the gradients of its part of one global batch, and their sum
-updates every copy of the weights, so that N replicas train as one device does. Only the
-chief process writes checkpoints, logs and pictures. The failures and timeouts of
-`tf.distribute` described here were observed with TensorFlow 2.21 on CPUs.
+updates every copy of the weights, so that N replicas train as one device does. The
+failures of `tf.distribute` described here were observed with TensorFlow 2.21 on CPUs.
 """
 
 import json
@@ -25,6 +24,12 @@ from gan.launch import START_TIMEOUT, WorkerLostError
 from gan.run.folder import RunFolder
 
 DEFAULT_START_TIMEOUT = 300.0  # seconds
+LOST_WORKER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 # A process that ends its parent after some seconds, unless it is ended before.
 END_PARENT = """
 import os, signal, sys, time
@@ -37,13 +42,19 @@ if os.getppid() == parent:
 
 
 def make_strategy(name: str, replicas: int = 0) -> tf.distribute.Strategy:
-    """Chooses devices; it must be called before TensorFlow has used any device."""
+    """Chooses devices; it must be called before TensorFlow has used any device.
+
+    Args:
+        name: "one" device; "mirrored", the GPUs of this machine; or "multiworker", the
+            processes that TF_CONFIG lists.
+        replicas: number of GPUs of "mirrored", or of equal parts of the CPU on a
+            machine without GPU; 0: all GPUs.
+    """
     if name == "one":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(local_devices(replicas))
-    workers = read_tf_config()
-    with limited_start(len(workers)):
+    with limited_start(read_num_workers()):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -66,8 +77,8 @@ def local_devices(replicas: int) -> list[str]:
     return [f"CPU:{i}" for i in range(replicas)]
 
 
-def read_tf_config() -> list[str]:
-    """Reads the addresses of all workers from the environment variable TF_CONFIG."""
+def read_num_workers() -> int:
+    """Checks the environment variable TF_CONFIG, and counts the workers in it."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         content = json.loads(text)
@@ -76,13 +87,13 @@ def read_tf_config() -> list[str]:
             raise ValueError
         if task["index"] not in range(len(workers)):
             raise ValueError
+        return len(workers)
     except (ValueError, KeyError, TypeError, IndexError):
         raise ConfigError(
             f"--strategy multiworker: received TF_CONFIG={text!r}, expected "
             '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", '
             '"index": 0}}; on one machine: python -m gan launch --workers 2 -- ...'
         ) from None
-    return list(workers)
 
 
 @contextmanager
@@ -96,20 +107,20 @@ def limited_start(num_workers: int) -> Iterator[None]:
     try:
         seconds = float(given)
     except ValueError:
-        raise ConfigError(
-            f"{START_TIMEOUT}: received {given!r}, expected seconds"
-        ) from None
+        message = f"{START_TIMEOUT}: received {given!r}, expected seconds"
+        raise ConfigError(message) from None
     text = (
         f"Error: not all of {num_workers} workers were there after {seconds:g} s; "
         "start them all again: the same command continues the run\n"
     )
     arguments = [str(os.getpid()), str(seconds), text]
-    timer = subprocess.Popen([sys.executable, "-S", "-c", END_PARENT, *arguments])
-    try:
-        yield
-    finally:
-        timer.kill()
-        timer.wait()
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", END_PARENT, *arguments]
+    ) as timer:
+        try:
+            yield
+        finally:
+            timer.kill()
 
 
 def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -164,21 +175,18 @@ def one_copy(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[An
 def process_folder(
     directory: Path, strategy: tf.distribute.Strategy
 ) -> Iterator[RunFolder]:
-    """Enters the run folder on the chief, and a temporary folder in other processes."""
+    """Enters the run folder on the chief, and a temporary folder in other processes.
+
+    Raises:
+        WorkerLostError: when another process has ended, was frozen or was restarted.
+    """
     processes = Processes(strategy)
     try:
-        if processes.is_chief:
-            with RunFolder(directory) as folder:
+        with TemporaryDirectory() as scratch:
+            own = directory if processes.is_chief else Path(scratch)
+            with RunFolder(own) as folder:
                 yield folder
-        else:
-            with TemporaryDirectory() as scratch, RunFolder(Path(scratch)) as folder:
-                yield folder
-    except (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-    ) as error:
+    except LOST_WORKER_ERRORS as error:
         if processes.count == 1:
             raise
         raise WorkerLostError from error
@@ -214,10 +222,7 @@ class Processes:
         copy()
 
     def agree_to_stop(self, stop: tuple[str, int] | None) -> tuple[str, int] | None:
-        """Returns a reason and an exit code in all processes if one has given them.
-
-        It returns when all processes have called it.
-        """
+        """Waits for all processes; returns the reason and exit code that one gave."""
         if self.count == 1:
             return stop
         code = stop[1] + 1 if stop else 0

@@ -18,7 +18,8 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files, which no reader opens
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`.
 
-    The temporary name keeps the suffix, because Keras checks it.
+    After an error an earlier `path` stays as it was. The temporary name keeps the
+    suffix, because Keras checks it.
     """
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
@@ -40,6 +41,7 @@ def remove_temporaries(directory: Path) -> None:
 def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
     """Reads the text of a file that is not trusted."""
     status = path.stat()
+    # A pipe would never end.
     if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
         raise ValueError(f"expected a file of at most {max_bytes} bytes")
     return path.read_text(encoding="utf-8")
@@ -48,12 +50,10 @@ def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
 def read_arrays(
     path: Path, names: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz file that is not trusted.
+    """Reads the arrays of these names, or all, from an .npz file that is not trusted.
 
-    Args:
-        path: the file.
-        names: names of the arrays to read; those that are missing are left out.
-            None: all arrays.
+    Raises:
+        OSError or ValueError: if it cannot be read, or has more than MAX_BYTES.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -94,8 +94,8 @@ def flush(path: Path) -> None:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's text, at most 300 characters.
 
-    Errors of TensorFlow have many lines, and begin with the name of a function in
-    double braces, which is left out.
+    Errors of TensorFlow begin with a function's name in double braces, which is left
+    out.
     """
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return re.sub(r"\{\{.*?\}\} ?", "", line)[:300]

@@ -25,7 +25,7 @@ LEAST_SAVING = 1.5
 def saves_time(
     batch: int, size: int, kernel_shape: tuple[int, ...], stride: int
 ) -> bool:
-    """Whether this form is faster than the direct one."""
+    """Whether this form is faster than the direct one, for a small map of `size` px."""
     taps, _, large, small = kernel_shape
     if taps < stride:
         return False
@@ -39,7 +39,7 @@ def saves_time(
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Convolution with TensorFlow's padding "same"."""
+    """Convolution with padding "same", as `gan.convolution.convolve`."""
     size = large.shape[1] // stride
     of_large, of_kernel, of_small = matrices(size, kernel.shape[0], stride)
     points = transform(of_large, by_position(large, stride))

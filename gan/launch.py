@@ -35,7 +35,8 @@ class Limits:
     """Limits of time and of the number of attempts."""
 
     restarts: int
-    start_seconds: float
+    start_seconds: float  # until all workers have started
+    # From the end of the first worker to SIGTERM for the others, and then to SIGKILL.
     grace_seconds: float
 
 
@@ -44,7 +45,8 @@ def launch(
 ) -> int:
     """Runs workers until they succeed, fail by themselves, or die too often.
 
-    SIGINT and SIGTERM are passed on, so that the workers save and stop.
+    SIGINT and SIGTERM are passed on, so that the workers save and stop. Returns the
+    exit code of the first worker that failed; 128 + n for signal n.
     """
     for restart in range(limits.restarts + 1):
         code, stopping = run_together(command, num_workers, limits)
@@ -52,17 +54,20 @@ def launch(
         if stopping or not died:
             break
         cause = signal.Signals(-code).name if code < 0 else "another worker has gone"
-        if restart < limits.restarts:
-            say(f"a worker ended ({cause}); starting all again")
-        else:
-            say(f"a worker ended ({cause}), after {limits.restarts} restarts")
+        last = restart == limits.restarts
+        then = f", after {restart} restarts" if last else "; starting all again"
+        say(f"a worker ended ({cause}){then}")
     return code if code >= 0 else 128 - code
 
 
 def run_together(
     command: Sequence[str], num_workers: int, limits: Limits
 ) -> tuple[int, bool]:
-    """Starts all workers and waits for all of them."""
+    """Starts all workers and waits for all of them.
+
+    Returns the exit code of the first that failed, negative for a signal, or 0; and
+    whether this process was asked to stop.
+    """
     workers: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
 
@@ -105,8 +110,7 @@ def wait(workers: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> in
 def send(workers: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     """Sends a signal to the workers that still run; a frozen one needs SIGKILL."""
     for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(number)
+        worker.send_signal(number)  # does nothing to one that has ended
 
 
 def environments(num_workers: int, start_seconds: float) -> list[dict[str, str]]:
@@ -116,16 +120,7 @@ def environments(num_workers: int, start_seconds: float) -> list[dict[str, str]]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         addresses = ["{}:{}".format(*each.getsockname()) for each in sockets]
-    return [
-        os.environ
-        | {
-            START_TIMEOUT: str(start_seconds),
-            "TF_CONFIG": json.dumps(
-                {
-                    "cluster": {"worker": addresses},
-                    "task": {"type": "worker", "index": index},
-                }
-            ),
-        }
-        for index in range(num_workers)
-    ]
+    cluster, timeout = {"worker": addresses}, {START_TIMEOUT: str(start_seconds)}
+    tasks = [{"type": "worker", "index": index} for index in range(num_workers)]
+    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+    return [os.environ | timeout | {"TF_CONFIG": config} for config in configs]

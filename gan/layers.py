@@ -92,11 +92,11 @@ class FastConv2DTranspose(layers.Conv2DTranspose):
 class MinibatchStddev(layers.Layer):
     """Standard deviation of each feature at each position over a group of images.
 
-    A group is consecutive images of a batch. The maps let the discriminator recognise a
-    generator whose samples resemble one another. Source: Karras et al. 2018
-    (arXiv:1710.10196, section 3), who average all values to one number. Here each map
-    is kept: it costs no more and says which features vary where (docs/results.md
-    compares both).
+    A group is gcd(batch size, group size) consecutive images. The maps let the
+    discriminator recognise a generator whose samples resemble one another. Source:
+    Karras et al. 2018 (arXiv:1710.10196, section 3), who average all values to one
+    number. Here each map is kept: it costs no more and says which features vary where
+    (docs/results.md compares both).
     """
 
     def __init__(self, group_size: int, **options: Any) -> None:

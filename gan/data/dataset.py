@@ -1,8 +1,4 @@
-"""From a data set's name or a path to uint8 images in memory; batch order and noise.
-
-TensorFlow is imported only for a data set of tensorflow-datasets; the bundled set and
-the user's own files need only NumPy and Pillow.
-"""
+"""From a data set's name or a path to uint8 images in memory; batch order and noise."""
 
 import functools
 import hashlib
@@ -47,11 +43,7 @@ class Dataset:
 
 
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
-    """Loads all images of a split, brought to one size and number of channels.
-
-    Args:
-        config: which images, and how they are fitted.
-        split: "train" or "test".
+    """Loads all images of the split "train" or "test", brought to one shape.
 
     Raises:
         DataError: if they cannot be loaded, in one line that says what to do.
@@ -71,18 +63,15 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit))
         labels.append(label)
-    notes = source.notes + note_skipped(source.skipped)
+    notes = source.notes
+    if count := len(source.skipped):  # quoted: names may hold any character
+        names = ", ".join(map(repr, source.skipped[:5])) + ", ..." * (count > 5)
+        notes = [*notes, f"Unreadable files skipped: {count} ({names})."]
     if not images:
         raise DataError(" ".join([f"{config.dataset}: no image found.", *notes]))
     stacked = np.stack(images)
-    return Dataset(
-        name=source.name,
-        split=split,
-        images_uint8=stacked,
-        labels=np.array(labels, np.int64) if source.has_labels else None,
-        digest=digest(stacked),
-        notes=tuple(notes),
-    )
+    numbers = np.array(labels, np.int64) if source.has_labels else None
+    return Dataset(source.name, split, stacked, numbers, digest(stacked), tuple(notes))
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -109,10 +98,9 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
     sides = {shape[:2] for shape in source.shapes}
     lengths = {length for pair in sides for length in pair}
     shortest = min(lengths, default=28)
-    fits_as_it_is = len(lengths) == 1 and shortest % 4 == 0
     if config.image_size:
         size = config.image_size
-    elif fits_as_it_is and shortest <= LARGEST_OWN_SIZE:
+    elif len(lengths) == 1 and shortest % 4 == 0 and shortest <= LARGEST_OWN_SIZE:
         size = shortest
     else:
         size = next((size for size in (64, 32) if shortest >= size), 28)
@@ -122,12 +110,6 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
             f"{size}x{size} px (fit: {config.fit})."
         )
     return size, channels
-
-
-def note_skipped(names: list[str]) -> list[str]:
-    """Names the first unreadable files, quoted: names may hold any character."""
-    shown = ", ".join([repr(name) for name in names[:5]] + ["..."] * (len(names) > 5))
-    return [f"Unreadable files skipped: {len(names)} ({shown})."] if names else []
 
 
 def digest(images_uint8: np.ndarray) -> str:
@@ -172,12 +154,8 @@ def latents(seed: int, step: int, batch_size: int, latent_dim: int) -> np.ndarra
 
 
 def latents_from_seeds(seeds: Sequence[int], latent_dim: int) -> np.ndarray:
-    """Returns one latent vector per seed, float32 (len(seeds), latent_dim).
-
-    The vector of a seed does not depend on the other seeds.
-    """
-    rows = [_normal(_key(seed, 2**64 - 1), (latent_dim,)) for seed in seeds]
-    return np.stack(rows)
+    """Returns one latent vector per seed alone, float32 (len(seeds), latent_dim)."""
+    return np.stack([_normal(_key(seed, 2**64 - 1), (latent_dim,)) for seed in seeds])
 
 
 def _key(seed: int, stream: int) -> np.ndarray:

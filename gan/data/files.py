@@ -26,7 +26,10 @@ GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
 def open_path(path: Path, split: str, *, background: int) -> Source:
-    """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy."""
+    """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
+
+    `background` is the grey level (0 to 255) put under transparent pixels of pictures.
+    """
     if path.suffix in (".npz", ".npy") and path.is_file():
         return open_arrays(path, split)
     if not path.is_dir():
@@ -102,7 +105,10 @@ def num_channels(picture: Image.Image) -> int:
 
 
 def read_picture(path: Path, background: int) -> np.ndarray:
-    """Decodes the first frame of a picture, upright and opaque."""
+    """Decodes the first frame of a picture, upright and opaque: uint8 (H, W, 1 or 3).
+
+    16-bit pixels are rescaled, not clipped.
+    """
     with open_picture(path) as picture:
         channels = num_channels(picture)
         picture = ImageOps.exif_transpose(picture)

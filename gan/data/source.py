@@ -41,9 +41,5 @@ def array_source(
 ) -> Source:
     """Wraps uint8 (N, height, width, C) images and labels (N,) that are in memory."""
     numbers = np.zeros(len(images_uint8), np.int64) if labels is None else labels
-    return Source(
-        name,
-        {images_uint8.shape[1:]},
-        zip(images_uint8, numbers, strict=True),
-        has_labels=labels is not None,
-    )
+    examples = zip(images_uint8, numbers, strict=True)
+    return Source(name, {images_uint8.shape[1:]}, examples, labels is not None)

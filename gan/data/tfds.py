@@ -34,9 +34,8 @@ def open_tfds(name: str, split: str) -> Source:
     if split not in builder.info.splits:
         raise DataError(f"{name}: no {split} split, only {list(builder.info.splits)}")
     keys = {image_key: True} | ({"label": True} if has_labels else {})
-    examples = builder.as_dataset(
-        split=split, decoders=tfds.decode.PartialDecoding(keys)
-    )
+    decoders = tfds.decode.PartialDecoding(keys)
+    examples = builder.as_dataset(split=split, decoders=decoders)
 
     def pairs() -> Iterator[tuple[np.ndarray, int]]:
         for example in tfds.as_numpy(examples):
@@ -116,8 +115,7 @@ def download(builder: Any) -> None:
 def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
     """Whether any host answers an HTTP HEAD request in time, be it with an error.
 
-    All hosts are asked at once, through the proxies of the environment. The threads
-    are daemons, because a DNS query cannot be cancelled.
+    The threads are daemons, because a DNS query cannot be cancelled.
     """
     answers: queue.Queue[bool] = queue.Queue()
 
