@@ -17,7 +17,8 @@ BUILDER = '''
 def zero_order_hold(x, kinds, name, **options):
     """Repeats each pixel, then mixes the channels."""
     x = layers.UpSampling2D(2, name=f"{name}_hold", dtype=options["dtype"])(x)
-    return kinds.plain(filters, 1, name=f"{name}_mix", **options)(x)
+    options |= {"kernel_size": 1, "name": f"{name}_mix"}
+    return kinds.plain(**options)(x)
 '''
 
 
