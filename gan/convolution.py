@@ -17,10 +17,7 @@ FEW_CHANNELS = 3
 
 
 def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -> str:
-    """Chooses the form for a small map (batch, height, width) and a kernel.
-
-    Kernel and stride are as in `convolve`.
-    """
+    """Chooses the form for a small map (batch, height, width) and a kernel."""
     batch, height, width = small_shape
     if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
         return PHASES

@@ -32,7 +32,7 @@ class Observation:
 
 
 class Observer(Protocol):
-    """Measures `num_images` samples of the averaged generator while training goes on."""
+    """Measures `num_images` samples of the averaged generator during the training."""
 
     num_images: int
 

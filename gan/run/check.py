@@ -30,7 +30,7 @@ from gan.state import TrainState, build_state
 
 @dataclass
 class Report:
-    """The result of a check."""
+    """The step of the newest checkpoint, and one line for each fault."""
 
     step: int = 0
     repaired: list[str] = field(default_factory=list)
@@ -83,9 +83,8 @@ def check_config(folder: RunFolder, report: Report) -> RunRecord | None:
     if path.exists():
         set_file_aside(path)
     folder.write_config(expected)
-    report.repaired.append(
-        f"{path} written again from the newest checkpoint: {problem}"
-    )
+    source = "written again from the newest checkpoint"
+    report.repaired.append(f"{path} {source}: {problem}")
     return expected
 
 
@@ -119,7 +118,10 @@ def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
 
 
 def check_export(path: Path, state: TrainState, finished: bool, report: Report) -> None:
-    """Compares the exported generator with the last checkpoint, and repairs it."""
+    """Compares the exported generator with the last checkpoint, and repairs it.
+
+    A generator is exported when the run is `finished`.
+    """
     problem = ""
     if path.exists():
         average = state.ema_generator
@@ -138,9 +140,8 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
         problem = "it is missing"
     if problem and finished and not report.broken:
         write_atomically(path, state.ema_generator.save)
-        report.repaired.append(
-            f"{path} written again from the last checkpoint: {problem}"
-        )
+        source = "written again from the last checkpoint"
+        report.repaired.append(f"{path} {source}: {problem}")
     elif problem:
         report.repaired.append(f"{path} set aside: {problem}")
 

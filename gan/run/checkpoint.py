@@ -52,7 +52,8 @@ def save(
 ) -> Path:
     """Commits a checkpoint, and then removes all but the `keep` newest ones.
 
-    A checkpoint of the same step is left as it is, unless `replace` is true.
+    A checkpoint of the same step is left as it is, unless `replace` is true. When the
+    disk refuses, earlier checkpoints stay as they were.
     """
     final = directory / f"step-{step:08d}"
     if final.exists() and not replace:
@@ -62,11 +63,8 @@ def save(
         temporary.mkdir(parents=True)
         checkpoint.write(str(temporary / "ckpt"))
         files = sorted(temporary.iterdir())
-        manifest = {
-            "step": step,
-            "files": {p.name: fingerprint(p) for p in files},
-            "facts": facts,
-        }
+        sums = {path.name: fingerprint(path) for path in files}
+        manifest: dict[str, Any] = {"step": step, "files": sums, "facts": facts}
         manifest["sha256"] = checksum(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
@@ -77,9 +75,8 @@ def save(
         flush(directory)
         clean(directory)
     except (OSError, tf.errors.OpError) as error:
-        raise CheckpointError(
-            f"checkpoint of step {step} not written: {first_line(error)}"
-        ) from error
+        message = f"checkpoint of step {step} not written: {first_line(error)}"
+        raise CheckpointError(message) from error
     finally:  # after the commit there is nothing left to undo
         shutil.rmtree(temporary, ignore_errors=True)
         put_back(directory)
@@ -89,7 +86,14 @@ def save(
 
 
 def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored | None:
-    """Restores the newest valid checkpoint, and sets damaged ones aside."""
+    """Restores the newest valid checkpoint, and sets damaged ones aside.
+
+    Returns:
+        None when no checkpoint was ever committed.
+
+    Raises:
+        CheckpointError: when none is valid, or the newest holds other variables.
+    """
     clean(directory)
     warnings = []
     for step, path in available(directory):
@@ -111,7 +115,7 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
 
 
 def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
-    """Restores every variable from a verified checkpoint."""
+    """Restores every variable from a verified checkpoint, or raises."""
     try:
         with old_rate_scale(path, checkpoint):
             checkpoint.read(str(path / "ckpt")).assert_consumed()
@@ -160,7 +164,7 @@ def available(directory: Path) -> list[tuple[int, Path]]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Checks every file of a checkpoint against its manifest; returns the manifest."""
+    """Checks every file of a checkpoint against its manifest, which it returns."""
     try:
         manifest = json.loads(read_text(path / MANIFEST))
         recorded = manifest.pop("sha256", None)  # early versions wrote none

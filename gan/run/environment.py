@@ -1,7 +1,6 @@
-"""The software and hardware of a process: TensorFlow itself, versions and devices.
+"""The software and hardware of a process.
 
-TensorFlow is imported inside the functions, so that commands can import this module and
-still answer `--help` at once.
+TensorFlow is imported inside the functions, so that commands answer `--help` at once.
 """
 
 import os
@@ -90,11 +89,8 @@ def processor_name() -> str:
 
 def environment_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One text `name: old -> new` for each recorded value that is different now."""
-    return [
-        f"{key}: {old[key]} -> {new[key]}"
-        for key in new
-        if key in old and old[key] != new[key]
-    ]
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    return [f"{key}: {old[key]} -> {new[key]}" for key in changed]
 
 
 def peak_memory_bytes() -> int:

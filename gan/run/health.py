@@ -1,10 +1,9 @@
 """Alarms: what goes wrong in a run, named from its numbers.
 
-This module reads no files and knows no networks. An alarm needs a condition that lasts,
-because single bad values are part of every healthy run. The limits on the balance of
-the two networks are multiples of `CHANCE`, the loss of a discriminator that cannot tell
-real from generated images, so that they hold for each adversarial loss. Values called
-healthy are those of default runs.
+An alarm needs a condition that lasts, because single bad values are part of every
+healthy run. The limits on the balance of the two networks are multiples of `CHANCE`,
+the loss of a discriminator that cannot tell real from generated images, so that they
+hold for each adversarial loss. Values called healthy are those of default runs.
 """
 
 import math
@@ -28,7 +27,7 @@ PROBABILITY_GAP_WON = 0.9  # between D(x) and D(G(z)); healthy: 0.11 to 0.33
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run."""
+    """The state of a run, one of STATES, and the values that raised the alarm."""
 
     state: str = "ok"
     reason: str = ""
@@ -38,8 +37,9 @@ class Status:
 class Condition:
     """Counts how long the condition of one alarm has held."""
 
+    # Steps or evaluations with the condition less those without it, from 0 to a limit.
     weight: int = 0
-    raised: bool = False
+    raised: bool = False  # from the limit until the weight is 0 again
     reason: str = ""
 
     def update(self, reason: str, amount: int, limit: int) -> None:
@@ -47,10 +47,8 @@ class Condition:
         change = amount if reason else -amount
         self.weight = min(max(self.weight + change, 0), limit)
         self.reason = reason or self.reason
-        if self.weight == 0:
-            self.raised = False
-        elif self.weight == limit:
-            self.raised = True
+        if self.weight in (0, limit):
+            self.raised = self.weight == limit
 
 
 class Alarms:

@@ -1,12 +1,10 @@
-"""Reports of a run: TensorBoard events, log.jsonl, sample grids and the terminal.
-
-A full disk costs log entries, and never the training.
-"""
+"""Reports of a run: TensorBoard events, log.jsonl, sample grids and the terminal."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +42,28 @@ DESCRIPTIONS = {
     "time/compile_seconds": "First call of the compiled step, tracing included.",
     "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
 }
+# Tags of the scalars, as regular expressions, by the title of their chart.
+CHARTS = {
+    "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
+        "loss/g$",
+        "loss/d$",
+        "loss/reference_.*",
+    ],
+    "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
+    "fraction of real images with a sample nearby; floor: real images": [
+        "coverage[^/]*/.*"
+    ],
+    "checkerboard: imaging gain in dB, with the band of real images": [
+        "imaging_gain_db/.*"
+    ],
+    "checkerboard: fixed pattern in levels, with the band of real images": [
+        "fixed_pattern_levels/.*"
+    ],
+}
 
 
 class RunLog:
-    """Writes the reports of a run; used as a context manager."""
+    """Writes the reports of a run; a full disk costs entries, never the training."""
 
     def __init__(
         self, directory: Path, num_steps: int, console: Console | None = None
@@ -82,7 +98,7 @@ class RunLog:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
-        """Logs settings and layers, and removes the lines after `step` from log.jsonl."""
+        """Logs settings and layers; removes lines of steps that are done again."""
         self._guard("log.jsonl", lambda: self._truncate(step))
         self._progress.update(self._task, completed=step)
 
@@ -92,12 +108,10 @@ class RunLog:
             tf.summary.text("config", "\n".join(lines))
             tf.summary.text("layers", f"```\n{text}\n```")
             # HParams takes single values only.
-            hparams.hparams(
-                {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
-            )
-            tf.summary.experimental.write_raw_pb(
-                custom_scalar.pb(chart_layout()).SerializeToString(), step=0
-            )
+            single = {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
+            hparams.hparams(single)
+            charts = custom_scalar.pb(chart_layout()).SerializeToString()
+            tf.summary.experimental.write_raw_pb(charts, step=0)
 
         self._events(step, write)
 
@@ -131,19 +145,15 @@ class RunLog:
     def grid(self, step: int, image: np.ndarray) -> None:
         """Stores the sample grid of `step` as a file and in TensorBoard."""
         path = self.directory / "samples" / f"step-{step:08d}.png"
-        self._guard(
-            "sample grids", lambda: write_atomically(path, to_picture(image).save)
-        )
+        save = to_picture(image).save
+        self._guard("sample grids", lambda: write_atomically(path, save))
         self.picture(step, "samples/ema", image)
 
     def histograms(self, step: int, variables: list[Any]) -> None:
         """Writes the distribution of each variable to TensorBoard."""
-
-        def write() -> None:
-            for variable in variables:
-                tf.summary.histogram(variable.path, variable.value)
-
-        self._events(step, write)
+        for variable in variables:
+            write = partial(tf.summary.histogram, variable.path, variable.value)
+            self._events(step, write)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Updates the display; without a terminal, prints a line every few seconds."""
@@ -204,53 +214,23 @@ class RunLog:
         except (OSError, tf.errors.OpError) as error:
             if what not in self._failed:
                 self._failed.add(what)
-                self.say(
-                    f"warning: {what} cannot be written ({first_line(error)}); "
-                    "training goes on"
-                )
+                reason = f"{what} cannot be written ({first_line(error)})"
+                self.say(f"warning: {reason}; training goes on")
 
 
 def write_scalars(values: Mapping[str, float]) -> None:
-    """Writes named numbers to the current event file.
-
-    They are NumPy numbers, because TensorFlow keeps 0.7 kB for every Python number that
-    it has ever turned into a tensor.
-    """
+    """Writes named numbers to the current event file."""
     for name, value in values.items():
-        description = DESCRIPTIONS.get(name)
-        tf.summary.scalar(name, np.float32(value), description=description)
+        # TensorFlow keeps 0.7 kB for every Python number that it turns into a tensor.
+        number, description = np.float32(value), DESCRIPTIONS.get(name)
+        tf.summary.scalar(name, number, description=description)
 
 
 def chart_layout() -> layout_pb2.Layout:
     """The custom-scalars page: charts of scalars with their reference lines."""
-    charts = {
-        "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
-            "loss/g$",
-            "loss/d$",
-            "loss/reference_.*",
-        ],
-        "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
-        "fraction of real images with a sample nearby; floor: real images": [
-            "coverage[^/]*/.*"
-        ],
-        "checkerboard: imaging gain in dB, with the band of real images": [
-            "imaging_gain_db/.*"
-        ],
-        "checkerboard: fixed pattern in levels, with the band of real images": [
-            "fixed_pattern_levels/.*"
-        ],
-    }
-    return layout_pb2.Layout(
-        category=[
-            layout_pb2.Category(
-                title="with reference lines",
-                chart=[
-                    layout_pb2.Chart(
-                        title=title,
-                        multiline=layout_pb2.MultilineChartContent(tag=tags),
-                    )
-                    for title, tags in charts.items()
-                ],
-            )
-        ]
-    )
+    multiline, chart = layout_pb2.MultilineChartContent, layout_pb2.Chart
+    charts = [
+        chart(title=t, multiline=multiline(tag=tags)) for t, tags in CHARTS.items()
+    ]
+    category = layout_pb2.Category(title="with reference lines", chart=charts)
+    return layout_pb2.Layout(category=[category])
