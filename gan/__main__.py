@@ -255,8 +255,8 @@ def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> Non
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:
     """Stores frames as an endless GIF or WebP; `lossless` is an option of WebP."""
-    options = {"duration": round(1000 / fps), "loop": 0, "lossless": True}
-    frames[0].save(out, save_all=True, append_images=frames[1:], **options)
+    options: dict[str, Any] = {"loop": 0, "lossless": True, "append_images": frames[1:]}
+    frames[0].save(out, save_all=True, duration=round(1000 / fps), **options)
 
 
 if __name__ == "__main__":
