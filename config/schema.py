@@ -19,7 +19,7 @@ MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling mem
 class UserError(ValueError):
     """A problem that the user can solve; the message is one line that says how."""
 
-    exit_code = 1
+    exit_code = 1  # of the command that ends with it
 
 
 class ConfigError(UserError):
@@ -35,16 +35,10 @@ def setting(
     choices: tuple[str, ...] = (),
     flag: tuple[str, str] = ("", ""),
 ) -> Any:
-    """Declares one setting.
+    """Declares one setting; `help` names its unit, no `choices` means any value.
 
-    Args:
-        default: its value when nothing else is given.
-        help: its meaning, with the unit.
-        minimum: the smallest value allowed.
-        maximum: the largest value allowed.
-        choices: all values allowed; empty: any.
-        flag: heading in the help of train.py, and flag, such as `--dataset NAME|PATH`;
-            without a flag, a setting is reached with --set.
+    `flag` is the heading in the help of train.py and the flag itself, such as
+    `--dataset NAME|PATH`; a setting without a flag is reached with --set.
     """
     metadata = {
         "help": help,

@@ -83,11 +83,10 @@ def read_num_workers() -> int:
     try:
         content = json.loads(text)
         workers, task = content["cluster"]["worker"], content["task"]
-        if task["type"] != "worker" or not all(isinstance(w, str) for w in workers):
-            raise ValueError
-        if task["index"] not in range(len(workers)):
-            raise ValueError
-        return len(workers)
+        texts = all(isinstance(worker, str) for worker in workers)
+        if texts and task["type"] == "worker" and task["index"] in range(len(workers)):
+            return len(workers)
+        raise ValueError
     except (ValueError, KeyError, TypeError, IndexError):
         raise ConfigError(
             f"--strategy multiworker: received TF_CONFIG={text!r}, expected "
@@ -113,10 +112,8 @@ def limited_start(num_workers: int) -> Iterator[None]:
         f"Error: not all of {num_workers} workers were there after {seconds:g} s; "
         "start them all again: the same command continues the run\n"
     )
-    arguments = [str(os.getpid()), str(seconds), text]
-    with subprocess.Popen(
-        [sys.executable, "-S", "-c", END_PARENT, *arguments]
-    ) as timer:
+    program = [sys.executable, "-S", "-c", END_PARENT]
+    with subprocess.Popen([*program, str(os.getpid()), str(seconds), text]) as timer:
         try:
             yield
         finally:
@@ -177,8 +174,7 @@ def process_folder(
 ) -> Iterator[RunFolder]:
     """Enters the run folder on the chief, and a temporary folder in other processes.
 
-    Raises:
-        WorkerLostError: when another process has ended, was frozen or was restarted.
+    Raises WorkerLostError when another process has ended, was frozen or was restarted.
     """
     processes = Processes(strategy)
     try:

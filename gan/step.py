@@ -111,8 +111,8 @@ def replica_gradients(
 ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
     """Losses and gradients of the calling replica's part of a batch.
 
-    `real_images` and `latents` are the whole batch, as in `make_step`; `g_scale` and
-    `d_scale` are factors on the losses, see `loss_scale`.
+    `real_images` and `latents` are the whole batch; the scales are those of
+    `loss_scale`.
 
     Returns:
         The first six of METRICS (6,), the gradients of the generator and those of the

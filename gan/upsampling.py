@@ -42,19 +42,16 @@ def upsample(
     kinds: LayerKinds = KERAS,
     **options: Any,
 ) -> Any:
-    """Doubles height and width.
+    """From a Keras tensor (batch, height, width, C) to (…, 2 height, 2 width, filters).
 
     Args:
         method: a key of `config.upsamplers.UPSAMPLERS`.
-        x: Keras tensor (batch, height, width, channels).
+        x: the tensor.
         filters: number of channels of the result.
         kernel_size: taps of the convolution that learns.
         name: how the names of all layers begin.
         kinds: classes of the layers that learn.
         **options: keyword arguments of the layer that learns, with `dtype`.
-
-    Returns:
-        Keras tensor (batch, 2 height, 2 width, filters).
     """
     options |= {"filters": filters, "kernel_size": kernel_size, "padding": "same"}
     return globals()[method.replace("-", "_")](x, kinds, name=name, **options)
@@ -167,7 +164,7 @@ class PhasePenalty(keras.regularizers.Regularizer):
         return PENALTY * lines
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, which are none."""
+        """Returns no arguments."""
         return {}
 
 

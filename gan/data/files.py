@@ -1,8 +1,4 @@
-"""Images from the user's own files: a folder, IDX files, .npz or .npy.
-
-Damaged pictures in a folder are skipped and named; a damaged file of arrays is an
-error.
-"""
+"""Images from the user's own files: a folder, IDX files, .npz or .npy."""
 
 import gzip
 import warnings
@@ -19,9 +15,7 @@ from gan.files import MAX_BYTES, first_line
 
 # Formats that Pillow decodes itself. EPS is left out: an EPS file is a program, and
 # Pillow would have Ghostscript run it.
-FORMATS = """
-AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP
-""".split()
+FORMATS = "AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
 GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
@@ -42,7 +36,7 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
 def open_folder(path: Path, split: str, background: int) -> Source:
     """Opens all pictures below a folder, in the order of their relative POSIX paths.
 
-    If all pictures lie in sub-folders, the sub-folders at the top are the labels,
+    Damaged pictures are skipped and named. If all pictures lie in sub-folders, the sub-folders at the top are the labels,
     numbered in the order of their names. If there is a sub-folder `train`, the
     sub-folders `train` and `test` are the splits.
     """
