@@ -36,9 +36,9 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
 def open_folder(path: Path, split: str, background: int) -> Source:
     """Opens all pictures below a folder, in the order of their relative POSIX paths.
 
-    Damaged pictures are skipped and named. If all pictures lie in sub-folders, the sub-folders at the top are the labels,
-    numbered in the order of their names. If there is a sub-folder `train`, the
-    sub-folders `train` and `test` are the splits.
+    Damaged pictures are skipped and named. If all pictures lie in sub-folders, the
+    sub-folders at the top are the labels, numbered in the order of their names. If
+    there is a sub-folder `train`, the sub-folders `train` and `test` are the splits.
     """
     root = path / split if (path / "train").is_dir() else path
     if not root.is_dir() or (root == path and split != "train"):
