@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 ANIMATIONS = (".gif", ".webp")
 REPAIRED = 3  # exit code of `check`
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
-checkpoint_option = click.option(
-    "--checkpoint",
-    default="latest",
-    help="latest, best (if the run kept one) or a step number",
+
+def option(name: str, kind: Any, default: Any, text: str) -> Callable[[Any], Any]:
+    """Makes an option of a type, with a default value and a help text."""
+    return click.option(name, type=kind, default=default, help=text)
+
+
+PATH = click.Path(path_type=Path)
+run_argument = click.argument("run", type=PATH)
+checkpoint_option = option(
+    "--checkpoint", str, "latest", "latest, best (if the run kept one) or a step number"
 )
-
-
-def out_option(default: str, help_text: str) -> Callable[[Any], Any]:
-    """Makes the option for the file or folder that a command writes."""
-    path = click.Path(path_type=Path)
-    return click.option("--out", type=path, default=default, help=help_text)
+out_option = partial(option, "--out", PATH)
 
 
 @click.group(context_settings={"show_default": True})
@@ -104,12 +104,7 @@ def sample_command(
 @run_argument
 @checkpoint_option
 @click.option("--seeds", default="0-7", help="at least two seeds")
-@click.option(
-    "--frames",
-    type=click.IntRange(2, 1000),
-    default=8,
-    help="images from one seed to the next",
-)
+@option("--frames", click.IntRange(2, 1000), 8, "images from one seed to the next")
 @out_option(
     "interpolation.png",
     "FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
@@ -154,9 +149,7 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 
 @main.command(cls=Command)
 @run_argument
-@click.option(
-    "--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second"
-)
+@option("--fps", click.FloatRange(0.1, 50), 4.0, "frames per second")
 @out_option("training.gif", "FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
@@ -181,7 +174,7 @@ def video(run: Path, fps: float, out: Path) -> None:
     default="keras",
     type=click.Choice(["keras", "savedmodel", "tflite"]),
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=PATH, required=True)
 def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
     loaded = load_run(run, checkpoint)
@@ -220,9 +213,7 @@ def check(run: Path) -> None:
 
 
 @main.command("launch", cls=Command)
-@click.option(
-    "--workers", type=click.IntRange(2), default=2, help="number of processes"
-)
+@option("--workers", click.IntRange(2), 2, "number of processes")
 @click.option(
     "--restarts",
     type=click.IntRange(0),
