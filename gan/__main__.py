@@ -133,10 +133,9 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
 
 
 def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
-    """Returns points from `start` to `end`, both included: float32 (frames, dim).
+    """Spherical linear interpolation from `start` to `end`: float32 (frames, dim).
 
-    Spherical linear interpolation: latents lie near a sphere, which the straight line
-    between two of them would leave.
+    Latents lie near a sphere, which a straight line between two of them would leave.
     """
     lengths = np.linalg.norm(start) * np.linalg.norm(end)
     cosine = np.clip(start @ end / lengths, -1.0, 1.0)

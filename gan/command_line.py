@@ -55,8 +55,7 @@ def option(group: str, *names: str, **options: Any) -> Callable[..., Any]:
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that adds an option for each setting that has a flag.
 
-    The option of `train.batch_size` has the parameter name `train__batch_size`, and its
-    value is None when it was not given.
+    The parameter of `train.batch_size` is `train__batch_size`, None if it is not given.
     """
     settings = [
         (f"{section}__{item.name}", item, get_type_hints(section_type)[item.name])

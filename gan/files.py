@@ -92,10 +92,7 @@ def flush(path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's text, at most 300 characters.
-
-    Errors of TensorFlow begin with a function's name in double braces, which is left
-    out.
-    """
+    """Returns the first line of an error's text, at most 300 characters."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
+    # Errors of TensorFlow begin with the name of a function in double braces.
     return re.sub(r"\{\{.*?\}\} ?", "", line)[:300]

@@ -57,11 +57,9 @@ def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.
 
 
 def shifts(taps: int, stride: int) -> range:
-    """Offsets, in pixels of the small map, that the taps reach from one of its pixels.
-
-    For pixel m of the small map, tap t meets pixel stride * m + t - before of the large
-    map. In the small map that is an offset of (t - before) // stride.
-    """
+    """Offsets in the small map that the taps reach from one of its pixels."""
+    # For pixel m of the small map, tap t meets pixel stride * m + t - before of the
+    # large map. In the small map that is an offset of (t - before) // stride.
     before = (taps - stride) // 2
     return range(-before // stride, (taps - 1 - before) // stride + 1)
 

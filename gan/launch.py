@@ -1,8 +1,6 @@
-"""Several workers of one command on this machine, restarted together.
+"""Several workers of one command on this machine.
 
-`tf.distribute` cannot replace a lost worker: the others fail or wait, and the whole
-cluster has to be restarted. That is safe here, because a run continues exactly from its
-last checkpoint.
+They are restarted together, because `tf.distribute` cannot replace a lost worker.
 """
 
 import json

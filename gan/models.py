@@ -2,10 +2,9 @@
 
 The generator is that of the seed article and of TensorFlow's DCGAN tutorial, after
 Radford, Metz and Chintala 2015 (arXiv:1511.06434): a dense layer makes a base grid of a
-quarter of the image size, then come one stage of stride 1 and two doublings. Only the
-doublings depend on the upsampling method. The initial weights of a layer depend on the
-seed and on its own name alone, so that runs with different methods start from equal
-weights wherever they share a layer.
+quarter of the image size, then come one stage of stride 1 and two doublings. The
+initial weights of a layer depend on the seed and its name alone, so that runs with
+different methods start from equal weights wherever they share a layer.
 """
 
 import math
@@ -87,8 +86,7 @@ def build_generator(
         channels: number of colour channels, 1 or 3.
         seed: seed of the initial weights.
         precision: Keras dtype policy of the layers. The images stay float32.
-        fused: whether to build it of layers that train faster. Plain Keras cannot load
-            these from a file.
+        fused: use layers that train faster; plain Keras cannot load them from a file.
 
     Returns:
         A model from latents float32 (batch, latent_dim) to images float32 (batch,

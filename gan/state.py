@@ -19,13 +19,8 @@ class StateError(RuntimeError):
 class TrainState:
     """Networks, averaged generator, optimizers and the step counter of one run.
 
-    The names of the fields are keys of its checkpoints.
-
-    Attributes:
-        strategy: which devices hold a copy of the variables.
-        step: number of finished steps. It is our own counter because an optimizer's
-            `iterations` stands still when loss scaling skips a step.
-        checkpoint: holds all variables.
+    The names of the fields are keys of its checkpoints. `step` counts the finished
+    steps; an optimizer's `iterations` stands still when loss scaling skips a step.
     """
 
     generator: keras.Model
@@ -57,12 +52,10 @@ class TrainState:
         Keras lists them in `variables` but not in `weights`. tf.train.Checkpoint does
         not find them, and a restore without them passes every assertion of TensorFlow.
         """
-        return [
-            variable.value
-            for model in (self.generator, self.discriminator)
-            for variable in model.variables
-            if not any(variable is weight for weight in model.weights)
-        ]
+        models = self.generator, self.discriminator
+        weights = {id(weight) for model in models for weight in model.weights}
+        variables = [variable for model in models for variable in model.variables]
+        return [v.value for v in variables if id(v) not in weights]
 
     def named_variables(self) -> list[tuple[str, keras.Variable]]:
         """All Keras variables with names such as `generator base_dense/kernel`."""

@@ -72,11 +72,9 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
 
 
 def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Makes the function that does one step.
+    """Makes the function of one step, from images and latents to METRICS.
 
-    Returns:
-        A function (real images float32 (B, height, width, channels) in [-1, 1], latents
-        float32 (B, latent_dim)) -> metrics float32 (len(METRICS),).
+    The real images are float32 (B, height, width, channels) in [-1, 1].
     """
     strategy = state.strategy
     g_variables = state.generator.trainable_variables
@@ -246,8 +244,7 @@ def update(
 def update_average(state: TrainState, decay: tf.Tensor) -> None:
     """Moves the averaged generator: average += (1 - decay) (current - average).
 
-    It covers the batch-norm statistics too, which belong to the weights. An optimizer's
-    own average would cover the trainable variables alone.
+    Unlike an optimizer's own average it covers the batch-norm statistics too.
     """
 
     def move(average: tf.Variable, variable: tf.Tensor) -> None:

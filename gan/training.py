@@ -61,8 +61,7 @@ def train(  # noqa: PLR0913
         max_seconds: wall time after which this call saves the state and returns.
         console: shows messages and progress; None: nothing is shown.
         on_alarm: "warn", or "stop" after saving the state.
-        strategy: the devices, see `gan.devices`; None: one device. If there are several
-            processes, each calls this function.
+        strategy: the devices, see `gan.devices`; each process calls this function.
 
     Raises:
         RunError: when the folder belongs to another configuration.
@@ -268,7 +267,7 @@ class Clock:
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and the end of the allowed time; used as a context manager.
+    """Notes SIGINT, SIGTERM and the end of the allowed time.
 
     A second signal has its usual effect, for users who cannot wait for the step.
     """

@@ -23,31 +23,18 @@ LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked fo
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one size in memory.
+    """Images of one size in memory."""
 
-    Attributes:
-        name: name of the data set, or of the folder or file.
-        split: "train" or "test".
-        images_uint8: uint8 (N, H, W, C), contiguous, H = W, C 1 or 3.
-        labels: int64 (N,), or None where there are none.
-        digest: hexadecimal sha256 of shape and bytes of the images.
-        notes: one sentence for each thing that was skipped or changed.
-    """
-
-    name: str
-    split: str
-    images_uint8: np.ndarray
-    labels: np.ndarray | None
-    digest: str
-    notes: tuple[str, ...]
+    name: str  # of the data set, or of the folder or file
+    split: str  # "train" or "test"
+    images_uint8: np.ndarray  # (N, H, W, C), contiguous, H = W, C 1 or 3
+    labels: np.ndarray | None  # int64 (N,)
+    digest: str  # hexadecimal sha256 of shape and bytes of the images
+    notes: tuple[str, ...]  # a sentence for each thing that was skipped or changed
 
 
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
-    """Loads all images of the split "train" or "test", brought to one shape.
-
-    Raises:
-        DataError: if they cannot be loaded, in one line that says what to do.
-    """
+    """Loads all images of a split, brought to one shape, or raises DataError."""
     source = open_source(config, split)
     size, channels = target_shape(source, config)
     images: list[np.ndarray] = []
@@ -123,8 +110,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.
     """Returns which images form the batch of a step, as int64 (batch_size,).
 
     With B = batch_size, batch `step` covers positions step*B to step*B + B-1 of an
-    endless list of epochs, each a permutation of all images. Every batch is full, no
-    image is dropped, and a resumed run needs only its step.
+    endless list of epochs, each a permutation of all images.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, num_images)
@@ -161,8 +147,7 @@ def latents_from_seeds(seeds: Sequence[int], latent_dim: int) -> np.ndarray:
 def _key(seed: int, stream: int) -> np.ndarray:
     """Returns a Philox key, uint64 (2,).
 
-    Epochs use the streams from 0, steps those from 2**63, and samples of one seed the
-    last stream, so that no two uses share random numbers.
+    The streams of epochs start at 0, those of steps at 2**63; samples use the last one.
     """
     return np.array([seed, stream], np.uint64)
 

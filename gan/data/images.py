@@ -16,11 +16,8 @@ def to_float(images_uint8: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Maps [-1, 1] to uint8 0..255, rounded; any shape.
-
-    Values outside are clipped and NaN becomes 0, so that the samples of a diverged
-    generator can still be shown.
-    """
+    """Maps [-1, 1] to uint8 0..255, rounded; any shape."""
+    # The samples of a diverged generator, with NaN, can still be shown.
     levels = np.nan_to_num((np.asarray(images, np.float32) + 1) * 127.5, nan=0.0)
     return round_to_uint8(levels)
 

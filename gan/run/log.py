@@ -42,23 +42,17 @@ DESCRIPTIONS = {
     "time/compile_seconds": "First call of the compiled step, tracing included.",
     "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
 }
-# Tags of the scalars, as regular expressions, by the title of their chart.
+# Titles of the charts of scalars, by the tags in it, which are regular expressions.
 CHARTS = {
-    "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
-        "loss/g$",
-        "loss/d$",
-        "loss/reference_.*",
-    ],
-    "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
-    "fraction of real images with a sample nearby; floor: real images": [
-        "coverage[^/]*/.*"
-    ],
-    "checkerboard: imaging gain in dB, with the band of real images": [
-        "imaging_gain_db/.*"
-    ],
-    "checkerboard: fixed pattern in levels, with the band of real images": [
-        "fixed_pattern_levels/.*"
-    ],
+    "loss/g$ loss/d$ loss/reference_.*": "losses; 0.693 and 1.386: D cannot tell real "
+    "from generated (bce)",
+    "fcd[^/]*/.*": "distance of the samples; floor: real images",
+    "coverage[^/]*/.*": "fraction of real images with a sample nearby; floor: real "
+    "images",
+    "imaging_gain_db/.*": "checkerboard: imaging gain in dB, with the band of real "
+    "images",
+    "fixed_pattern_levels/.*": "checkerboard: fixed pattern in levels, with the band "
+    "of real images",
 }
 
 
@@ -230,7 +224,8 @@ def chart_layout() -> layout_pb2.Layout:
     """The custom-scalars page: charts of scalars with their reference lines."""
     multiline, chart = layout_pb2.MultilineChartContent, layout_pb2.Chart
     charts = [
-        chart(title=t, multiline=multiline(tag=tags)) for t, tags in CHARTS.items()
+        chart(title=title, multiline=multiline(tag=tags.split()))
+        for tags, title in CHARTS.items()
     ]
     category = layout_pb2.Category(title="with reference lines", chart=charts)
     return layout_pb2.Layout(category=[category])
