@@ -104,10 +104,11 @@ def kernel_gradient(
     large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
 ) -> tf.Tensor:
     """Gradient by the kernel, where `small` is the gradient by the small map."""
+    shape, strides = kernel.shape, [1, stride, stride, 1]
     return tf.raw_ops.Conv2DBackpropFilter(
         input=large,
-        filter_sizes=kernel.shape,
+        filter_sizes=shape,
         out_backprop=small,
-        strides=[1, stride, stride, 1],
+        strides=strides,
         padding="SAME",
     )

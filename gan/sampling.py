@@ -106,32 +106,29 @@ def load_exported(path: Path, generator: keras.Model) -> int:
 
     Keras reads weights from such a file without looking at the architecture in it.
     """
+    # HDF5 adds some hundred bytes per layer to the 4 bytes per weight.
+    max_bytes = 2 * 4 * generator.count_params() + (1 << 20)
+    items: list[Any] = []
     try:
-        # HDF5 adds some hundred bytes per layer to the 4 bytes per weight.
-        max_bytes = 2 * 4 * generator.count_params() + (1 << 20)
-        stored = stored_shapes(path, max_bytes)
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo("model.weights.h5").file_size
+            if size > max_bytes:
+                raise ValueError(f"{size} bytes of weights, at most {max_bytes} fit")
+            weights = archive.read("model.weights.h5")  # checks its CRC
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            # This follows no link to another file.
+            file.visititems(lambda _, item: items.append(item))
+            stored = [item.shape for item in items if isinstance(item, h5py.Dataset)]
         # Keras alone would accept a file with additional layers.
-        if stored != sorted(tuple(weight.shape) for weight in generator.weights):
+        if sorted(stored) != sorted(
+            tuple(weight.shape) for weight in generator.weights
+        ):
             raise ValueError("it has other layers")
         generator.load_weights(path)
     except Exception as error:  # a damaged archive may raise any type
         reason = f"does not hold this generator: {first_line(error)}"
         raise RunError(f"{path} {reason}") from None
     return -1
-
-
-def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of all arrays in a `.keras` file, sorted."""
-    items: list[Any] = []
-    with zipfile.ZipFile(path) as archive:
-        num_bytes = archive.getinfo("model.weights.h5").file_size
-        if num_bytes > max_bytes:
-            raise ValueError(f"{num_bytes} bytes of weights, at most {max_bytes} fit")
-        weights = archive.read("model.weights.h5")  # checks its CRC
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        # This follows no link to another file.
-        file.visititems(lambda _, item: items.append(item))
-        return sorted(item.shape for item in items if isinstance(item, h5py.Dataset))
 
 
 def renderer(generator: keras.Model, batch_size: int = RENDER_BATCH_SIZE) -> Renderer:

@@ -87,8 +87,7 @@ def train(  # noqa: PLR0913
 
     with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        changes = environment.environment_changes(old_environment, record.environment)
-        announce_resume(log, restored, config.train.num_steps, changes)
+        announce_resume(log, restored, old_environment, record)
         checkpoints = checkpoint.RunCheckpoints(folder, state, record, log.say)
         evaluation = Evaluation(config, state, log, alarms, checkpoints)
         images_uint8 = tf.constant(dataset.images_uint8)
@@ -174,15 +173,20 @@ def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
 
 
 def announce_resume(
-    log: RunLog, restored: Restored | None, num_steps: int, changes: Sequence[str]
+    log: RunLog, restored: Restored | None, old: dict[str, Any], record: RunRecord
 ) -> None:
-    """Says where a run continues, and what may keep it from being bit-exact."""
+    """Says where a run continues, and what may keep it from being bit-exact.
+
+    `old` is the environment in which the checkpoint was written.
+    """
     if restored is None:
         return
     for warning in restored.warnings:
         log.say(f"warning: {warning}")
+    num_steps, new = record.config.train.num_steps, record.environment
     log.say(f"continuing after step {restored.step} of {num_steps}")
-    if changes:
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    if changes := [f"{key}: {old[key]} -> {new[key]}" for key in changed]:
         text = "not bit-exact from here, the environment has changed"
         log.say(f"warning: {text}: {'; '.join(changes)}")
 

@@ -128,7 +128,7 @@ def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     Sorts raw Philox numbers: NumPy promises that their stream stays the same between
     versions, and does not promise it for `Generator.permutation`.
     """
-    raw = np.random.Philox(key=_key(seed, epoch)).random_raw(num_images)
+    raw = _philox(seed, epoch).random_raw(num_images)
     order = np.argsort(raw, kind="stable")
     order.flags.writeable = False
     return order
@@ -136,22 +136,16 @@ def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 def latents(seed: int, step: int, batch_size: int, latent_dim: int) -> np.ndarray:
     """Returns the standard normal noise of a step, float32 (batch_size, latent_dim)."""
-    return _normal(_key(seed, 2**63 + step), (batch_size, latent_dim))
+    random = np.random.Generator(_philox(seed, 2**63 + step))
+    return random.standard_normal((batch_size, latent_dim), dtype=np.float32)
 
 
 def latents_from_seeds(seeds: Sequence[int], latent_dim: int) -> np.ndarray:
     """Returns one latent vector per seed alone, float32 (len(seeds), latent_dim)."""
-    return np.stack([_normal(_key(seed, 2**64 - 1), (latent_dim,)) for seed in seeds])
+    randoms = [np.random.Generator(_philox(seed, 2**64 - 1)) for seed in seeds]
+    return np.stack([r.standard_normal(latent_dim, dtype=np.float32) for r in randoms])
 
 
-def _key(seed: int, stream: int) -> np.ndarray:
-    """Returns a Philox key, uint64 (2,).
-
-    The streams of epochs start at 0, those of steps at 2**63; samples use the last one.
-    """
-    return np.array([seed, stream], np.uint64)
-
-
-def _normal(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return generator.standard_normal(shape, dtype=np.float32)
+def _philox(seed: int, stream: int) -> np.random.Philox:
+    """Random numbers: epochs use streams from 0, steps from 2**63, samples the last."""
+    return np.random.Philox(key=np.array([seed, stream], np.uint64))

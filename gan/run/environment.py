@@ -60,6 +60,11 @@ def describe_environment(replicas: int = 1) -> dict[str, Any]:
     import numpy as np
     import tensorflow as tf
 
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
@@ -73,24 +78,9 @@ def describe_environment(replicas: int = 1) -> dict[str, Any]:
         "threads": threads or len(os.sched_getaffinity(0)),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", "default"),
-        "processor": processor_name(),
+        # Its vector units decide which kernels are used.
+        "processor": names[0].strip() if names else platform.machine(),
     }
-
-
-def processor_name() -> str:
-    """Model name of the CPU: its vector units decide which kernels are used."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return names[0].strip() if names else platform.machine()
-
-
-def environment_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One text `name: old -> new` for each recorded value that is different now."""
-    changed = [key for key in new if key in old and old[key] != new[key]]
-    return [f"{key}: {old[key]} -> {new[key]}" for key in changed]
 
 
 def peak_memory_bytes() -> int:
