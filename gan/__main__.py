@@ -1,7 +1,6 @@
 """`python -m gan`: images and files from a finished or running run."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,21 +23,18 @@ if TYPE_CHECKING:
 ANIMATIONS = (".gif", ".webp")
 REPAIRED = 3  # exit code of `check`
 
-
-def option(name: str, kind: Any, default: Any, text: str) -> Callable[[Any], Any]:
-    """Makes an option of a type, with a default value and a help text."""
-    return click.option(name, type=kind, default=default, help=text)
-
-
+option = partial(click.option, show_default=True)
 PATH = click.Path(path_type=Path)
 run_argument = click.argument("run", type=PATH)
 checkpoint_option = option(
-    "--checkpoint", str, "latest", "latest, best (if the run kept one) or a step number"
+    "--checkpoint",
+    default="latest",
+    help="latest, best (if the run kept one) or a step number",
 )
-out_option = partial(option, "--out", PATH)
+out_option = partial(option, "--out", type=PATH)
 
 
-@click.group(context_settings={"show_default": True})
+@click.group()
 def main() -> None:
     """Makes images and files from a run folder, also while the run is training."""
 
@@ -72,13 +68,16 @@ def parse_seeds(text: str) -> list[int]:
 @click.option("--seeds", help="seeds of the images, for example 0-63 or 3,5,8")
 @click.option("--n", "num", type=click.IntRange(1), help="the seeds 0 to n-1")
 @out_option(
-    "samples.png",
-    "FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
+    default="samples.png",
+    help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
 )
 def sample_command(
     run: Path, checkpoint: str, seeds: str | None, num: int | None, out: Path
 ) -> None:
-    """Makes samples with RUN's averaged generator, always the same for a seed."""
+    """Makes samples with RUN's averaged generator.
+
+    The image of a seed is always the same.
+    """
     if seeds and num:
         raise ValueError("received --seeds and --n, expected one of them")
     chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
@@ -103,11 +102,16 @@ def sample_command(
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@click.option("--seeds", default="0-7", help="at least two seeds")
-@option("--frames", click.IntRange(2, 1000), 8, "images from one seed to the next")
+@option("--seeds", default="0-7", help="at least two seeds")
+@option(
+    "--frames",
+    type=click.IntRange(2, 1000),
+    default=8,
+    help="images from one seed to the next",
+)
 @out_option(
-    "interpolation.png",
-    "FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
+    default="interpolation.png",
+    help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
 )
 def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) -> None:
     """Interpolates between the latents of seeds, each with the next one."""
@@ -148,8 +152,8 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 
 @main.command(cls=Command)
 @run_argument
-@option("--fps", click.FloatRange(0.1, 50), 4.0, "frames per second")
-@out_option("training.gif", "FILE.gif or FILE.webp")
+@option("--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second")
+@out_option(default="training.gif", help="FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
     if out.suffix not in ANIMATIONS:
@@ -167,7 +171,7 @@ def video(run: Path, fps: float, out: Path) -> None:
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@click.option(
+@option(
     "--format",
     "kind",
     default="keras",
@@ -212,21 +216,21 @@ def check(run: Path) -> None:
 
 
 @main.command("launch", cls=Command)
-@option("--workers", click.IntRange(2), 2, "number of processes")
-@click.option(
+@option("--workers", type=click.IntRange(2), default=2, help="number of processes")
+@option(
     "--restarts",
     type=click.IntRange(0),
     default=3,
     help="how often all workers are started again after one has died",
 )
-@click.option(
+@option(
     "--start-timeout",
     "start_seconds",
     type=click.FloatRange(1),
     default=300.0,
     help="seconds until all workers must be connected",
 )
-@click.option(
+@option(
     "--grace",
     "grace_seconds",
     type=click.FloatRange(1),
@@ -235,7 +239,9 @@ def check(run: Path) -> None:
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> None:
-    """Runs COMMAND as several workers on this machine; restarts all if one dies.
+    """Runs COMMAND as several workers on this machine.
+
+    If one worker dies, all are started again.
 
     Example: python -m gan launch --workers 2 -- python train.py --strategy multiworker
     """
