@@ -99,8 +99,8 @@ def read_num_workers() -> int:
 def limited_start(num_workers: int) -> Iterator[None]:
     """Ends this process when the other workers do not start in time.
 
-    TensorFlow would wait for more than ten minutes. It holds the interpreter's lock
-    meanwhile, so that only another process can end this one.
+    TensorFlow would wait for more than ten minutes, with the interpreter's lock, so
+    that only another process can end this one.
     """
     given = os.environ.get(START_TIMEOUT, DEFAULT_START_TIMEOUT)
     try:
@@ -172,10 +172,7 @@ def one_copy(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[An
 def process_folder(
     directory: Path, strategy: tf.distribute.Strategy
 ) -> Iterator[RunFolder]:
-    """Enters the run folder on the chief, and a temporary folder in other processes.
-
-    Raises WorkerLostError when another process has ended, was frozen or was restarted.
-    """
+    """Enters the run folder on the chief, and a temporary folder in other processes."""
     processes = Processes(strategy)
     try:
         with TemporaryDirectory() as scratch:

@@ -14,11 +14,10 @@ from gan.devices import part_of_replica
 
 
 class SharedDropout(layers.Dropout):
-    """Dropout by 16 random bits per activation, with one mask for all replicas.
+    """Dropout by 16 random bits per activation, of which Keras generates 32.
 
-    Keras generates a float32 per activation, which took longer than the rest of the
-    layer. The rate is rounded to a multiple of 1 / 65536. Each replica takes its part
-    of the mask that one device would generate for the whole batch.
+    The rate is rounded to a multiple of 1 / 65536. Each replica takes its part of the
+    mask that one device would generate for the whole batch.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -139,11 +139,10 @@ def build_optimizer(
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras' Adam, each variable updated by one kernel in one pass over memory.
+    """Keras' Adam, each variable updated by one kernel instead of a dozen.
 
-    With small batches the dozen of kernels that Keras runs for each variable take a
-    tenth of a step. The formulas are those of Kingma and Ba 2015 (arXiv:1412.6980) in
-    the form at the end of their section 2, so only rounding differs. Without amsgrad.
+    The formulas are those of Kingma and Ba 2015 (arXiv:1412.6980) in the form at the
+    end of their section 2, so only rounding differs. Without amsgrad.
     """
 
     def update_step(

@@ -256,10 +256,7 @@ def update_average(state: TrainState, decay: tf.Tensor) -> None:
 
 
 def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
-    """Factor on the learning rates at `step`: 1, then linear to 0 at `num_steps`.
-
-    At decay_start 0.5 and 100 steps it is 1 up to step 50 and 0.5 at step 75.
-    """
+    """Factor on the learning rates at `step`: 1, then linear to 0 at `num_steps`."""
     if decay_start >= 1:
         return tf.constant(1.0)
     left = num_steps - tf.cast(step, tf.float32)

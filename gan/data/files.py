@@ -99,10 +99,7 @@ def num_channels(picture: Image.Image) -> int:
 
 
 def read_picture(path: Path, background: int) -> np.ndarray:
-    """Decodes the first frame of a picture, upright and opaque: uint8 (H, W, 1 or 3).
-
-    16-bit pixels are rescaled, not clipped.
-    """
+    """Decodes the first frame of a picture, upright, opaque: uint8 (H, W, 1 or 3)."""
     with open_picture(path) as picture:
         channels = num_channels(picture)
         picture = ImageOps.exif_transpose(picture)
@@ -110,6 +107,7 @@ def read_picture(path: Path, background: int) -> np.ndarray:
             levels = np.asarray(picture).astype(np.int64)
             if levels.min() < 0 or levels.max() > 65535:
                 raise ValueError("pixels outside 0..65535")
+            # 16-bit pixels are rescaled, not clipped.
             return ((levels + 128) // 257).astype(np.uint8)[..., np.newaxis]
         if picture.mode == "F":
             raise ValueError("pixels without a known range")
@@ -133,8 +131,8 @@ def open_idx(path: Path, split: str) -> Source:
 def read_idx(path: Path) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, or its `.gz` if only that exists.
 
-    The format has the bytes 0, 0, 8 (for uint8) and the number of axes, then one
-    big-endian uint32 per axis, then the elements.
+    It holds the bytes 0, 0, 8 and the number of axes, then one big-endian uint32 per
+    axis, then the elements.
     """
     compressed = path.with_name(path.name + ".gz")
     if not path.exists() and compressed.exists():

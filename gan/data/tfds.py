@@ -52,10 +52,8 @@ def open_tfds(name: str, split: str) -> Source:
 
 
 def find_builder(name: str) -> Any:
-    """Returns the builder of `name` or `name/config` from the code of TFDS.
-
-    `tfds.builder` is not used: it would search the cloud for an unknown name.
-    """
+    """Returns the builder of `name` or `name/config` from the code of TFDS."""
+    # `tfds.builder` would search the cloud for an unknown name.
     base, _, config = name.partition("/")
     known = tfds.list_builders(with_community_datasets=False)
     if base in known:
@@ -113,10 +111,7 @@ def download(builder: Any) -> None:
 
 
 def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether any host answers an HTTP HEAD request in time, be it with an error.
-
-    The threads are daemons, because a DNS query cannot be cancelled.
-    """
+    """Whether any host answers an HTTP HEAD request in time, be it with an error."""
     answers: queue.Queue[bool] = queue.Queue()
 
     def ask(host: str) -> None:
@@ -131,7 +126,7 @@ def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
         answers.put(True)
 
     hosts = {"{0.scheme}://{0.netloc}/".format(urlsplit(url)) for url in urls}
-    for host in hosts:
+    for host in hosts:  # daemons, because a DNS query cannot be cancelled
         threading.Thread(target=ask, args=(host,), daemon=True).start()
     deadline = time.monotonic() + seconds
     for _ in hosts:

@@ -134,7 +134,7 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
 def old_rate_scale(path: Path, checkpoint: tf.train.Checkpoint) -> Iterator[None]:
     """Lets `checkpoint` read what a version with `--on-alarm rollback` wrote.
 
-    Such a version also saved a factor on both learning rates, 1 before any rollback.
+    It also saved a factor on both learning rates, 1 before any rollback.
     """
     stored = tf.train.load_checkpoint(str(path / "ckpt"))
     if not stored.has_tensor(RATE_SCALE):

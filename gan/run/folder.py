@@ -42,10 +42,7 @@ class RunRecord:
 
 
 def default_name(config: Config, preset: str = "") -> str:
-    """The name of a run without --run: data set, upsampler, seed and preset.
-
-    The upsampler of the last stage and the kernel size are named if they are unusual.
-    """
+    """The name of a run without --run: data, upsampler, seed, and what is unusual."""
     parts = [plain_name(config.data.dataset) or "data", config.model.upsample]
     if config.model.upsample_last not in ("", config.model.upsample):
         parts.append(f"last_{config.model.upsample_last}")
