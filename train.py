@@ -1,8 +1,7 @@
 """Trains a DCGAN: `python train.py --upsample transpose`.
 
-The same command again continues an unfinished run exactly where it stopped. This file
-turns flags into a Config and calls `gan.training.train`; TensorFlow is imported only
-after the flags have been checked.
+This file turns flags into a Config and calls `gan.training.train`; TensorFlow is
+imported only after the flags have been checked.
 """
 
 import shlex
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class TrainCommand(Command):
-    """The main command, in which another ValueError is a fault of the program."""
+    """The command, in which any other ValueError is a fault of the program."""
 
     user_errors = (UserError, OSError)
 
@@ -64,8 +63,8 @@ class TrainCommand(Command):
     "--strategy",
     type=click.Choice(["one", "mirrored", "multiworker"]),
     default="one",
-    help="one: one device; mirrored: the GPUs of this machine; multiworker: the "
-    "processes in TF_CONFIG.",
+    help="one: one device; mirrored: the GPUs of this machine; "
+    "multiworker: the processes in TF_CONFIG.",
 )
 @option(
     "Numerics and devices",
@@ -97,14 +96,7 @@ class TrainCommand(Command):
     help="Folder that holds the run folders.",
 )
 @option("Output", "--dry-run", is_flag=True, help="Print the plan and stop.")
-def main(
-    preset: str,
-    sets: tuple[str, ...],
-    name: str | None,
-    runs_dir: Path,
-    dry_run: bool,
-    **options: Any,
-) -> None:
+def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
 
     All settings are in config/schema.py; --set reaches those that have no flag. To see
@@ -112,26 +104,26 @@ def main(
 
     Example: python train.py --upsample transpose
     """
-    minutes = options["max_minutes"]
+    minutes, strategy = options["max_minutes"], options["strategy"]
     if minutes is not None and not minutes > 0:  # also refuses NaN
         raise ConfigError(f"--max-minutes: received {minutes:g}, expected more than 0")
-    if options["replicas"] and options["strategy"] != "mirrored":
+    if options["replicas"] and strategy != "mirrored":
         raise ConfigError(
-            f"--replicas: received with --strategy {options['strategy']}, expected "
-            "with mirrored"
+            f"--replicas: received with --strategy {strategy}, expected with mirrored"
         )
-    # The options of settings have names such as train__batch_size.
-    flags = {k.replace("__", "."): v for k, v in options.items() if "__" in k}
-    config = resolve(preset, flags, sets)
-    directory = run_directory(runs_dir, name or default_name(config, preset))
-    if dry_run:
+    config = resolve(preset, options, sets)
+    name = options["name"] or default_name(config, preset)
+    directory = run_directory(options["runs_dir"], name)
+    if options["dry_run"]:
         show_plan(config, directory, minutes)
     else:
         sys.exit(run(config, directory, options))
 
 
-def resolve(preset: str, flags: dict[str, Any], sets: Sequence[str]) -> Config:
+def resolve(preset: str, options: dict[str, Any], sets: Sequence[str]) -> Config:
     """Makes the Config; either --steps or --epochs replaces the preset's budget."""
+    # The options of settings have names such as train__batch_size.
+    flags = {k.replace("__", "."): v for k, v in options.items() if "__" in k}
     num_steps, epochs = flags["train.num_steps"], flags["train.epochs"]
     if num_steps is not None and epochs is not None:
         raise ConfigError("received --steps and --epochs, expected one of them")
@@ -158,7 +150,6 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     strategy = make_strategy(options["strategy"], options["replicas"])
     check_fits(config, strategy)
     console.quiet = not Processes(strategy).is_chief
-    minutes = options["max_minutes"]
 
     def observers() -> "list[Observer]":
         from analysis.observers import make_observers
@@ -175,7 +166,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
             dataset,
             folder,
             make_observers=observers,
-            max_seconds=minutes * 60 if minutes else None,
+            max_seconds=60 * (options["max_minutes"] or 0),
             console=console,
             on_alarm=options["on_alarm"],
             strategy=strategy,
@@ -190,7 +181,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
 
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
-    console = Console()
+    console = Console(highlight=False)
     title = escape(f"run folder: {directory}")
     table = Table("setting", "value", title=title, title_style="")
     for section, settings in to_dict(config).items():
@@ -201,10 +192,7 @@ def show_plan(config: Config, directory: Path, max_minutes: float | None) -> Non
         config = with_budget(config, BUNDLED_TRAIN_IMAGES)
     steps = config.train.num_steps or "epochs x images / batch size"
     limit = f", at most {max_minutes:g} minutes in this call" if max_minutes else ""
-    console.print(
-        f"budget: {steps} steps of {config.train.batch_size} images{limit}",
-        highlight=False,
-    )
+    console.print(f"budget: {steps} steps of {config.train.batch_size} images{limit}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """From presets, flags and `--set` to one checked Config, and back to plain data.
 
 Precedence: defaults < preset < flags < `--set section.key=value`; the last one wins.
-Unknown keys and wrong types are errors, because a setting that is ignored without a
-message can waste a whole training run.
 """
 
 import dataclasses
@@ -79,11 +77,7 @@ def literal(text: str) -> Any:
 
 
 def from_dict(settings: Mapping[str, Any]) -> Config:
-    """Builds a Config from plain tables, such as a preset or a run's config.json.
-
-    Raises:
-        ConfigError: on an unknown section or key, a wrong type or a bad value.
-    """
+    """Builds a Config from plain tables, such as a preset or a run's config.json."""
     if not isinstance(settings, Mapping):
         raise ConfigError(f"settings: received {settings!r}, expected tables")
     types = get_type_hints(Config)
@@ -93,23 +87,16 @@ def from_dict(settings: Mapping[str, Any]) -> Config:
             raise ConfigError(unknown("section", section, types))
         if not isinstance(table, Mapping):
             raise ConfigError(f"{section}: received {table!r}, expected a table")
-        sections[section] = types[section](**section_values(section, table))
+        hints, values = get_type_hints(types[section]), {}
+        fields = {item.name: item for item in dataclasses.fields(types[section])}
+        for name, value in table.items():
+            if name not in hints:
+                raise ConfigError(unknown("key", name, hints, prefix=f"{section}."))
+            if isinstance(value, str):
+                value = fields[name].metadata["aliases"].get(value, value)
+            values[name] = coerce(f"{section}.{name}", value, hints[name])
+        sections[section] = types[section](**values)
     return Config(**sections)
-
-
-def section_values(section: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of one section in the types of its settings."""
-    section_type = get_type_hints(Config)[section]
-    hints = get_type_hints(section_type)
-    aliases = {f.name: f.metadata["aliases"] for f in dataclasses.fields(section_type)}
-    values = {}
-    for name, value in table.items():
-        if name not in hints:
-            raise ConfigError(unknown("key", name, hints, prefix=f"{section}."))
-        if isinstance(value, str):
-            value = aliases[name].get(value, value)
-        values[name] = coerce(f"{section}.{name}", value, hints[name])
-    return values
 
 
 def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") -> str:
@@ -122,19 +109,16 @@ def unknown(what: str, name: str, known: Mapping[str, Any], prefix: str = "") ->
 def coerce(key: str, value: Any, hint: Any) -> Any:
     """Returns `value` in the type `hint`, if the conversion loses nothing."""
     integer = type(value) is int and abs(value) < 2**63  # excludes bool
-    if hint is float and (integer or isinstance(value, float)):
-        if math.isfinite(value):
-            return float(value)
-    elif hint is int and integer:
+    number = integer or isinstance(value, float)
+    if hint is float and number and math.isfinite(value):
+        return float(value)
+    if hint is int and integer or hint in (bool, str) and isinstance(value, hint):
         return value
-    elif hint in (bool, str) and isinstance(value, hint):
-        return value
-    elif hint == tuple[int, ...] and isinstance(value, (list, tuple)):
+    if hint == tuple[int, ...] and isinstance(value, (list, tuple)):
         return tuple(coerce(key, item, int) for item in value)
-    elif hint is str and (integer or isinstance(value, float)):
+    if hint is str and number:
         return str(value)
-    name = getattr(hint, "__name__", str(hint))
-    name = "list of int" if hint == tuple[int, ...] else name
+    name = "list of int" if hint == tuple[int, ...] else hint.__name__
     raise ConfigError(f"{key}: received {value!r}, expected {name}")
 
 

@@ -17,51 +17,37 @@ MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling mem
 
 
 class UserError(ValueError):
-    """A problem that the user can solve; the message is one line that says how.
+    """A problem that the user can solve; the message is one line that says how."""
 
-    Attributes:
-        exit_code: of the command that ends with it.
-    """
-
-    exit_code = 1
+    exit_code = 1  # of the command that ends with it
 
 
 class ConfigError(UserError):
     """A setting is unknown, of the wrong type, or out of its range."""
 
 
-def setting(  # noqa: PLR0913
+def setting(
     default: Any,
     help: str,
     minimum: float | None = None,
     maximum: float | None = None,
     *,
     choices: tuple[str, ...] = (),
-    aliases: dict[str, str] | None = None,
-    flag: str = "",
-    group: str = "",
+    flag: tuple[str, str] = ("", ""),
 ) -> Any:
-    """Declares one setting.
+    """Declares one setting; `help` names its unit, no `choices` means any value.
 
-    Args:
-        default: its value when nothing else is given.
-        help: its meaning, with the unit.
-        minimum: the smallest value allowed.
-        maximum: the largest value allowed.
-        choices: all values allowed; empty: any.
-        aliases: other names of choices, for the command line and presets.
-        flag: of train.py, such as `--seed` or `--dataset NAME|PATH`; without a flag,
-            a setting is reached with --set.
-        group: heading in the help of train.py.
+    `flag` is the heading in the help of train.py and the flag itself, such as
+    `--dataset NAME|PATH`; a setting without a flag is reached with --set.
     """
     metadata = {
         "help": help,
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
-        "aliases": aliases or {},
-        "flag": flag,
-        "group": group,
+        "aliases": {k: v for k, v in UPSAMPLER_ALIASES.items() if v in choices},
+        "group": flag[0],
+        "flag": flag[1],
     }
     return field(default=default, metadata=metadata)
 
@@ -74,8 +60,7 @@ class DataConfig:
         "fashion_mnist",
         "Training images: fashion_mnist (bundled), the name of a tensorflow-datasets "
         "data set, or the path of a folder, an .npz or an .npy file.",
-        flag="--dataset NAME|PATH",
-        group="Experiment",
+        flag=("Experiment", "--dataset NAME|PATH"),
     )
     image_size: int = setting(
         0, "Height and width in pixels, a multiple of 4; 0: as the images.", 0, 1024
@@ -96,17 +81,13 @@ class ModelConfig:
         "transpose",
         "Method with which the generator doubles height and width.",
         choices=tuple(UPSAMPLERS),
-        aliases=UPSAMPLER_ALIASES,
-        flag="--upsample",
-        group="Experiment",
+        flag=("Experiment", "--upsample"),
     )
     upsample_last: str = setting(
         "",
         "Method of the last doubling; if it is not given, that of --upsample.",
         choices=("", *UPSAMPLERS),
-        aliases=UPSAMPLER_ALIASES,
-        flag="--upsample-last",
-        group="Experiment",
+        flag=("Experiment", "--upsample-last"),
     )
     kernel_size: int = setting(5, "Kernel size of both doublings, in taps.", 2, 9)
     checker_grey_levels: float = setting(
@@ -160,8 +141,7 @@ class TrainConfig:
         "Number of images per step.",
         1,
         65_536,
-        flag="--batch-size",
-        group="Numerics and devices",
+        flag=("Numerics and devices", "--batch-size"),
     )
     loss: str = setting("bce", "Adversarial loss on logits.", choices=LOSSES)
     r1_gamma: float = setting(
@@ -191,29 +171,25 @@ class TrainConfig:
         "Budget in passes over the training images.",
         0,
         1e6,
-        flag="--epochs",
-        group="Budget",
+        flag=("Budget", "--epochs"),
     )
     num_steps: int = setting(
         0,
         "Budget in steps; if it is not given, it follows from --epochs.",
         0,
         10**9,
-        flag="--steps",
-        group="Budget",
+        flag=("Budget", "--steps"),
     )
     precision: str = setting(
         "float32",
         "Number format of the layers.",
         choices=PRECISIONS,
-        flag="--precision",
-        group="Numerics and devices",
+        flag=("Numerics and devices", "--precision"),
     )
     jit: bool = setting(
         False,
         "Compile the step with XLA.",
-        flag="--jit/--no-jit",
-        group="Numerics and devices",
+        flag=("Numerics and devices", "--jit/--no-jit"),
     )
     steps_per_call: int = setting(
         1, "Number of steps per call of the compiled function.", 1, 1000
@@ -229,8 +205,7 @@ class RunConfig:
         "Seed of the weights, the batch order and the noise.",
         0,
         2**31 - 1,
-        flag="--seed",
-        group="Experiment",
+        flag=("Experiment", "--seed"),
     )
     log_every_steps: int = setting(100, "Steps from one log of scalars to the next.", 1)
     evaluate_every_steps: int = setting(
@@ -254,11 +229,6 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        """Checks every setting, and combinations of settings.
-
-        Raises:
-            ConfigError: for a combination that cannot work.
-        """
         for section in dataclasses.fields(self):
             check_ranges(section.name, getattr(self, section.name))
         size = self.data.image_size
@@ -281,11 +251,7 @@ class Config:
 
 
 def check_ranges(section: str, values: Any) -> None:
-    """Checks each setting of one section against its declared choices and range.
-
-    Raises:
-        ConfigError: naming the key, what was received and what is allowed.
-    """
+    """Checks each setting of one section against its declared choices and range."""
     for item in dataclasses.fields(values):
         value, rules = getattr(values, item.name), item.metadata
         key = f"{section}.{item.name}"

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 class Upsampler:
     """One method of doubling height and width.
 
-    Attributes:
-        operation: what it does.
-        cost: multiply-accumulates for one pixel of the input map. k is the kernel size
-            in taps, C and C' are the channels before and after.
-        artifacts: what the operation can cause before training. Frequencies are in
-            cycles per pixel of the images.
-        aliases: other names that are accepted.
+    `cost` is the multiply-accumulates for one pixel of the input map, with the kernel
+    size k in taps and C and C' channels before and after. `artifacts` says what the
+    operation can cause before training, in cycles per pixel of the images.
     """
 
     operation: str

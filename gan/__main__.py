@@ -1,10 +1,6 @@
-"""`python -m gan`: images and files from a finished or running run.
-
-The commands that need TensorFlow import it only after their arguments are checked.
-"""
+"""`python -m gan`: images and files from a finished or running run."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,24 +23,15 @@ if TYPE_CHECKING:
 ANIMATIONS = (".gif", ".webp")
 REPAIRED = 3  # exit code of `check`
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
-checkpoint_option = click.option(
+option = partial(click.option, show_default=True)
+PATH = click.Path(path_type=Path)
+run_argument = click.argument("run", type=PATH)
+checkpoint_option = option(
     "--checkpoint",
     default="latest",
-    show_default=True,
     help="latest, best (if the run kept one) or a step number",
 )
-
-
-def out_option(default: str, help_text: str) -> Callable[[Any], Any]:
-    """Makes the option for the file or folder that a command writes."""
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        default=default,
-        show_default=True,
-        help=help_text,
-    )
+out_option = partial(option, "--out", type=PATH)
 
 
 @click.group()
@@ -81,8 +68,8 @@ def parse_seeds(text: str) -> list[int]:
 @click.option("--seeds", help="seeds of the images, for example 0-63 or 3,5,8")
 @click.option("--n", "num", type=click.IntRange(1), help="the seeds 0 to n-1")
 @out_option(
-    "samples.png",
-    "FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
+    default="samples.png",
+    help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
 )
 def sample_command(
     run: Path, checkpoint: str, seeds: str | None, num: int | None, out: Path
@@ -115,17 +102,16 @@ def sample_command(
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@click.option("--seeds", default="0-7", show_default=True, help="at least two seeds")
-@click.option(
+@option("--seeds", default="0-7", help="at least two seeds")
+@option(
     "--frames",
     type=click.IntRange(2, 1000),
     default=8,
-    show_default=True,
     help="images from one seed to the next",
 )
 @out_option(
-    "interpolation.png",
-    "FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
+    default="interpolation.png",
+    help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
 )
 def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) -> None:
     """Interpolates between the latents of seeds, each with the next one."""
@@ -151,13 +137,12 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
 
 
 def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
-    """Returns points from `start` to `end`, both included: float32 (frames, dim).
+    """Spherical linear interpolation from `start` to `end`: float32 (frames, dim).
 
-    Spherical linear interpolation: latents lie near a sphere, which the straight line
-    between two of them would leave.
+    Latents lie near a sphere, which a straight line between two of them would leave.
     """
-    lengths = np.linalg.norm(start), np.linalg.norm(end)
-    cosine = np.clip(start @ end / (lengths[0] * lengths[1]), -1.0, 1.0)
+    lengths = np.linalg.norm(start) * np.linalg.norm(end)
+    cosine = np.clip(start @ end / lengths, -1.0, 1.0)
     angle = max(float(np.arccos(cosine)), 1e-6)
     fraction = np.linspace(0.0, 1.0, frames)[:, None]
     weights = np.sin((1 - fraction) * angle), np.sin(fraction * angle)
@@ -167,14 +152,8 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 
 @main.command(cls=Command)
 @run_argument
-@click.option(
-    "--fps",
-    type=click.FloatRange(0.1, 50),
-    default=4.0,
-    show_default=True,
-    help="frames per second",
-)
-@out_option("training.gif", "FILE.gif or FILE.webp")
+@option("--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second")
+@out_option(default="training.gif", help="FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
     if out.suffix not in ANIMATIONS:
@@ -192,14 +171,13 @@ def video(run: Path, fps: float, out: Path) -> None:
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@click.option(
+@option(
     "--format",
     "kind",
     default="keras",
-    show_default=True,
     type=click.Choice(["keras", "savedmodel", "tflite"]),
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--out", type=PATH, required=True)
 def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
     loaded = load_run(run, checkpoint)
@@ -238,63 +216,43 @@ def check(run: Path) -> None:
 
 
 @main.command("launch", cls=Command)
-@click.option(
-    "--workers",
-    type=click.IntRange(2),
-    default=2,
-    show_default=True,
-    help="number of processes",
-)
-@click.option(
+@option("--workers", type=click.IntRange(2), default=2, help="number of processes")
+@option(
     "--restarts",
     type=click.IntRange(0),
     default=3,
-    show_default=True,
     help="how often all workers are started again after one has died",
 )
-@click.option(
+@option(
     "--start-timeout",
+    "start_seconds",
     type=click.FloatRange(1),
     default=300.0,
-    show_default=True,
     help="seconds until all workers must be connected",
 )
-@click.option(
+@option(
     "--grace",
+    "grace_seconds",
     type=click.FloatRange(1),
     default=30.0,
-    show_default=True,
     help="seconds from the end of one worker to SIGTERM, and then to SIGKILL",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def launch_command(
-    workers: int,
-    restarts: int,
-    start_timeout: float,
-    grace: float,
-    command: tuple[str, ...],
-) -> None:
+def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> None:
     """Runs COMMAND as several workers on this machine.
 
     If one worker dies, all are started again.
 
     Example: python -m gan launch --workers 2 -- python train.py --strategy multiworker
     """
-    limits = Limits(restarts, start_timeout, grace)
     report = partial(click.echo, err=True)
-    raise SystemExit(launch(command, workers, limits, report))
+    raise SystemExit(launch(command, workers, Limits(**limits), report))
 
 
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:
-    """Stores frames as an endless GIF or WebP."""
-    frames[0].save(
-        out,
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1000 / fps),  # milliseconds
-        loop=0,
-        lossless=True,  # an option of WebP; GIF ignores it
-    )
+    """Stores frames as an endless GIF or WebP; `lossless` is an option of WebP."""
+    options: dict[str, Any] = {"loop": 0, "lossless": True, "append_images": frames[1:]}
+    frames[0].save(out, save_all=True, duration=round(1000 / fps), **options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,4 @@
-"""What commands share: errors of one line, and options in groups and from settings.
-
-Only command files import this module: `train.py`, `gan/__main__.py` and those of
-`analysis/commands`.
-"""
+"""What commands share: errors of one line, and options in groups and from settings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,9 +12,7 @@ from config.schema import Config
 class Command(click.Command):
     """A command that ends with one line and an exit code where the user can act.
 
-    Attributes:
-        user_errors: exceptions whose text is shown as that line; all others are faults
-            of the program and show a traceback.
+    All exceptions but `user_errors` are faults of the program and show a traceback.
     """
 
     user_errors: tuple[type[Exception], ...] = (ValueError, OSError)
@@ -38,19 +32,17 @@ class Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
             if record := option.get_help_record(ctx):
-                groups.setdefault(getattr(option, "group", "Options"), []).append(
-                    record
-                )
+                name = getattr(option, "group", "Options")
+                groups.setdefault(name, []).append(record)
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
 
 
 class Option(click.Option):
-    """An option under a heading of the help."""
+    """An option under the heading `group` of the help."""
 
     def __init__(self, *args: Any, group: str, **options: Any) -> None:
-        """Takes the heading besides click's own arguments."""
         super().__init__(*args, **options)
         self.group = group
 
@@ -63,8 +55,7 @@ def option(group: str, *names: str, **options: Any) -> Callable[..., Any]:
 def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that adds an option for each setting that has a flag.
 
-    The option of `train.batch_size` has the parameter name `train__batch_size`, and its
-    value is None when it was not given.
+    The parameter of `train.batch_size` is `train__batch_size`, None if it is not given.
     """
     settings = [
         (f"{section}__{item.name}", item, get_type_hints(section_type)[item.name])

@@ -17,10 +17,7 @@ FEW_CHANNELS = 3
 
 
 def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -> str:
-    """Chooses the form for a small map (batch, height, width) and a kernel.
-
-    Kernel and stride are as in `convolve`.
-    """
+    """Chooses the form for a small map (batch, height, width) and a kernel."""
     batch, height, width = small_shape
     if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
         return PHASES
@@ -107,10 +104,11 @@ def kernel_gradient(
     large: tf.Tensor, kernel: tf.Tensor, small: tf.Tensor, stride: int = 2
 ) -> tf.Tensor:
     """Gradient by the kernel, where `small` is the gradient by the small map."""
+    shape, strides = kernel.shape, [1, stride, stride, 1]
     return tf.raw_ops.Conv2DBackpropFilter(
         input=large,
-        filter_sizes=kernel.shape,
+        filter_sizes=shape,
         out_backprop=small,
-        strides=[1, stride, stride, 1],
+        strides=strides,
         padding="SAME",
     )

@@ -1,9 +1,8 @@
 """One device or several: the strategy of a run, and the processes that share it.
 
 Every replica computes the gradients of its part of one global batch, and their sum
-updates every copy of the weights, so that N replicas train as one device does. Only the
-chief process writes checkpoints, logs and pictures. The failures and timeouts of
-`tf.distribute` described here were observed with TensorFlow 2.21 on CPUs.
+updates every copy of the weights, so that N replicas train as one device does. The
+failures of `tf.distribute` described here were observed with TensorFlow 2.21 on CPUs.
 """
 
 import json
@@ -25,6 +24,12 @@ from gan.launch import START_TIMEOUT, WorkerLostError
 from gan.run.folder import RunFolder
 
 DEFAULT_START_TIMEOUT = 300.0  # seconds
+LOST_WORKER_ERRORS = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 # A process that ends its parent after some seconds, unless it is ended before.
 END_PARENT = """
 import os, signal, sys, time
@@ -42,18 +47,14 @@ def make_strategy(name: str, replicas: int = 0) -> tf.distribute.Strategy:
     Args:
         name: "one" device; "mirrored", the GPUs of this machine; or "multiworker", the
             processes that TF_CONFIG lists.
-        replicas: number of replicas of "mirrored": that many GPUs, or that many equal
-            parts of the CPU on a machine without GPU; 0: all GPUs.
-
-    Raises:
-        ConfigError: when there are too few devices, or TF_CONFIG is missing or wrong.
+        replicas: number of GPUs of "mirrored", or of equal parts of the CPU on a
+            machine without GPU; 0: all GPUs.
     """
     if name == "one":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy(local_devices(replicas))
-    workers = read_tf_config()
-    with limited_start(len(workers)):
+    with limited_start(read_num_workers()):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
@@ -76,62 +77,51 @@ def local_devices(replicas: int) -> list[str]:
     return [f"CPU:{i}" for i in range(replicas)]
 
 
-def read_tf_config() -> list[str]:
-    """Reads the addresses of all workers from the environment variable TF_CONFIG.
-
-    Raises:
-        ConfigError: when it is missing, or differs from TensorFlow's documentation.
-    """
+def read_num_workers() -> int:
+    """Checks the environment variable TF_CONFIG, and counts the workers in it."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         content = json.loads(text)
         workers, task = content["cluster"]["worker"], content["task"]
-        if task["type"] != "worker" or not all(isinstance(w, str) for w in workers):
-            raise ValueError
-        if task["index"] not in range(len(workers)):
-            raise ValueError
+        texts = all(isinstance(worker, str) for worker in workers)
+        if texts and task["type"] == "worker" and task["index"] in range(len(workers)):
+            return len(workers)
+        raise ValueError
     except (ValueError, KeyError, TypeError, IndexError):
         raise ConfigError(
             f"--strategy multiworker: received TF_CONFIG={text!r}, expected "
             '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", '
             '"index": 0}}; on one machine: python -m gan launch --workers 2 -- ...'
         ) from None
-    return list(workers)
 
 
 @contextmanager
 def limited_start(num_workers: int) -> Iterator[None]:
     """Ends this process when the other workers do not start in time.
 
-    TensorFlow would wait for more than ten minutes. It holds the interpreter's lock
-    meanwhile, so that only another process can end this one.
+    TensorFlow would wait for more than ten minutes, with the interpreter's lock, so
+    that only another process can end this one.
     """
     given = os.environ.get(START_TIMEOUT, DEFAULT_START_TIMEOUT)
     try:
         seconds = float(given)
     except ValueError:
-        raise ConfigError(
-            f"{START_TIMEOUT}: received {given!r}, expected seconds"
-        ) from None
+        message = f"{START_TIMEOUT}: received {given!r}, expected seconds"
+        raise ConfigError(message) from None
     text = (
         f"Error: not all of {num_workers} workers were there after {seconds:g} s; "
         "start them all again: the same command continues the run\n"
     )
-    arguments = [str(os.getpid()), str(seconds), text]
-    timer = subprocess.Popen([sys.executable, "-S", "-c", END_PARENT, *arguments])
-    try:
-        yield
-    finally:
-        timer.kill()
-        timer.wait()
+    program = [sys.executable, "-S", "-c", END_PARENT]
+    with subprocess.Popen([*program, str(os.getpid()), str(seconds), text]) as timer:
+        try:
+            yield
+        finally:
+            timer.kill()
 
 
 def check_fits(config: Config, strategy: tf.distribute.Strategy) -> None:
-    """Refuses settings that work on one device and not on several.
-
-    Raises:
-        ConfigError: for a batch size that cannot be divided equally, or for XLA.
-    """
+    """Refuses settings that work on one device and not on several."""
     replicas, size = strategy.num_replicas_in_sync, config.train.batch_size
     if size % replicas:
         raise ConfigError(
@@ -182,41 +172,23 @@ def one_copy(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[An
 def process_folder(
     directory: Path, strategy: tf.distribute.Strategy
 ) -> Iterator[RunFolder]:
-    """Enters the run folder on the chief, and a temporary folder in other processes.
-
-    Raises:
-        RunError: when the run folder cannot be used.
-        WorkerLostError: when another process has ended, was frozen or was restarted.
-    """
+    """Enters the run folder on the chief, and a temporary folder in other processes."""
     processes = Processes(strategy)
     try:
-        if processes.is_chief:
-            with RunFolder(directory) as folder:
+        with TemporaryDirectory() as scratch:
+            own = directory if processes.is_chief else Path(scratch)
+            with RunFolder(own) as folder:
                 yield folder
-        else:
-            with TemporaryDirectory() as scratch, RunFolder(Path(scratch)) as folder:
-                yield folder
-    except (
-        tf.errors.UnavailableError,
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-    ) as error:
+    except LOST_WORKER_ERRORS as error:
         if processes.count == 1:
             raise
         raise WorkerLostError from error
 
 
 class Processes:
-    """The processes that train together: one, unless the strategy is "multiworker".
-
-    Attributes:
-        count: number of processes.
-        is_chief: whether this process owns the run folder.
-    """
+    """The processes that train together: one, unless the strategy is "multiworker"."""
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        """Reads number and rank from the strategy."""
         resolver = strategy.cluster_resolver
         self.count = resolver.cluster_spec().num_tasks("worker") if resolver else 1
         self.rank = resolver.task_id if resolver else 0
@@ -243,10 +215,7 @@ class Processes:
         copy()
 
     def agree_to_stop(self, stop: tuple[str, int] | None) -> tuple[str, int] | None:
-        """Returns a reason and an exit code in all processes if one has given them.
-
-        It returns when all processes have called it.
-        """
+        """Waits for all processes; returns the reason and exit code that one gave."""
         if self.count == 1:
             return stop
         code = stop[1] + 1 if stop else 0

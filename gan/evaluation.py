@@ -1,12 +1,11 @@
 """Evaluation while a run trains: sample grids, differences between samples, observers.
 
-An observer receives a step number, images and the state, and returns named scalars and
-pictures. No observer influences the training.
+No observer influences the training.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,28 +22,17 @@ from gan.state import TrainState
 
 @dataclass(frozen=True)
 class Observation:
-    """What an observer returns.
-
-    Attributes:
-        scalars: value of each name; all are logged.
-        pictures: uint8 (height, width, channels) of each name.
-        alarm: why the samples look collapsed; empty if they do not.
-        score: name of the scalar that chooses the best checkpoint, which is the one
-            with the lowest value; empty: none.
-    """
+    """What an observer returns: scalars and pictures to log, and two judgements."""
 
     scalars: dict[str, float] = field(default_factory=dict)
+    # uint8 (height, width, channels)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
-    alarm: str = ""
-    score: str = ""
+    alarm: str = ""  # why the samples look collapsed; empty if they do not
+    score: str = ""  # the scalar whose lowest value marks the best checkpoint
 
 
 class Observer(Protocol):
-    """Measures samples while training goes on.
-
-    Attributes:
-        num_images: number of samples of the averaged generator that it needs.
-    """
+    """Measures `num_images` samples of the averaged generator during the training."""
 
     num_images: int
 
@@ -53,11 +41,8 @@ class Observer(Protocol):
     ) -> Observation:
         """Called at every evaluation, and after the first step for step 0.
 
-        Args:
-            step: number of finished steps of the generator that made the images.
-            images_uint8: (num_images, height, width, channels), from the same latents
-                at every call.
-            state: of the run; it may be read and not changed.
+        The images (num_images, height, width, channels) come from the same latents at
+        every call. The state may be read and not changed.
         """
         ...
 
@@ -65,12 +50,8 @@ class Observer(Protocol):
 class Evaluation:
     """Evaluates the generators of a run.
 
-    It renders with generators of its own. The first evaluation of a new run, that of
-    step 0, takes place after the first step; and training mode, which is used for a
-    comparison, must not change the moving statistics of the run.
-
-    Attributes:
-        is_ready: whether `prepare` has been called.
+    It renders with generators of its own: the untrained one is evaluated after the
+    first step, and training mode must not change the moving statistics of the run.
     """
 
     def __init__(
@@ -81,15 +62,6 @@ class Evaluation:
         alarms: Alarms,
         checkpoints: RunCheckpoints,
     ) -> None:
-        """Copies the weights of a new run; `prepare` does what takes time.
-
-        Args:
-            config: of the run.
-            state: that is evaluated.
-            log: receives scalars and pictures.
-            alarms: receives what observers report.
-            checkpoints: keep the averaged generator with the best score.
-        """
         self.config, self.state, self.log = config, state, log
         self.alarms, self.checkpoints = alarms, checkpoints
         self.is_ready = False
@@ -104,36 +76,28 @@ class Evaluation:
         num_images = max([self.num_raw, *(o.num_images for o in observers)])
         self.latents = latents_from_seeds(range(num_images), config.model.latent_dim)
         _, size, _, channels = self.state.generator.output_shape
-        self.average, self.raw = (
-            build_generator(
-                config.model, size, channels, precision=config.train.precision
-            )
-            for _ in range(2)
-        )
+        shape = (size, channels, 0, config.train.precision)
+        self.average = build_generator(config.model, *shape)
+        self.raw = build_generator(config.model, *shape)
         self.render_average = renderer(self.average)
         self.render_raw = renderer(self.raw)
         if self._untrained:
-            self._evaluate(0, *self._untrained)
+            self._evaluate(0, self._untrained)
             self._untrained = None
 
     def __call__(self, step: int) -> None:
         """Evaluates the state, which is that after `step` steps."""
-        self._evaluate(step, *self._weights())
+        self._evaluate(step, self._weights())
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Copies of the weights of the averaged and of the current generator."""
         state = self.state
         return state.ema_generator.get_weights(), state.generator.get_weights()
 
-    def _evaluate(
-        self,
-        step: int,
-        average_weights: list[np.ndarray],
-        raw_weights: list[np.ndarray],
-    ) -> None:
+    def _evaluate(self, step: int, weights: tuple[Any, Any]) -> None:
         """Renders samples, calls the observers, and logs the results."""
-        self.average.set_weights(average_weights)
-        self.raw.set_weights(raw_weights)
+        self.average.set_weights(weights[0])
+        self.raw.set_weights(weights[1])
         average = self.render_average(self.latents)
         raw = self.render_raw(self.latents[: self.num_raw])
         num_grid = self.config.run.grid_images
@@ -151,9 +115,8 @@ class Evaluation:
                 self.log.picture(step, name, picture)
             if found.alarm:
                 reasons.append(found.alarm)
-            if found.score and step:
-                value = found.scalars[found.score]
-                self.checkpoints.keep_best(step, found.score, value)
+            if (score := found.score) and step:
+                self.checkpoints.keep_best(step, score, found.scalars[score])
         self.alarms.add_observation("; ".join(reasons))
 
     def _differences(self, average: np.ndarray, raw: np.ndarray) -> dict[str, float]:
@@ -163,11 +126,11 @@ class Evaluation:
         between the current and the averaged generator.
         """
         batch = to_uint8(self.raw(self.latents[: self.num_raw], training=True))
-        pairs = {
-            "gap/batch_vs_moving": (batch, raw),
-            "gap/raw_vs_ema": (raw, average[: self.num_raw]),
-        }
+
+        def difference(a: np.ndarray, b: np.ndarray) -> float:
+            return float(np.abs(a.astype(np.int16) - b).mean())
+
         return {
-            name: float(np.abs(a.astype(np.int16) - b).mean())
-            for name, (a, b) in pairs.items()
+            "gap/batch_vs_moving": difference(batch, raw),
+            "gap/raw_vs_ema": difference(raw, average[: self.num_raw]),
         }

@@ -18,10 +18,8 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files, which no reader opens
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`.
 
-    The temporary name keeps the suffix, because Keras checks it.
-
-    Raises:
-        OSError: if the file cannot be written; an earlier `path` stays as it was.
+    After an error an earlier `path` stays as it was. The temporary name keeps the
+    suffix, because Keras checks it.
     """
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
@@ -41,14 +39,9 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
-    """Reads the text of a file that is not trusted.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no regular file (a pipe would never end), larger than
-            `max_bytes`, or not UTF-8.
-    """
+    """Reads the text of a file that is not trusted."""
     status = path.stat()
+    # A pipe would never end.
     if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
         raise ValueError(f"expected a file of at most {max_bytes} bytes")
     return path.read_text(encoding="utf-8")
@@ -57,16 +50,10 @@ def read_text(path: Path, max_bytes: int = 1 << 20) -> str:
 def read_arrays(
     path: Path, names: Collection[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz file that is not trusted.
-
-    Args:
-        path: the file.
-        names: names of the arrays to read; those that are missing are left out.
-            None: all arrays.
+    """Reads the arrays of these names, or all, from an .npz file that is not trusted.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if its content is damaged or has more than MAX_BYTES.
+        OSError or ValueError: if it cannot be read, or has more than MAX_BYTES.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
@@ -87,11 +74,7 @@ def read_arrays(
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Returns size in bytes and SHA-256 of a file.
-
-    Raises:
-        OSError: if it is missing, or no regular file.
-    """
+    """Returns size in bytes and SHA-256 of a file."""
     if not path.is_file():
         raise OSError(f"{path} is no file")
     with path.open("rb") as file:

@@ -25,14 +25,7 @@ LEAST_SAVING = 1.5
 def saves_time(
     batch: int, size: int, kernel_shape: tuple[int, ...], stride: int
 ) -> bool:
-    """Whether this form is faster than the direct one.
-
-    Args:
-        batch: number of images.
-        size: height and width of the small map.
-        kernel_shape: (taps, taps, large channels, small channels).
-        stride: ratio of the sizes of the large and the small map.
-    """
+    """Whether this form is faster than the direct one, for a small map of `size` px."""
     taps, _, large, small = kernel_shape
     if taps < stride:
         return False
@@ -46,16 +39,7 @@ def saves_time(
 
 
 def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Convolution with TensorFlow's padding "same".
-
-    Args:
-        large: (batch, stride * size, stride * size, large channels), batch known.
-        kernel: (taps, taps, large channels, small channels).
-        stride: at most the number of taps.
-
-    Returns:
-        (batch, size, size, small channels).
-    """
+    """Convolution with padding "same", as `gan.convolution.convolve`."""
     size = large.shape[1] // stride
     of_large, of_kernel, of_small = matrices(size, kernel.shape[0], stride)
     points = transform(of_large, by_position(large, stride))
@@ -73,11 +57,9 @@ def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.
 
 
 def shifts(taps: int, stride: int) -> range:
-    """Offsets, in pixels of the small map, that the taps reach from one of its pixels.
-
-    For pixel m of the small map, tap t meets pixel stride * m + t - before of the large
-    map. In the small map that is an offset of (t - before) // stride.
-    """
+    """Offsets in the small map that the taps reach from one of its pixels."""
+    # For pixel m of the small map, tap t meets pixel stride * m + t - before of the
+    # large map. In the small map that is an offset of (t - before) // stride.
     before = (taps - stride) // 2
     return range(-before // stride, (taps - 1 - before) // stride + 1)
 

@@ -1,8 +1,6 @@
-"""Several workers of one command on this machine, restarted together.
+"""Several workers of one command on this machine.
 
-`tf.distribute` cannot replace a lost worker: the others fail or wait, and the whole
-cluster has to be restarted. That is safe here, because a run continues exactly from its
-last checkpoint.
+They are restarted together, because `tf.distribute` cannot replace a lost worker.
 """
 
 import json
@@ -27,23 +25,16 @@ class WorkerLostError(UserError):
     exit_code = 75
 
     def __init__(self) -> None:
-        """Makes the message."""
         super().__init__("another worker has gone; start all again to continue the run")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of time and of the number of attempts.
-
-    Attributes:
-        restarts: how many times all workers are restarted.
-        start_seconds: time in which all workers must have started.
-        grace_seconds: time from the end of the first worker to SIGTERM for the others,
-            and from SIGTERM to SIGKILL.
-    """
+    """Limits of time and of the number of attempts."""
 
     restarts: int
-    start_seconds: float
+    start_seconds: float  # until all workers have started
+    # From the end of the first worker to SIGTERM for the others, and then to SIGKILL.
     grace_seconds: float
 
 
@@ -52,16 +43,8 @@ def launch(
 ) -> int:
     """Runs workers until they succeed, fail by themselves, or die too often.
 
-    SIGINT and SIGTERM are passed on, so that the workers save and stop.
-
-    Args:
-        command: program and arguments of every worker.
-        num_workers: number of workers, at addresses of the loopback interface.
-        limits: of time and restarts.
-        say: shows a message to the user.
-
-    Returns:
-        The exit code of the first worker that failed; 128 + n for signal n.
+    SIGINT and SIGTERM are passed on, so that the workers save and stop. Returns the
+    exit code of the first worker that failed; 128 + n for signal n.
     """
     for restart in range(limits.restarts + 1):
         code, stopping = run_together(command, num_workers, limits)
@@ -69,10 +52,9 @@ def launch(
         if stopping or not died:
             break
         cause = signal.Signals(-code).name if code < 0 else "another worker has gone"
-        if restart < limits.restarts:
-            say(f"a worker ended ({cause}); starting all again")
-        else:
-            say(f"a worker ended ({cause}), after {limits.restarts} restarts")
+        last = restart == limits.restarts
+        then = f", after {restart} restarts" if last else "; starting all again"
+        say(f"a worker ended ({cause}){then}")
     return code if code >= 0 else 128 - code
 
 
@@ -81,9 +63,8 @@ def run_together(
 ) -> tuple[int, bool]:
     """Starts all workers and waits for all of them.
 
-    Returns:
-        The exit code of the first worker that failed, negative for a signal, or 0; and
-        whether this process was asked to stop.
+    Returns the exit code of the first that failed, negative for a signal, or 0; and
+    whether this process was asked to stop.
     """
     workers: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
@@ -127,8 +108,7 @@ def wait(workers: Sequence[subprocess.Popen[bytes]], grace_seconds: float) -> in
 def send(workers: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     """Sends a signal to the workers that still run; a frozen one needs SIGKILL."""
     for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(number)
+        worker.send_signal(number)  # does nothing to one that has ended
 
 
 def environments(num_workers: int, start_seconds: float) -> list[dict[str, str]]:
@@ -138,16 +118,7 @@ def environments(num_workers: int, start_seconds: float) -> list[dict[str, str]]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         addresses = ["{}:{}".format(*each.getsockname()) for each in sockets]
-    return [
-        os.environ
-        | {
-            START_TIMEOUT: str(start_seconds),
-            "TF_CONFIG": json.dumps(
-                {
-                    "cluster": {"worker": addresses},
-                    "task": {"type": "worker", "index": index},
-                }
-            ),
-        }
-        for index in range(num_workers)
-    ]
+    cluster, timeout = {"worker": addresses}, {START_TIMEOUT: str(start_seconds)}
+    tasks = [{"type": "worker", "index": index} for index in range(num_workers)]
+    configs = [json.dumps({"cluster": cluster, "task": task}) for task in tasks]
+    return [os.environ | timeout | {"TF_CONFIG": config} for config in configs]

@@ -14,11 +14,10 @@ from gan.devices import part_of_replica
 
 
 class SharedDropout(layers.Dropout):
-    """Dropout by 16 random bits per activation, with one mask for all replicas.
+    """Dropout by 16 random bits per activation, of which Keras generates 32.
 
-    Keras generates a float32 per activation, which took longer than the rest of the
-    layer. The rate is rounded to a multiple of 1 / 65536. Each replica takes its part
-    of the mask that one device would generate for the whole batch.
+    The rate is rounded to a multiple of 1 / 65536. Each replica takes its part of the
+    mask that one device would generate for the whole batch.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -92,15 +91,14 @@ class FastConv2DTranspose(layers.Conv2DTranspose):
 class MinibatchStddev(layers.Layer):
     """Standard deviation of each feature at each position over a group of images.
 
-    A group is consecutive images of a batch. The maps let the discriminator recognise a
-    generator whose samples resemble one another. Source: Karras et al. 2018
-    (arXiv:1710.10196, section 3), who average all values to one number. Here each map
-    is kept: it costs no more and says which features vary where (docs/results.md
-    compares both).
+    A group is gcd(batch size, group size) consecutive images. The maps let the
+    discriminator recognise a generator whose samples resemble one another. Source:
+    Karras et al. 2018 (arXiv:1710.10196, section 3), who average all values to one
+    number. Here each map is kept: it costs no more and says which features vary where
+    (docs/results.md compares both).
     """
 
     def __init__(self, group_size: int, **options: Any) -> None:
-        """Takes the group size; groups have gcd(batch size, group size) images."""
         super().__init__(**options)
         self.group_size = group_size
 

@@ -15,8 +15,7 @@ Losses = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 def bce(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> Losses:
     """Cross-entropy (Goodfellow et al. 2014, arXiv:1406.2661, section 3).
 
-    The generator maximises log D(G(z)), whose gradient does not vanish where D is sure.
-    softplus(-x) is -log sigmoid(x) without overflow.
+    The generator maximises log D(G(z)). softplus(-x) is -log sigmoid(x).
     """
     return (
         tf.reduce_mean(tf.nn.softplus(-real_logits)),

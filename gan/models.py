@@ -2,10 +2,9 @@
 
 The generator is that of the seed article and of TensorFlow's DCGAN tutorial, after
 Radford, Metz and Chintala 2015 (arXiv:1511.06434): a dense layer makes a base grid of a
-quarter of the image size, then come one stage of stride 1 and two doublings. Only the
-doublings depend on the upsampling method. The initial weights of a layer depend on the
-seed and on its own name alone, so that runs with different methods start from equal
-weights wherever they share a layer.
+quarter of the image size, then come one stage of stride 1 and two doublings. The
+initial weights of a layer depend on the seed and its name alone, so that runs with
+different methods start from equal weights wherever they share a layer.
 """
 
 import math
@@ -31,15 +30,7 @@ STAGE1_KERNEL = 5  # this stage does not double, so no experiment varies it
 
 
 class Build:
-    """What the layers of one network share: settings, initial weights, layer classes.
-
-    Args:
-        config: settings of the network.
-        seed: seed of the initial weights.
-        precision: Keras dtype policy of the layers.
-        fused: whether the layers are the faster ones of `gan.layers` for training, or
-            Keras' own.
-    """
+    """What the layers of one network share; the arguments are those of its builder."""
 
     def __init__(
         self, config: ModelConfig, seed: int, precision: str, fused: bool
@@ -51,28 +42,21 @@ class Build:
     def weights(self, name: str, bias: bool = False) -> dict[str, Any]:
         """Keyword arguments for the layer `name`, which has a kernel."""
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
-        stddev = self.config.initializer_stddev
-        initializer = (
-            keras.initializers.RandomNormal(stddev=stddev, seed=seed)
-            if stddev
-            else keras.initializers.GlorotUniform(seed=seed)
-        )
-        return {
-            "kernel_initializer": initializer,
-            "use_bias": bias,
-            "dtype": self.precision,
-        }
+        initializer = keras.initializers.GlorotUniform(seed=seed)
+        if stddev := self.config.initializer_stddev:
+            initializer = keras.initializers.RandomNormal(stddev=stddev, seed=seed)
+        options = {"kernel_initializer": initializer, "use_bias": bias}
+        return options | {"name": name, "dtype": self.precision}
 
     def upsample(self, x: Any, filters: int, method: str, name: str) -> Any:
         """Doubles height and width by a method of `config.upsamplers`."""
         size, options = self.config.kernel_size, self.weights(name)
-        return upsample(method, x, filters, size, name, self.kinds, **options)
+        return upsample(method, x, filters, size, kinds=self.kinds, **options)
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""
-        return layers.LeakyReLU(
-            self.config.leaky_slope, name=f"{name}_act", dtype=self.precision
-        )(x)
+        slope, name = self.config.leaky_slope, f"{name}_act"
+        return layers.LeakyReLU(slope, name=name, dtype=self.precision)(x)
 
     def normalize(self, x: Any, name: str) -> Any:
         """Batch normalisation, then LeakyReLU."""
@@ -102,8 +86,7 @@ def build_generator(
         channels: number of colour channels, 1 or 3.
         seed: seed of the initial weights.
         precision: Keras dtype policy of the layers. The images stay float32.
-        fused: whether to build it of layers that train faster. Plain Keras cannot load
-            these from a file.
+        fused: use layers that train faster; plain Keras cannot load them from a file.
 
     Returns:
         A model from latents float32 (batch, latent_dim) to images float32 (batch,
@@ -114,18 +97,11 @@ def build_generator(
     width0, width1, width2 = config.generator_widths
 
     latents = keras.Input((config.latent_dim,), name="latents")
-    x = layers.Dense(
-        base * base * width0, name="base_dense", **build.weights("base_dense")
-    )(latents)
+    x = layers.Dense(base * base * width0, **build.weights("base_dense"))(latents)
     x = build.normalize(x, "base")
     x = layers.Reshape((base, base, width0), name="base_reshape")(x)
-    x = build.kinds.transposed(
-        width1,
-        STAGE1_KERNEL,
-        padding="same",
-        name="stage1_conv",
-        **build.weights("stage1_conv"),
-    )(x)
+    options = build.weights("stage1_conv") | {"padding": "same"}
+    x = build.kinds.transposed(width1, STAGE1_KERNEL, **options)(x)
     x = build.normalize(x, "stage1")
     x = build.upsample(x, width2, config.upsample, "stage2_upsample")
     x = build.normalize(x, "stage2")
@@ -146,27 +122,22 @@ def build_discriminator(
     precision: str = "float32",
     fused: bool = False,
 ) -> keras.Model:
-    """Builds the discriminator.
+    """Builds the discriminator: two 5x5 convolutions of stride 2.
 
-    It has two 5x5 convolutions of stride 2. By the settings, batch normalisation
-    follows the second, dropout follows each, and the last layer also gets the standard
-    deviations of `MinibatchStddev`.
-
-    The arguments are those of `build_generator`. `seed` decides the dropout too, and
-    with every `precision` the logits stay float32.
+    By the settings, batch normalisation follows the second, dropout follows each, and
+    the last layer also gets the standard deviations of `MinibatchStddev`. The arguments
+    are those of `build_generator`; `seed` decides the dropout too.
 
     Returns:
         A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]
-        to logits float32 (batch, 1).
+        to logits float32 (batch, 1), for every `precision`.
     """
     build = Build(config, seed, precision, fused)
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
-        name = f"stage{stage}_conv"
-        x = build.kinds.plain(
-            width, 5, 2, padding="same", name=name, **build.weights(name, bias=True)
-        )(x)
+        options = build.weights(f"stage{stage}_conv", bias=True)
+        x = build.kinds.plain(width, 5, 2, padding="same", **options)(x)
         if stage > 1 and config.discriminator_norm == "batch":
             x = build.normalize(x, f"stage{stage}")
         else:
@@ -179,11 +150,10 @@ def build_discriminator(
                 dtype=precision,
             )(x)
     if config.minibatch_stddev:
-        stddev = MinibatchStddev(
-            config.minibatch_stddev, name="minibatch_stddev", dtype=precision
-        )
+        group, name = config.minibatch_stddev, "minibatch_stddev"
+        stddev = MinibatchStddev(group, name=name, dtype=precision)
         x = layers.Concatenate(name="features", dtype=precision)([x, stddev(x)])
     x = layers.Flatten(name="flatten")(x)
     options = build.weights("logits", bias=True) | {"dtype": "float32"}
-    logits = layers.Dense(1, name="logits", **options)(x)
+    logits = layers.Dense(1, **options)(x)
     return keras.Model(images, logits, name="discriminator")

@@ -31,20 +31,11 @@ RENDER_BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run and its averaged generator, loaded for reading.
-
-    Attributes:
-        config: resolved settings.
-        step: number of training steps behind the weights; -1: not recorded.
-        image_size: height and width in pixels.
-        channels: 1 or 3.
-        generator: the generator with exponential moving averages of weights and
-            statistics.
-    """
+    """A run and its averaged generator, loaded for reading."""
 
     config: Config
-    step: int
-    image_size: int
+    step: int  # training steps behind the weights; -1: not recorded
+    image_size: int  # height and width in pixels
     channels: int
     generator: keras.Model
 
@@ -59,14 +50,12 @@ def open_run(directory: str | Path, checkpoint: str = "latest") -> LoadedRun:
     Raises:
         RunError: when the folder is no run or has no usable checkpoint.
     """
-    directory = Path(directory)
-    facts = read_run(directory)
-    size, channels = facts.dataset["image_size"], facts.dataset["channels"]
-    config = facts.config
-    generator = build_generator(
-        config.model, size, channels, config.run.seed, config.train.precision
-    )
-    step = load_generator(directory, generator, config, checkpoint)
+    record = read_run(Path(directory))
+    size, channels = record.dataset["image_size"], record.dataset["channels"]
+    config = record.config
+    precision = config.train.precision
+    generator = build_generator(config.model, size, channels, 0, precision)
+    step = load_generator(Path(directory), generator, config, checkpoint)
     return LoadedRun(config, step, size, channels, generator)
 
 
@@ -85,12 +74,11 @@ def load_generator(
             reader = tf.train.Checkpoint(ema_generator=generator)
             status = reader.read(str(path / "ckpt"))
             status.expect_partial().assert_existing_objects_matched()
+            return step
         except RunError:
             raise
         except (ValueError, AssertionError, OSError, tf.errors.OpError) as error:
             problems.append(f"{path.name}: {first_line(error)}")
-            continue
-        return step
     if checkpoint == "latest" and (directory / "generator.keras").exists():
         return load_exported(directory / "generator.keras", generator)
     steps = ", ".join(str(step) for step, _ in available(folder)) or "none"
@@ -101,22 +89,16 @@ def load_generator(
 def check_model(facts: dict[str, Any], config: Config) -> None:
     """Refuses weights of a model that config.json does not describe any more.
 
-    Their shapes do not suffice: the slope of a ReLU, for example, changes the images
-    and no shape.
-
-    Raises:
-        RunError: if the checkpoint's own copy of the settings differs.
+    Their shapes do not suffice: the slope of a ReLU changes the images and no shape.
     """
-    if "config" in facts:  # checkpoints of the first versions have none
-        saved = from_dict(facts["config"])
-        if (saved.model, saved.train.precision) != (
-            config.model,
-            config.train.precision,
-        ):
-            raise RunError(
-                "config.json describes another model than the checkpoint; repair it "
-                "with python -m gan check RUN"
-            )
+    if "config" not in facts:  # checkpoints of the first versions have none
+        return
+    saved, precision = from_dict(facts["config"]), config.train.precision
+    if (saved.model, saved.train.precision) != (config.model, precision):
+        raise RunError(
+            "config.json describes another model than the checkpoint; repair it with "
+            "python -m gan check RUN"
+        )
 
 
 def load_exported(path: Path, generator: keras.Model) -> int:
@@ -124,41 +106,29 @@ def load_exported(path: Path, generator: keras.Model) -> int:
 
     Keras reads weights from such a file without looking at the architecture in it.
     """
+    # HDF5 adds some hundred bytes per layer to the 4 bytes per weight.
+    max_bytes = 2 * 4 * generator.count_params() + (1 << 20)
+    items: list[Any] = []
     try:
-        # HDF5 adds some hundred bytes per layer to the 4 bytes per weight.
-        max_bytes = 2 * 4 * generator.count_params() + (1 << 20)
-        stored = stored_shapes(path, max_bytes)
+        with zipfile.ZipFile(path) as archive:
+            size = archive.getinfo("model.weights.h5").file_size
+            if size > max_bytes:
+                raise ValueError(f"{size} bytes of weights, at most {max_bytes} fit")
+            weights = archive.read("model.weights.h5")  # checks its CRC
+        with h5py.File(io.BytesIO(weights), "r") as file:
+            # This follows no link to another file.
+            file.visititems(lambda _, item: items.append(item))
+            stored = [item.shape for item in items if isinstance(item, h5py.Dataset)]
         # Keras alone would accept a file with additional layers.
-        if stored != sorted(tuple(weight.shape) for weight in generator.weights):
+        if sorted(stored) != sorted(
+            tuple(weight.shape) for weight in generator.weights
+        ):
             raise ValueError("it has other layers")
         generator.load_weights(path)
     except Exception as error:  # a damaged archive may raise any type
-        raise RunError(
-            f"{path} does not hold this generator: {first_line(error)}"
-        ) from None
+        reason = f"does not hold this generator: {first_line(error)}"
+        raise RunError(f"{path} {reason}") from None
     return -1
-
-
-def stored_shapes(path: Path, max_bytes: int) -> list[tuple[int, ...]]:
-    """Returns the shapes of all arrays in a `.keras` file, sorted.
-
-    Raises:
-        ValueError: if the arrays are larger than `max_bytes` when decompressed.
-    """
-    shapes = []
-
-    def collect(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            shapes.append(item.shape)
-
-    with zipfile.ZipFile(path) as archive:
-        num_bytes = archive.getinfo("model.weights.h5").file_size
-        if num_bytes > max_bytes:
-            raise ValueError(f"{num_bytes} bytes of weights, at most {max_bytes} fit")
-        weights = archive.read("model.weights.h5")  # checks its CRC
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        file.visititems(collect)  # this follows no link to another file
-    return sorted(shapes)
 
 
 def renderer(generator: keras.Model, batch_size: int = RENDER_BATCH_SIZE) -> Renderer:
@@ -167,10 +137,6 @@ def renderer(generator: keras.Model, batch_size: int = RENDER_BATCH_SIZE) -> Ren
     All batches have one fixed size; the last one is filled up with repeated latents.
     The image of a latent is therefore the same to the bit, however many others are
     made with it.
-
-    Args:
-        generator: a model from latents to images in [-1, 1].
-        batch_size: images per call of the network.
 
     Returns:
         A function from latents float32 (N, latent_dim) to uint8 images (N, height,
@@ -195,9 +161,6 @@ def renderer(generator: keras.Model, batch_size: int = RENDER_BATCH_SIZE) -> Ren
 
 
 def sample(generator: keras.Model, seeds: Sequence[int]) -> np.ndarray:
-    """Returns the images of `seeds`, uint8 (len(seeds), height, width, channels).
-
-    The image of a seed depends on nothing but the generator and that seed.
-    """
+    """Returns the images of `seeds`, uint8 (len(seeds), height, width, channels)."""
     latent_dim = int(generator.input_shape[1])
     return renderer(generator)(latents_from_seeds(seeds, latent_dim))

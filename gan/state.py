@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from config.schema import Config
+from config.schema import Config, TrainConfig
 from gan.models import build_discriminator, build_generator
 
 
@@ -19,13 +19,8 @@ class StateError(RuntimeError):
 class TrainState:
     """Networks, averaged generator, optimizers and the step counter of one run.
 
-    The names of the fields are keys of its checkpoints.
-
-    Attributes:
-        strategy: which devices hold a copy of the variables.
-        step: number of finished steps. It is our own counter because an optimizer's
-            `iterations` stands still when loss scaling skips a step.
-        checkpoint: holds all variables.
+    The names of the fields are keys of its checkpoints. `step` counts the finished
+    steps; an optimizer's `iterations` stands still when loss scaling skips a step.
     """
 
     generator: keras.Model
@@ -39,11 +34,6 @@ class TrainState:
     )
 
     def __post_init__(self) -> None:
-        """Collects all variables in `self.checkpoint`.
-
-        Raises:
-            StateError: naming the variables that a checkpoint would not hold.
-        """
         self.checkpoint = tf.train.Checkpoint(
             step=self.step,
             generator=self.generator,
@@ -62,12 +52,10 @@ class TrainState:
         Keras lists them in `variables` but not in `weights`. tf.train.Checkpoint does
         not find them, and a restore without them passes every assertion of TensorFlow.
         """
-        return [
-            variable.value
-            for model in (self.generator, self.discriminator)
-            for variable in model.variables
-            if not any(variable is weight for weight in model.weights)
-        ]
+        models = self.generator, self.discriminator
+        weights = {id(weight) for model in models for weight in model.weights}
+        variables = [variable for model in models for variable in model.variables]
+        return [v.value for v in variables if id(v) not in weights]
 
     def named_variables(self) -> list[tuple[str, keras.Variable]]:
         """All Keras variables with names such as `generator base_dense/kernel`."""
@@ -79,9 +67,7 @@ class TrainState:
             "discriminator's optimizer": self.d_optimizer,
         }
         return [
-            (f"{name} {variable.path}", variable)
-            for name, owner in owners.items()
-            for variable in owner.variables
+            (f"{name} {v.path}", v) for name, o in owners.items() for v in o.variables
         ]
 
     def variables(self) -> list[keras.Variable]:
@@ -89,16 +75,13 @@ class TrainState:
         return [variable for _, variable in self.named_variables()]
 
     def raw_variables(self) -> list[tf.Variable]:
-        """All variables as TensorFlow's own, the step counter among them."""
+        """All variables as TensorFlow's own, with the step counter."""
         return [self.step, *(variable.value for variable in self.variables())]
 
     def non_finite(self) -> list[str]:
         """Names of the variables that hold NaN or infinity."""
-        return [
-            name
-            for name, variable in self.named_variables()
-            if not np.isfinite(variable.value.numpy()).all()
-        ]
+        pairs = self.named_variables()
+        return [name for name, v in pairs if not np.isfinite(v.value.numpy()).all()]
 
     def untracked(self) -> list[str]:
         """Paths of the variables that `self.checkpoint` would not save."""
@@ -127,55 +110,39 @@ def build_state(
     channels: int,
     strategy: tf.distribute.Strategy | None = None,
 ) -> TrainState:
-    """Builds networks and optimizers with all of their variables.
-
-    Args:
-        config: settings of the run.
-        image_size: height and width in pixels.
-        channels: number of colour channels of the images.
-        strategy: which devices hold the variables; None: one device.
-    """
+    """Builds networks and optimizers with all of their variables."""
     strategy = strategy or tf.distribute.get_strategy()
     shape = (image_size, channels, config.run.seed, config.train.precision)
-    rates = config.train.g_learning_rate, config.train.d_learning_rate
+    train = config.train
     with strategy.scope():
         generator = build_generator(config.model, *shape, fused=True)
         ema_generator = build_generator(config.model, *shape)
         ema_generator.set_weights(generator.get_weights())
         discriminator = build_discriminator(config.model, *shape, fused=True)
-        return TrainState(
-            generator=generator,
-            ema_generator=ema_generator,
-            discriminator=discriminator,
-            g_optimizer=build_optimizer(config, generator, rates[0]),
-            d_optimizer=build_optimizer(config, discriminator, rates[1]),
-            strategy=strategy,
-        )
+        g_optimizer = build_optimizer(train, generator, train.g_learning_rate)
+        d_optimizer = build_optimizer(train, discriminator, train.d_learning_rate)
+        networks = generator, ema_generator, discriminator
+        return TrainState(*networks, g_optimizer, d_optimizer, strategy)
 
 
 def build_optimizer(
-    config: Config, model: keras.Model, learning_rate: float
+    train: TrainConfig, model: keras.Model, learning_rate: float
 ) -> keras.optimizers.Optimizer:
-    """Builds Adam for one network, with loss scaling where float16 needs it.
-
-    The variables are created here: an optimizer that creates them at its first step
-    cannot be restored before it.
-    """
-    optimizer = FusedAdam(
-        learning_rate, beta_1=config.train.beta_1, beta_2=config.train.beta_2
-    )
-    if config.train.precision == "mixed_float16":
+    """Builds Adam for one network, with loss scaling where float16 needs it."""
+    optimizer = FusedAdam(learning_rate, train.beta_1, train.beta_2)
+    if train.precision == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    # An optimizer that creates its variables at its first step cannot be restored
+    # before it.
     optimizer.build(model.trainable_variables)
     return optimizer
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras' Adam, each variable updated by one kernel in one pass over memory.
+    """Keras' Adam, each variable updated by one kernel instead of a dozen.
 
-    With small batches the dozen of kernels that Keras runs for each variable take a
-    tenth of a step. The formulas are those of Kingma and Ba 2015 (arXiv:1412.6980) in
-    the form at the end of their section 2, so only rounding differs. Without amsgrad.
+    The formulas are those of Kingma and Ba 2015 (arXiv:1412.6980) in the form at the
+    end of their section 2, so only rounding differs. Without amsgrad.
     """
 
     def update_step(

@@ -1,8 +1,7 @@
 """The training step: forward, losses, gradients, update.
 
-`make_step` is one step, `replica_gradients` its arithmetic. Where several devices train
-together, each is a replica that computes its part of the batch; the sums of all parts
-update every copy of the state, as one device would.
+Where several devices train together, each is a replica that computes its part of the
+batch; the sums of all parts update every copy of the state, as one device would.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +17,9 @@ from gan.devices import one_copy, part_of_replica, sum_of_replicas
 from gan.losses import LOSSES
 from gan.state import TrainState
 
-METRICS = (
-    "loss/g",
-    "loss/d",
-    "loss/d_real",
-    "loss/d_fake",
-    "d/prob_real",
-    "d/prob_fake",
-    "grad_norm/g",
-    "grad_norm/d",
-    "lr/g",
-    "lr/d",
+METRICS = tuple(
+    "loss/g loss/d loss/d_real loss/d_fake d/prob_real d/prob_fake grad_norm/g "
+    "grad_norm/d lr/g lr/d".split()
 )
 R1_EVERY_STEPS = 8
 SMALLEST_GRADIENT = 1e-25  # negligible next to any gradient; float32 ends at 1e-38
@@ -45,11 +36,7 @@ def batch_inputs(
 
 
 def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Compiles a call of several training steps.
-
-    Args:
-        config: settings of the run, with `num_steps` resolved.
-        state: what the steps change.
+    """Compiles a call of several training steps, which change `state`.
 
     Returns:
         A function (images_uint8 (N, height, width, channels), indices int64 (K, B),
@@ -73,22 +60,21 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
             batch = tf.gather(images_uint8, inputs[0])
             return step(tf.cast(batch, tf.float32) / 127.5 - 1.0, inputs[1])
 
+        output = tf.TensorSpec((len(METRICS),), tf.float32)
         return tf.map_fn(
             one_step,
             (indices, latents),
             parallel_iterations=1,
-            fn_output_signature=tf.TensorSpec((len(METRICS),), tf.float32),
+            fn_output_signature=output,
         )
 
     return train_steps
 
 
 def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
-    """Makes the function that does one step.
+    """Makes the function of one step, from images and latents to METRICS.
 
-    Returns:
-        A function (real images float32 (B, height, width, channels) in [-1, 1], latents
-        float32 (B, latent_dim)) -> metrics float32 (len(METRICS),).
+    The real images are float32 (B, height, width, channels) in [-1, 1].
     """
     strategy = state.strategy
     g_variables = state.generator.trainable_variables
@@ -105,12 +91,10 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
         metrics = strategy.reduce("SUM", metrics, axis=None)
         g_gradients = sum_of_replicas(strategy, g_gradients, g_variables)
         d_gradients = sum_of_replicas(strategy, d_gradients, d_variables)
-        norms = [
-            tf.linalg.global_norm(one_copy(strategy, g_gradients)) / g_scale,
-            tf.linalg.global_norm(one_copy(strategy, d_gradients)) / d_scale,
-        ]
+        g_norm = tf.linalg.global_norm(one_copy(strategy, g_gradients)) / g_scale
+        d_norm = tf.linalg.global_norm(one_copy(strategy, d_gradients)) / d_scale
         rates = update(config.train, state, g_gradients, d_gradients)
-        return tf.concat([metrics, tf.stack([*norms, *rates])], 0)
+        return tf.concat([metrics, tf.stack([g_norm, d_norm, *rates])], 0)
 
     return step
 
@@ -125,8 +109,8 @@ def replica_gradients(
 ) -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
     """Losses and gradients of the calling replica's part of a batch.
 
-    `real_images` and `latents` are the whole batch, as in `make_step`; `g_scale` and
-    `d_scale` are factors on the losses, see `loss_scale`.
+    `real_images` and `latents` are the whole batch; the scales are those of
+    `loss_scale`.
 
     Returns:
         The first six of METRICS (6,), the gradients of the generator and those of the
@@ -152,14 +136,11 @@ def replica_gradients(
     metrics = tf.stack([g_loss, d_loss, d_loss_real, d_loss_fake, *probabilities])
 
     # Gradients of both networks, from this one forward pass and before either update.
+    logits = [real_logits, fake_logits]
+    variables = [v.value for v in discriminator.trainable_variables]
+    one_pass = one_pass_is_enough(config)
     d_gradients, image_gradients = back_through_discriminator(
-        tape,
-        d_scaled,
-        g_scaled,
-        [real_logits, fake_logits],
-        [v.value for v in discriminator.trainable_variables],
-        fake_images,
-        one_pass_is_enough(config),
+        tape, d_scaled, g_scaled, logits, variables, fake_images, one_pass
     )
     g_gradients = tape.gradient(
         [fake_images, *penalties],
@@ -263,24 +244,19 @@ def update(
 def update_average(state: TrainState, decay: tf.Tensor) -> None:
     """Moves the averaged generator: average += (1 - decay) (current - average).
 
-    It covers the batch-norm statistics too, which belong to the weights. An optimizer's
-    own average would cover the trainable variables alone.
+    Unlike an optimizer's own average it covers the batch-norm statistics too.
     """
 
     def move(average: tf.Variable, variable: tf.Tensor) -> None:
         average.assign(average + (1.0 - decay) * (variable - average))
 
-    for average, variable in zip(
-        state.ema_generator.variables, state.generator.variables, strict=True
-    ):
+    averages, variables = state.ema_generator.variables, state.generator.variables
+    for average, variable in zip(averages, variables, strict=True):
         state.strategy.extended.update(average.value, move, args=(variable.value,))
 
 
 def rate_factor(step: Any, num_steps: int, decay_start: float) -> tf.Tensor:
-    """Factor on the learning rates at `step`: 1, then linear to 0 at `num_steps`.
-
-    At decay_start 0.5 and 100 steps it is 1 up to step 50 and 0.5 at step 75.
-    """
+    """Factor on the learning rates at `step`: 1, then linear to 0 at `num_steps`."""
     if decay_start >= 1:
         return tf.constant(1.0)
     left = num_steps - tf.cast(step, tf.float32)

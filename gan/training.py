@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom, and what it needs besides the step."""
+"""The training loop, and what it needs besides the step."""
 
 import signal
 import time
@@ -18,18 +18,8 @@ from config.schema import Config, UserError
 from gan.data.dataset import Dataset
 from gan.devices import Processes
 from gan.evaluation import Evaluation, Observer
-from gan.run.checkpoint import (
-    CheckpointError,
-    Restored,
-    RunCheckpoints,
-    available,
-    restore_newest,
-)
-from gan.run.environment import (
-    describe_environment,
-    environment_changes,
-    peak_memory_bytes,
-)
+from gan.run import checkpoint, environment
+from gan.run.checkpoint import CheckpointError, Restored
 from gan.run.folder import RunFolder, RunRecord
 from gan.run.health import Alarms
 from gan.run.log import RunLog
@@ -43,16 +33,10 @@ class TrainingError(UserError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended.
-
-    Attributes:
-        step: number of finished steps.
-        stop: why it stopped before the end of the budget, in words; else empty.
-        exit_code: of the command.
-    """
+    """How a call of `train` ended."""
 
     step: int
-    stop: str = ""
+    stop: str = ""  # why it stopped before the end of the budget
     exit_code: int = 0
 
 
@@ -77,16 +61,11 @@ def train(  # noqa: PLR0913
         max_seconds: wall time after which this call saves the state and returns.
         console: shows messages and progress; None: nothing is shown.
         on_alarm: "warn", or "stop" after saving the state.
-        strategy: the devices, see `gan.devices`; None: one device. If there are several
-            processes, each calls this function.
-
-    Returns:
-        The outcome; the state is on disk.
+        strategy: the devices, see `gan.devices`; each process calls this function.
 
     Raises:
         RunError: when the folder belongs to another configuration.
-        CheckpointError: when no valid checkpoint is left, or the last one cannot be
-            saved.
+        CheckpointError: when no checkpoint is valid, or the last one cannot be saved.
         TrainingError: when a loss, a gradient or a variable is not finite.
     """
     stop_signals = StopSignals(max_seconds)
@@ -101,19 +80,15 @@ def train(  # noqa: PLR0913
     _, size, _, channels = dataset.images_uint8.shape
     state = build_state(config, size, channels, strategy)
     alarms = Alarms(config.train.loss, on_alarm)
-    restored = restore_newest(folder.state, state.checkpoint)
+    restored = checkpoint.restore_newest(folder.state, state.checkpoint)
     old_environment = read_facts(restored, alarms) if restored else {}
     processes.broadcast(state.raw_variables())
     first = step = int(state.step.numpy())
 
-    with (
-        RunLog(folder.directory, config.train.num_steps, console) as log,
-        stop_signals,
-    ):
+    with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        changes = environment_changes(old_environment, record.environment)
-        announce_resume(log, restored, config.train.num_steps, changes)
-        checkpoints = RunCheckpoints(folder, state, record, log.say)
+        announce_resume(log, restored, old_environment, record)
+        checkpoints = checkpoint.RunCheckpoints(folder, state, record, log.say)
         evaluation = Evaluation(config, state, log, alarms, checkpoints)
         images_uint8 = tf.constant(dataset.images_uint8)
         train_steps = make_train_steps(config, state)
@@ -178,25 +153,14 @@ def train(  # noqa: PLR0913
 def make_record(config: Config, dataset: Dataset, replicas: int) -> RunRecord:
     """Collects the content of config.json."""
     num_images, size, _, channels = dataset.images_uint8.shape
-    description = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "num_images": num_images,
-        "image_size": size,
-        "channels": channels,
-    }
-    return RunRecord(config, description, describe_environment(replicas))
+    description = {"name": dataset.name, "digest": dataset.digest}
+    shape = {"num_images": num_images, "image_size": size, "channels": channels}
+    software = environment.describe_environment(replicas)
+    return RunRecord(config, description | shape, software)
 
 
 def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
-    """Gives `alarms` the counts that were saved with a checkpoint.
-
-    Returns:
-        The environment in which the checkpoint was written.
-
-    Raises:
-        CheckpointError: when the manifest holds something else.
-    """
+    """Gives `alarms` its counts from a checkpoint; returns the writer's environment."""
     try:
         if "alarms" in restored.facts:
             alarms.load_state_dict(restored.facts["alarms"])
@@ -209,31 +173,29 @@ def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
 
 
 def announce_resume(
-    log: RunLog, restored: Restored | None, num_steps: int, changes: Sequence[str]
+    log: RunLog, restored: Restored | None, old: dict[str, Any], record: RunRecord
 ) -> None:
-    """Says where a run continues, and what may keep it from being bit-exact."""
+    """Says where a run continues, and what may keep it from being bit-exact.
+
+    `old` is the environment in which the checkpoint was written.
+    """
     if restored is None:
         return
     for warning in restored.warnings:
         log.say(f"warning: {warning}")
+    num_steps, new = record.config.train.num_steps, record.environment
     log.say(f"continuing after step {restored.step} of {num_steps}")
-    if changes:
-        log.say(
-            "warning: not bit-exact from here, the environment has changed: "
-            + "; ".join(changes)
-        )
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    if changes := [f"{key}: {old[key]} -> {new[key]}" for key in changed]:
+        text = "not bit-exact from here, the environment has changed"
+        log.say(f"warning: {text}: {'; '.join(changes)}")
 
 
 def steps_until_boundary(step: int, config: Config) -> int:
     """Number of steps in the next call: `steps_per_call`, or up to the next event."""
-    run = config.run
-    cadences = (
-        run.log_every_steps,
-        run.evaluate_every_steps,
-        run.checkpoint_every_steps,
-    )
+    run, left = config.run, config.train.num_steps - step
+    cadences = run.log_every_steps, run.evaluate_every_steps, run.checkpoint_every_steps
     boundaries = [every - step % every for every in cadences]
-    left = config.train.num_steps - step
     return min(config.train.steps_per_call, left, *boundaries)
 
 
@@ -241,18 +203,11 @@ def first_non_finite(metrics: np.ndarray, precision: str) -> tuple[int, str] | N
     """Row and name of the first value that is not finite, or None.
 
     With float16 an infinite gradient norm is normal: loss scaling skips that update.
-
-    Args:
-        metrics: float32 (num_steps, len(METRICS)).
-        precision: of the run.
     """
-    if np.isfinite(metrics).all():
-        return None
-    for row, values in enumerate(metrics):
-        for name, value in zip(METRICS, values, strict=True):
-            skipped = precision == "mixed_float16" and name.startswith("grad_norm")
-            if not np.isfinite(value) and not skipped:
-                return row, name
+    for row, column in np.argwhere(~np.isfinite(metrics)):
+        name = METRICS[column]
+        if precision != "mixed_float16" or not name.startswith("grad_norm"):
+            return int(row), name
     return None
 
 
@@ -265,7 +220,7 @@ def training_error(
     """
     alarms.add_non_finite(reason)
     log.status(step, alarms.status, say=False)
-    kept = [path.name for _, path in available(folder.state)]
+    kept = [path.name for _, path in checkpoint.available(folder.state)]
     return TrainingError(
         f"{reason}; last good checkpoint: {kept[0] if kept else 'none yet'}; "
         "try a lower learning rate or --precision float32"
@@ -285,7 +240,7 @@ def summarize(
     values["speed/images_per_second"] = batch_size / seconds
     for kind, total in clock.seconds.items():
         values[f"time/{kind}_seconds"] = total
-    values["memory/peak_mib"] = peak_memory_bytes() / 2**20
+    values["memory/peak_mib"] = environment.peak_memory_bytes() / 2**20
     return values
 
 
@@ -298,17 +253,11 @@ def tables(state: TrainState) -> str:
 
 
 class Clock:
-    """Measures the wall time of each kind of work: compile, input, step, evaluate, ...
-
-    Attributes:
-        seconds: total seconds by kind of work.
-        step_seconds: seconds of each step since the last log line, without compilation.
-    """
+    """Measures the wall time of each kind of work, such as compile, input and step."""
 
     def __init__(self) -> None:
-        """Starts with no time measured."""
         self.seconds: dict[str, float] = defaultdict(float)
-        self.step_seconds: list[float] = []
+        self.step_seconds: list[float] = []  # of each step since the last log line
 
     @contextmanager
     def measure(self, kind: str, num_steps: int = 0) -> Iterator[None]:
@@ -322,26 +271,21 @@ class Clock:
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and the end of the allowed time; used as a context manager.
+    """Notes SIGINT, SIGTERM and the end of the allowed time.
 
     A second signal has its usual effect, for users who cannot wait for the step.
     """
 
     def __init__(self, max_seconds: float | None = None) -> None:
-        """Starts the allowed time; None: there is no limit."""
         self.deadline = time.monotonic() + max_seconds if max_seconds else None
         self.received = 0
 
     def __enter__(self) -> "StopSignals":
-        """Installs the signal handlers."""
-        self._before = {
-            number: signal.signal(number, self._note)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = signal.SIGINT, signal.SIGTERM
+        self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores the earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,8 +1,7 @@
 """Builders of the upsampling methods that `config.upsamplers` lists.
 
-The builder of a method is the function of its name, with `_` for `-`. All of them take
-(batch, height, width, channels) to (batch, 2 height, 2 width, filters), and each has
-one convolution that learns. Their arguments are those of `upsample`.
+The builder of a method is the function of its name, with `_` for `-`. Each has one
+convolution that learns, whose keyword arguments are `options`.
 
 Sources: Odena, Dumoulin and Olah 2016 (doi:10.23915/distill.00003) name the artifacts
 of transposed convolutions and propose resizing; Shi et al. 2016 (arXiv:1609.05158) the
@@ -43,89 +42,61 @@ def upsample(
     kinds: LayerKinds = KERAS,
     **options: Any,
 ) -> Any:
-    """Doubles height and width.
+    """From a Keras tensor (batch, height, width, C) to (…, 2 height, 2 width, filters).
 
     Args:
         method: a key of `config.upsamplers.UPSAMPLERS`.
-        x: Keras tensor (batch, height, width, channels).
+        x: the tensor.
         filters: number of channels of the result.
         kernel_size: taps of the convolution that learns.
         name: how the names of all layers begin.
         kinds: classes of the layers that learn.
         **options: keyword arguments of the layer that learns, with `dtype`.
-
-    Returns:
-        Keras tensor (batch, 2 height, 2 width, filters).
     """
-    builder = globals()[method.replace("-", "_")]
-    return builder(x, filters, kernel_size, name, kinds, **options)
+    options |= {"filters": filters, "kernel_size": kernel_size, "padding": "same"}
+    return globals()[method.replace("-", "_")](x, kinds, name=name, **options)
 
 
-def transpose(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
-    """Transposed convolution of stride 2 with padding "same"."""
-    layer = kinds.transposed(
-        filters, kernel_size, strides=2, padding="same", name=name, **options
-    )
-    return layer(x)
+def transpose(x: Any, kinds: LayerKinds, **options: Any) -> Any:
+    """Transposed convolution of stride 2."""
+    return kinds.transposed(strides=2, **options)(x)
 
 
-def transpose_blur(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
+def transpose_blur(x: Any, kinds: LayerKinds, **options: Any) -> Any:
     """Transposed convolution, then a fixed [1, 2, 1] / 4 along both axes.
 
     The response of the smoothing is 0 at 1/2, and so is that of the whole.
     """
-    x = transpose(x, filters, kernel_size, name, kinds, **options)
     taps = np.outer(BLUR_TAPS, BLUR_TAPS)[..., None, None]
-    return layers.DepthwiseConv2D(
+    blur = layers.DepthwiseConv2D(
         len(BLUR_TAPS),
         padding="same",
         use_bias=False,
         depthwise_initializer=keras.initializers.Constant(taps.tolist()),
         trainable=False,
-        name=f"{name}_blur",
+        name=f"{options['name']}_blur",
         dtype=options["dtype"],
-    )(x)
+    )
+    return blur(transpose(x, kinds, **options))
 
 
-def transpose_balanced(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
+def transpose_balanced(x: Any, kinds: LayerKinds, **options: Any) -> Any:
     """Transposed convolution whose kernels have equal phase gains at every step."""
     balance = BalancedPhases()
-    initializer = Projected(options.pop("kernel_initializer"), balance)
-    options |= {"kernel_initializer": initializer, "kernel_constraint": balance}
-    return transpose(x, filters, kernel_size, name, kinds, **options)
+    options["kernel_initializer"] = Projected(options["kernel_initializer"], balance)
+    return transpose(x, kinds, kernel_constraint=balance, **options)
 
 
-def transpose_penalized(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
+def transpose_penalized(x: Any, kinds: LayerKinds, **options: Any) -> Any:
     """Transposed convolution with a penalty on unequal phase gains in its loss."""
-    options |= {"kernel_regularizer": PhasePenalty()}
-    return transpose(x, filters, kernel_size, name, kinds, **options)
+    return transpose(x, kinds, kernel_regularizer=PhasePenalty(), **options)
 
 
-def resize(
-    interpolation: str,
-    x: Any,
-    filters: int,
-    kernel_size: int,
-    name: str,
-    kinds: LayerKinds,
-    **options: Any,
-) -> Any:
-    """Interpolation by 2, then a convolution of stride 1."""
-    x = layers.UpSampling2D(
-        2, interpolation=interpolation, name=f"{name}_resize", dtype=options["dtype"]
-    )(x)
-    layer = kinds.plain(
-        filters, kernel_size, padding="same", name=f"{name}_conv", **options
-    )
-    return layer(x)
+def resize(form: str, x: Any, kinds: LayerKinds, name: str, **options: Any) -> Any:
+    """Interpolation by 2 of the form "nearest", ..., then a convolution of stride 1."""
+    dtype = options["dtype"]
+    x = layers.UpSampling2D(2, None, form, name=f"{name}_resize", dtype=dtype)(x)
+    return kinds.plain(name=f"{name}_conv", **options)(x)
 
 
 resize_nearest = partial(resize, "nearest")
@@ -133,40 +104,27 @@ resize_bilinear = partial(resize, "bilinear")
 resize_bicubic = partial(resize, "bicubic")
 
 
-def subpixel(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
+def subpixel(x: Any, kinds: LayerKinds, name: str, filters: int, **options: Any) -> Any:
     """Convolution to 4 channels per output channel, which become 2x2 pixels of it."""
-    layer = kinds.plain(
-        4 * filters, kernel_size, padding="same", name=f"{name}_conv", **options
-    )
+    layer = kinds.plain(filters=4 * filters, name=f"{name}_conv", **options)
     return ops.depth_to_space(layer(x), 2)
 
 
-def subpixel_icnr(
-    x: Any, filters: int, kernel_size: int, name: str, kinds: LayerKinds, **options: Any
-) -> Any:
+def subpixel_icnr(x: Any, kinds: LayerKinds, **options: Any) -> Any:
     """Sub-pixel convolution that begins as nearest resize of a convolution."""
     options["kernel_initializer"] = ICNR(options["kernel_initializer"])
-    return subpixel(x, filters, kernel_size, name, kinds, **options)
+    return subpixel(x, kinds, **options)
 
 
 def phases(taps: int) -> np.ndarray:
-    """Which phase each of a row of taps meets at stride 2: float32 (taps, 2), 0 or 1.
-
-    Raises:
-        ValueError: for a single tap, because one phase would have none.
-    """
+    """Marks the phase that each tap meets at stride 2: float32 (taps, 2), 0 or 1."""
     if taps < 2:
         raise ValueError(f"received {taps} tap, expected at least 2: one for a phase")
     return np.eye(2, dtype=np.float32)[np.arange(taps) % 2]
 
 
 def phase_gains(kernel: Any) -> Any:
-    """Sums of the taps that meet each phase: (height, width, ...) to (2, 2, ...).
-
-    The differentiable float32 form of `analysis.checkerboard.kernels.phase_gains`.
-    """
+    """Sums of the taps that meet each phase: (height, width, ...) to (2, 2, ...)."""
     rows, columns = phases(kernel.shape[0]), phases(kernel.shape[1])
     return ops.einsum("hr,wc,hwoi->rcoi", rows, columns, kernel)
 
@@ -206,7 +164,7 @@ class PhasePenalty(keras.regularizers.Regularizer):
         return PENALTY * lines
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, which are none."""
+        """Returns no arguments."""
         return {}
 
 
@@ -215,7 +173,6 @@ class Projected(keras.initializers.Initializer):
     """Initial weights that satisfy a constraint."""
 
     def __init__(self, initializer: Any, constraint: Any) -> None:
-        """Takes a Keras initializer and a Keras constraint, or their configurations."""
         self.initializer = keras.initializers.get(initializer)
         self.constraint = keras.constraints.get(constraint)
 
@@ -226,10 +183,11 @@ class Projected(keras.initializers.Initializer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         serialize = keras.saving.serialize_keras_object
-        return {
-            "initializer": serialize(self.initializer),
-            "constraint": serialize(self.constraint),
-        }
+        initializer, constraint = (
+            serialize(self.initializer),
+            serialize(self.constraint),
+        )
+        return {"initializer": initializer, "constraint": constraint}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -241,7 +199,6 @@ class ICNR(keras.initializers.Initializer):
     """
 
     def __init__(self, initializer: Any) -> None:
-        """Takes the Keras initializer of one phase, or its configuration."""
         self.initializer = keras.initializers.get(initializer)
 
     def __call__(self, shape: Any, dtype: Any = None, **_: Any) -> Any:
@@ -266,7 +223,6 @@ class Checker(keras.layers.Layer):
     """
 
     def __init__(self, grey_levels: float, **options: Any) -> None:
-        """Takes the amplitude a."""
         super().__init__(**options)
         self.grey_levels = grey_levels
 

@@ -1,8 +1,4 @@
-"""From a data set's name or a path to uint8 images in memory; batch order and noise.
-
-TensorFlow is imported only for a data set of tensorflow-datasets; the bundled set and
-the user's own files need only NumPy and Pillow.
-"""
+"""From a data set's name or a path to uint8 images in memory; batch order and noise."""
 
 import functools
 import hashlib
@@ -27,35 +23,18 @@ LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked fo
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images of one size in memory.
+    """Images of one size in memory."""
 
-    Attributes:
-        name: name of the data set, or of the folder or file.
-        split: "train" or "test".
-        images_uint8: uint8 (N, H, W, C), contiguous, H = W, C 1 or 3.
-        labels: int64 (N,), or None where there are none.
-        digest: hexadecimal sha256 of shape and bytes of the images.
-        notes: one sentence for each thing that was skipped or changed.
-    """
-
-    name: str
-    split: str
-    images_uint8: np.ndarray
-    labels: np.ndarray | None
-    digest: str
-    notes: tuple[str, ...]
+    name: str  # of the data set, or of the folder or file
+    split: str  # "train" or "test"
+    images_uint8: np.ndarray  # (N, H, W, C), contiguous, H = W, C 1 or 3
+    labels: np.ndarray | None  # int64 (N,)
+    digest: str  # hexadecimal sha256 of shape and bytes of the images
+    notes: tuple[str, ...]  # a sentence for each thing that was skipped or changed
 
 
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
-    """Loads all images of a split, brought to one size and number of channels.
-
-    Args:
-        config: which images, and how they are fitted.
-        split: "train" or "test".
-
-    Raises:
-        DataError: if they cannot be loaded, in one line that says what to do.
-    """
+    """Loads all images of a split, brought to one shape, or raises DataError."""
     source = open_source(config, split)
     size, channels = target_shape(source, config)
     images: list[np.ndarray] = []
@@ -71,18 +50,15 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit))
         labels.append(label)
-    notes = source.notes + note_skipped(source.skipped)
+    notes = source.notes
+    if count := len(source.skipped):  # quoted: names may hold any character
+        names = ", ".join(map(repr, source.skipped[:5])) + ", ..." * (count > 5)
+        notes = [*notes, f"Unreadable files skipped: {count} ({names})."]
     if not images:
         raise DataError(" ".join([f"{config.dataset}: no image found.", *notes]))
     stacked = np.stack(images)
-    return Dataset(
-        name=source.name,
-        split=split,
-        images_uint8=stacked,
-        labels=np.array(labels, np.int64) if source.has_labels else None,
-        digest=digest(stacked),
-        notes=tuple(notes),
-    )
+    numbers = np.array(labels, np.int64) if source.has_labels else None
+    return Dataset(source.name, split, stacked, numbers, digest(stacked), tuple(notes))
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -109,10 +85,9 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
     sides = {shape[:2] for shape in source.shapes}
     lengths = {length for pair in sides for length in pair}
     shortest = min(lengths, default=28)
-    fits_as_it_is = len(lengths) == 1 and shortest % 4 == 0
     if config.image_size:
         size = config.image_size
-    elif fits_as_it_is and shortest <= LARGEST_OWN_SIZE:
+    elif len(lengths) == 1 and shortest % 4 == 0 and shortest <= LARGEST_OWN_SIZE:
         size = shortest
     else:
         size = next((size for size in (64, 32) if shortest >= size), 28)
@@ -122,12 +97,6 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
             f"{size}x{size} px (fit: {config.fit})."
         )
     return size, channels
-
-
-def note_skipped(names: list[str]) -> list[str]:
-    """Names the first unreadable files, quoted: names may hold any character."""
-    shown = ", ".join([repr(name) for name in names[:5]] + ["..."] * (len(names) > 5))
-    return [f"Unreadable files skipped: {len(names)} ({shown})."] if names else []
 
 
 def digest(images_uint8: np.ndarray) -> str:
@@ -141,8 +110,7 @@ def batch_indices(seed: int, step: int, batch_size: int, num_images: int) -> np.
     """Returns which images form the batch of a step, as int64 (batch_size,).
 
     With B = batch_size, batch `step` covers positions step*B to step*B + B-1 of an
-    endless list of epochs, each a permutation of all images. Every batch is full, no
-    image is dropped, and a resumed run needs only its step.
+    endless list of epochs, each a permutation of all images.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = np.divmod(positions, num_images)
@@ -160,7 +128,7 @@ def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
     Sorts raw Philox numbers: NumPy promises that their stream stays the same between
     versions, and does not promise it for `Generator.permutation`.
     """
-    raw = np.random.Philox(key=_key(seed, epoch)).random_raw(num_images)
+    raw = _philox(seed, epoch).random_raw(num_images)
     order = np.argsort(raw, kind="stable")
     order.flags.writeable = False
     return order
@@ -168,27 +136,16 @@ def permutation(seed: int, epoch: int, num_images: int) -> np.ndarray:
 
 def latents(seed: int, step: int, batch_size: int, latent_dim: int) -> np.ndarray:
     """Returns the standard normal noise of a step, float32 (batch_size, latent_dim)."""
-    return _normal(_key(seed, 2**63 + step), (batch_size, latent_dim))
+    random = np.random.Generator(_philox(seed, 2**63 + step))
+    return random.standard_normal((batch_size, latent_dim), dtype=np.float32)
 
 
 def latents_from_seeds(seeds: Sequence[int], latent_dim: int) -> np.ndarray:
-    """Returns one latent vector per seed, float32 (len(seeds), latent_dim).
-
-    The vector of a seed does not depend on the other seeds.
-    """
-    rows = [_normal(_key(seed, 2**64 - 1), (latent_dim,)) for seed in seeds]
-    return np.stack(rows)
+    """Returns one latent vector per seed alone, float32 (len(seeds), latent_dim)."""
+    randoms = [np.random.Generator(_philox(seed, 2**64 - 1)) for seed in seeds]
+    return np.stack([r.standard_normal(latent_dim, dtype=np.float32) for r in randoms])
 
 
-def _key(seed: int, stream: int) -> np.ndarray:
-    """Returns a Philox key, uint64 (2,).
-
-    Epochs use the streams from 0, steps those from 2**63, and samples of one seed the
-    last stream, so that no two uses share random numbers.
-    """
-    return np.array([seed, stream], np.uint64)
-
-
-def _normal(key: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return generator.standard_normal(shape, dtype=np.float32)
+def _philox(seed: int, stream: int) -> np.random.Philox:
+    """Random numbers: epochs use streams from 0, steps from 2**63, samples the last."""
+    return np.random.Philox(key=np.array([seed, stream], np.uint64))

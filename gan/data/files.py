@@ -1,8 +1,4 @@
-"""Images from the user's own files: a folder, IDX files, .npz or .npy.
-
-Damaged pictures in a folder are skipped and named; a damaged file of arrays is an
-error.
-"""
+"""Images from the user's own files: a folder, IDX files, .npz or .npy."""
 
 import gzip
 import warnings
@@ -19,22 +15,14 @@ from gan.files import MAX_BYTES, first_line
 
 # Formats that Pillow decodes itself. EPS is left out: an EPS file is a program, and
 # Pillow would have Ghostscript run it.
-FORMATS = """
-AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP
-""".split()
+FORMATS = "AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
 GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
 def open_path(path: Path, split: str, *, background: int) -> Source:
     """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
 
-    Args:
-        path: an existing path.
-        split: "train" or "test".
-        background: grey level (0 to 255) put under transparent pixels of pictures.
-
-    Raises:
-        DataError: if there is nothing to read, or no such split.
+    `background` is the grey level (0 to 255) put under transparent pixels of pictures.
     """
     if path.suffix in (".npz", ".npy") and path.is_file():
         return open_arrays(path, split)
@@ -48,9 +36,9 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
 def open_folder(path: Path, split: str, background: int) -> Source:
     """Opens all pictures below a folder, in the order of their relative POSIX paths.
 
-    If all pictures lie in sub-folders, the sub-folders at the top are the labels,
-    numbered in the order of their names. If there is a sub-folder `train`, the
-    sub-folders `train` and `test` are the splits.
+    Damaged pictures are skipped and named. If all pictures lie in sub-folders, the
+    sub-folders at the top are the labels, numbered in the order of their names. If
+    there is a sub-folder `train`, the sub-folders `train` and `test` are the splits.
     """
     root = path / split if (path / "train").is_dir() else path
     if not root.is_dir() or (root == path and split != "train"):
@@ -94,11 +82,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def read_grids(paths: list[Path]) -> list[Image.Image]:
-    """Reads the sample grids of a run, whose files are not trusted.
-
-    Raises:
-        DataError: if a file cannot be read, or the grids do not fit into memory.
-    """
+    """Reads the sample grids of a run, whose files are not trusted."""
     frames, num_bytes = [], 0
     for path in paths:
         with data_errors(path), open_picture(path) as picture:
@@ -115,11 +99,7 @@ def num_channels(picture: Image.Image) -> int:
 
 
 def read_picture(path: Path, background: int) -> np.ndarray:
-    """Decodes the first frame of a picture, upright and opaque.
-
-    Returns:
-        uint8 (H, W, 1) or (H, W, 3); 16-bit pixels are rescaled, not clipped.
-    """
+    """Decodes the first frame of a picture, upright, opaque: uint8 (H, W, 1 or 3)."""
     with open_picture(path) as picture:
         channels = num_channels(picture)
         picture = ImageOps.exif_transpose(picture)
@@ -127,6 +107,7 @@ def read_picture(path: Path, background: int) -> np.ndarray:
             levels = np.asarray(picture).astype(np.int64)
             if levels.min() < 0 or levels.max() > 65535:
                 raise ValueError("pixels outside 0..65535")
+            # 16-bit pixels are rescaled, not clipped.
             return ((levels + 128) // 257).astype(np.uint8)[..., np.newaxis]
         if picture.mode == "F":
             raise ValueError("pixels without a known range")
@@ -150,14 +131,8 @@ def open_idx(path: Path, split: str) -> Source:
 def read_idx(path: Path) -> np.ndarray:
     """Reads an IDX file of unsigned bytes, or its `.gz` if only that exists.
 
-    The format has the bytes 0, 0, 8 (for uint8) and the number of axes, then one
-    big-endian uint32 per axis, then the elements.
-
-    Returns:
-        uint8 array of the shape in the header.
-
-    Raises:
-        DataError: if the file is absent, damaged, or not as long as its header says.
+    It holds the bytes 0, 0, 8 and the number of axes, then one big-endian uint32 per
+    axis, then the elements.
     """
     compressed = path.with_name(path.name + ".gz")
     if not path.exists() and compressed.exists():

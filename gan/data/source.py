@@ -1,7 +1,4 @@
-"""What every reader of images returns, before the images get one size.
-
-`files.py` and `tfds.py` make a `Source`; `dataset.py` turns it into a `Dataset`.
-"""
+"""What every reader of images returns, before the images get one size."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,27 +9,20 @@ from config.schema import UserError
 
 
 class DataError(UserError):
-    """The images cannot be loaded; the message is one line for the user."""
+    """The images cannot be loaded."""
 
 
 @dataclass
 class Source:
-    """Images of any sizes that can be read once.
-
-    Attributes:
-        name: name of the data set, or of the folder or file.
-        shapes: every (height, width, channels) that occurs.
-        examples: pairs of a uint8 (height, width, 1 or 3) image and its label.
-        has_labels: whether the labels mean anything.
-        notes: one sentence for each thing that the user should know.
-        skipped: names of unreadable files; grows while `examples` is read.
-    """
+    """Images of any sizes that can be read once."""
 
     name: str
-    shapes: set[tuple[int, int, int]]
+    shapes: set[tuple[int, int, int]]  # every (height, width, channels) that occurs
+    # Pairs of a uint8 image (height, width, 1 or 3) and its label.
     examples: Iterable[tuple[np.ndarray, int]]
-    has_labels: bool
+    has_labels: bool  # whether the labels mean anything
     notes: list[str] = field(default_factory=list)
+    # Names of unreadable files; it grows while `examples` is read.
     skipped: list[str] = field(default_factory=list)
 
 
@@ -41,9 +31,5 @@ def array_source(
 ) -> Source:
     """Wraps uint8 (N, height, width, C) images and labels (N,) that are in memory."""
     numbers = np.zeros(len(images_uint8), np.int64) if labels is None else labels
-    return Source(
-        name,
-        {images_uint8.shape[1:]},
-        zip(images_uint8, numbers, strict=True),
-        has_labels=labels is not None,
-    )
+    examples = zip(images_uint8, numbers, strict=True)
+    return Source(name, {images_uint8.shape[1:]}, examples, labels is not None)

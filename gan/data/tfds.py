@@ -26,16 +26,7 @@ STORED_TRANSPOSED = ("emnist",)
 
 
 def open_tfds(name: str, split: str) -> Source:
-    """Opens one split of a TFDS data set, which is downloaded first if necessary.
-
-    Args:
-        name: name in TFDS, for example `kmnist` or `emnist/letters`.
-        split: "train" or "test".
-
-    Raises:
-        DataError: if the name is unknown, holds no images or no such split, or cannot
-            be downloaded.
-    """
+    """Opens one split of a TFDS data set, which is downloaded first if necessary."""
     builder = find_builder(name)
     image_key, has_labels = find_features(builder)
     if not builder.info.splits:  # TFDS knows them only after the download
@@ -43,9 +34,8 @@ def open_tfds(name: str, split: str) -> Source:
     if split not in builder.info.splits:
         raise DataError(f"{name}: no {split} split, only {list(builder.info.splits)}")
     keys = {image_key: True} | ({"label": True} if has_labels else {})
-    examples = builder.as_dataset(
-        split=split, decoders=tfds.decode.PartialDecoding(keys)
-    )
+    decoders = tfds.decode.PartialDecoding(keys)
+    examples = builder.as_dataset(split=split, decoders=decoders)
 
     def pairs() -> Iterator[tuple[np.ndarray, int]]:
         for example in tfds.as_numpy(examples):
@@ -62,10 +52,8 @@ def open_tfds(name: str, split: str) -> Source:
 
 
 def find_builder(name: str) -> Any:
-    """Returns the builder of `name` or `name/config` from the code of TFDS.
-
-    `tfds.builder` is not used: it would search the cloud for an unknown name.
-    """
+    """Returns the builder of `name` or `name/config` from the code of TFDS."""
+    # `tfds.builder` would search the cloud for an unknown name.
     base, _, config = name.partition("/")
     known = tfds.list_builders(with_community_datasets=False)
     if base in known:
@@ -100,11 +88,7 @@ def find_features(builder: Any) -> tuple[str, bool]:
 
 
 def download(builder: Any) -> None:
-    """Downloads and converts a data set.
-
-    Raises:
-        DataError: if no host answers, or TFDS fails.
-    """
+    """Downloads and converts a data set."""
     # TFDS takes files that are in this folder instead of downloading them.
     manual = builder.data_dir_root / "downloads" / "manual"
     missing = [
@@ -127,11 +111,7 @@ def download(builder: Any) -> None:
 
 
 def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
-    """Whether any host answers an HTTP HEAD request in time, be it with an error.
-
-    All hosts are asked at once, through the proxies of the environment. The threads
-    are daemons, because a DNS query cannot be cancelled.
-    """
+    """Whether any host answers an HTTP HEAD request in time, be it with an error."""
     answers: queue.Queue[bool] = queue.Queue()
 
     def ask(host: str) -> None:
@@ -146,7 +126,7 @@ def any_host_answers(urls: list[str], seconds: float = PROBE_SECONDS) -> bool:
         answers.put(True)
 
     hosts = {"{0.scheme}://{0.netloc}/".format(urlsplit(url)) for url in urls}
-    for host in hosts:
+    for host in hosts:  # daemons, because a DNS query cannot be cancelled
         threading.Thread(target=ask, args=(host,), daemon=True).start()
     deadline = time.monotonic() + seconds
     for _ in hosts:

@@ -30,13 +30,7 @@ from gan.state import TrainState, build_state
 
 @dataclass
 class Report:
-    """The result of a check.
-
-    Attributes:
-        step: number of finished steps of the newest checkpoint; 0 without one.
-        repaired: one line for each fault that was repaired.
-        broken: one line for each fault that is left.
-    """
+    """The step of the newest checkpoint, and one line for each fault."""
 
     step: int = 0
     repaired: list[str] = field(default_factory=list)
@@ -44,11 +38,7 @@ class Report:
 
 
 def check_run(folder: RunFolder) -> Report:
-    """Checks everything that a resumed run or a reader relies on.
-
-    Args:
-        folder: entered (locked) by the caller.
-    """
+    """Checks everything that a resumed run or a reader relies on."""
     report = Report()
     for directory in (folder.state, folder.best):
         check_files(directory, report)
@@ -93,9 +83,8 @@ def check_config(folder: RunFolder, report: Report) -> RunRecord | None:
     if path.exists():
         set_file_aside(path)
     folder.write_config(expected)
-    report.repaired.append(
-        f"{path} written again from the newest checkpoint: {problem}"
-    )
+    source = "written again from the newest checkpoint"
+    report.repaired.append(f"{path} {source}: {problem}")
     return expected
 
 
@@ -131,11 +120,7 @@ def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
 def check_export(path: Path, state: TrainState, finished: bool, report: Report) -> None:
     """Compares the exported generator with the last checkpoint, and repairs it.
 
-    Args:
-        path: of generator.keras.
-        state: of the newest checkpoint.
-        finished: whether the budget is used up; only then is a generator exported.
-        report: receives the result.
+    A generator is exported when the run is `finished`.
     """
     problem = ""
     if path.exists():
@@ -155,9 +140,8 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
         problem = "it is missing"
     if problem and finished and not report.broken:
         write_atomically(path, state.ema_generator.save)
-        report.repaired.append(
-            f"{path} written again from the last checkpoint: {problem}"
-        )
+        source = "written again from the last checkpoint"
+        report.repaired.append(f"{path} {source}: {problem}")
     elif problem:
         report.repaired.append(f"{path} set aside: {problem}")
 

@@ -34,13 +34,7 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class Restored:
-    """The result of restoring a checkpoint.
-
-    Attributes:
-        step: number of finished steps.
-        facts: the writer's record of its configuration, environment and alarms.
-        warnings: one line for each checkpoint that was set aside.
-    """
+    """The result of restoring a checkpoint."""
 
     step: int
     facts: dict[str, Any]
@@ -58,10 +52,8 @@ def save(
 ) -> Path:
     """Commits a checkpoint, and then removes all but the `keep` newest ones.
 
-    A checkpoint of the same step is left as it is, unless `replace` is true.
-
-    Raises:
-        CheckpointError: when the disk refuses; earlier checkpoints stay as they were.
+    A checkpoint of the same step is left as it is, unless `replace` is true. When the
+    disk refuses, earlier checkpoints stay as they were.
     """
     final = directory / f"step-{step:08d}"
     if final.exists() and not replace:
@@ -71,11 +63,8 @@ def save(
         temporary.mkdir(parents=True)
         checkpoint.write(str(temporary / "ckpt"))
         files = sorted(temporary.iterdir())
-        manifest = {
-            "step": step,
-            "files": {p.name: fingerprint(p) for p in files},
-            "facts": facts,
-        }
+        sums = {path.name: fingerprint(path) for path in files}
+        manifest: dict[str, Any] = {"step": step, "files": sums, "facts": facts}
         manifest["sha256"] = checksum(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in (*files, temporary / MANIFEST, temporary):
@@ -86,9 +75,8 @@ def save(
         flush(directory)
         clean(directory)
     except (OSError, tf.errors.OpError) as error:
-        raise CheckpointError(
-            f"checkpoint of step {step} not written: {first_line(error)}"
-        ) from error
+        message = f"checkpoint of step {step} not written: {first_line(error)}"
+        raise CheckpointError(message) from error
     finally:  # after the commit there is nothing left to undo
         shutil.rmtree(temporary, ignore_errors=True)
         put_back(directory)
@@ -104,8 +92,7 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
         None when no checkpoint was ever committed.
 
     Raises:
-        CheckpointError: when there were checkpoints and none is valid, or the newest
-            valid one holds other variables.
+        CheckpointError: when none is valid, or the newest holds other variables.
     """
     clean(directory)
     warnings = []
@@ -128,12 +115,7 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
 
 
 def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
-    """Restores every variable from a verified checkpoint.
-
-    Raises:
-        CheckpointError: when it holds other variables. Its bytes are undamaged, so
-            another version of the code wrote it, and it is left where it is.
-    """
+    """Restores every variable from a verified checkpoint, or raises."""
     try:
         with old_rate_scale(path, checkpoint):
             checkpoint.read(str(path / "ckpt")).assert_consumed()
@@ -152,10 +134,7 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
 def old_rate_scale(path: Path, checkpoint: tf.train.Checkpoint) -> Iterator[None]:
     """Lets `checkpoint` read what a version with `--on-alarm rollback` wrote.
 
-    Such a version also saved a factor on both learning rates, 1 before any rollback.
-
-    Raises:
-        CheckpointError: when the factor is smaller.
+    It also saved a factor on both learning rates, 1 before any rollback.
     """
     stored = tf.train.load_checkpoint(str(path / "ckpt"))
     if not stored.has_tensor(RATE_SCALE):
@@ -185,11 +164,7 @@ def available(directory: Path) -> list[tuple[int, Path]]:
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """Checks every file of a checkpoint against its manifest; returns the manifest.
-
-    Raises:
-        CheckpointError: saying which file is wrong and how.
-    """
+    """Checks every file of a checkpoint against its manifest, which it returns."""
     try:
         manifest = json.loads(read_text(path / MANIFEST))
         recorded = manifest.pop("sha256", None)  # early versions wrote none
@@ -267,14 +242,6 @@ class RunCheckpoints:
         record: RunRecord,
         say: Callable[[str], None],
     ) -> None:
-        """Reads which score is the best so far.
-
-        Args:
-            folder: the run folder.
-            state: the state that is saved.
-            record: configuration and environment, saved with each state.
-            say: shows a message to the user.
-        """
         self.folder, self.state, self.record, self.say = folder, state, record, say
         self.best: dict[str, Any] = {}
         clean(folder.best)
@@ -287,16 +254,7 @@ class RunCheckpoints:
                 say(f"warning: {path}: {error}; the best score so far is not known")
 
     def save(self, step: int, alarms: dict[str, Any], *, required: bool) -> None:
-        """Commits the state after `step` steps.
-
-        Args:
-            step: number of finished steps.
-            alarms: the counts of `gan.run.health.Alarms`.
-            required: whether a failure is an error; if not, it is only a warning.
-
-        Raises:
-            CheckpointError: when a required checkpoint cannot be written.
-        """
+        """Commits the state after `step` steps."""
         facts = self.record.to_json() | {"alarms": alarms}
         keep = self.record.config.run.keep_checkpoints
         try:
@@ -307,13 +265,7 @@ class RunCheckpoints:
             self.say(f"warning: {error}; training goes on")
 
     def keep_best(self, step: int, score: str, value: float) -> None:
-        """Keeps the averaged generator if no earlier one had a lower score.
-
-        Args:
-            step: number of finished steps.
-            score: name of the score; scores of other names are not compared.
-            value: of the score; lower is better.
-        """
+        """Keeps the averaged generator if no earlier one had a lower score."""
         if self.best.get("score") == score and not value < self.best["value"]:
             return
         facts = {"score": score, "value": value}
@@ -330,11 +282,7 @@ class RunCheckpoints:
                 remove(path)
 
     def export(self) -> None:
-        """Writes generator.keras with the averaged weights.
-
-        Raises:
-            CheckpointError: when the disk refuses.
-        """
+        """Writes generator.keras with the averaged weights."""
         path = self.folder.directory / "generator.keras"
         try:
             write_atomically(path, self.state.ema_generator.save)

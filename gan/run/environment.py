@@ -1,7 +1,6 @@
-"""The software and hardware of a process: TensorFlow itself, versions and devices.
+"""The software and hardware of a process.
 
-TensorFlow is imported inside the functions, so that commands can import this module and
-still answer `--help` at once.
+TensorFlow is imported inside the functions, so that commands answer `--help` at once.
 """
 
 import os
@@ -18,12 +17,7 @@ from config.schema import ConfigError
 
 
 def prepare_tensorflow() -> None:
-    """Imports TensorFlow and Keras with the options that every run uses.
-
-    Raises:
-        ConfigError: when another backend of Keras is chosen.
-        ImportError: with what TensorFlow printed, when it cannot be imported.
-    """
+    """Imports TensorFlow and Keras with the options that every run uses."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -61,15 +55,16 @@ def silent_stderr() -> Iterator[None]:
 
 
 def describe_environment(replicas: int = 1) -> dict[str, Any]:
-    """Versions, devices and options on which a bit-exact resume depends.
-
-    Args:
-        replicas: number of parts into which a batch is divided.
-    """
+    """Versions, devices and options on which a bit-exact resume depends."""
     import keras
     import numpy as np
     import tensorflow as tf
 
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
@@ -83,27 +78,9 @@ def describe_environment(replicas: int = 1) -> dict[str, Any]:
         "threads": threads or len(os.sched_getaffinity(0)),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", "default"),
-        "processor": processor_name(),
+        # Its vector units decide which kernels are used.
+        "processor": names[0].strip() if names else platform.machine(),
     }
-
-
-def processor_name() -> str:
-    """Model name of the CPU: its vector units decide which kernels are used."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
-    return names[0].strip() if names else platform.machine()
-
-
-def environment_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One text `name: old -> new` for each recorded value that is different now."""
-    return [
-        f"{key}: {old[key]} -> {new[key]}"
-        for key in new
-        if key in old and old[key] != new[key]
-    ]
 
 
 def peak_memory_bytes() -> int:

@@ -4,12 +4,12 @@ import fcntl
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
-from config.loader import differences, from_dict, to_dict
+from config.loader import differences, from_dict
 from config.schema import Config, ModelConfig, UserError
 from gan.files import read_text, remove_temporaries, write_atomically
 
@@ -21,7 +21,7 @@ EXTENDABLE = ("train.num_steps", "train.epochs")
 
 
 class RunError(UserError):
-    """A run folder cannot be used; the message says why and what to do."""
+    """A run folder cannot be used."""
 
 
 class RunInUse(RunError):
@@ -30,32 +30,19 @@ class RunInUse(RunError):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The content of config.json.
-
-    Attributes:
-        config: resolved settings.
-        dataset: name, digest, num_images, image_size and channels.
-        environment: versions, devices and options where the run was started.
-    """
+    """The content of config.json."""
 
     config: Config
-    dataset: dict[str, Any]
-    environment: dict[str, Any]
+    dataset: dict[str, Any]  # name, digest, num_images, image_size and channels
+    environment: dict[str, Any]  # versions and devices where the run was started
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data; `parse_record` is the inverse."""
-        return {
-            "config": to_dict(self.config),
-            "dataset": self.dataset,
-            "environment": self.environment,
-        }
+        return asdict(self)
 
 
 def default_name(config: Config, preset: str = "") -> str:
-    """The name of a run without --run: data set, upsampler, seed and preset.
-
-    The upsampler of the last stage and the kernel size are named if they are unusual.
-    """
+    """The name of a run without --run: data, upsampler, seed, and what is unusual."""
     parts = [plain_name(config.data.dataset) or "data", config.model.upsample]
     if config.model.upsample_last not in ("", config.model.upsample):
         parts.append(f"last_{config.model.upsample_last}")
@@ -75,18 +62,13 @@ def plain_name(path: str) -> str:
 def run_directory(runs_dir: str | Path, name: str) -> Path:
     """The folder of the run `name`, which must be a plain name."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", name):
-        raise RunError(
-            f"--run: received {name!r}, expected letters, digits, '-', '_', '.'"
-        )
+        expected = "expected letters, digits, '-', '_', '.'"
+        raise RunError(f"--run: received {name!r}, {expected}")
     return Path(runs_dir) / name
 
 
 def read_run(directory: Path) -> RunRecord:
-    """Reads config.json of a run folder.
-
-    Raises:
-        RunError: when the folder holds no run or a damaged one.
-    """
+    """Reads config.json of a run folder."""
     path = directory / CONFIG
     try:
         return parse_record(json.loads(read_text(path)))
@@ -97,9 +79,7 @@ def read_run(directory: Path) -> RunRecord:
 
 
 def parse_record(content: Any) -> RunRecord:
-    """Checks the content of config.json, before any network is built from it.
-
-    The file may come from an unknown source, so that sizes are limited as well.
+    """Checks the content of config.json, sizes included, as it is not trusted.
 
     Raises:
         ValueError: with what is wrong in it.
@@ -130,24 +110,18 @@ def num_weights(model: ModelConfig, image_size: int) -> int:
 
 
 class RunFolder:
-    """A run folder that this process owns during a `with` block."""
+    """A run folder that this process owns during a `with` block.
+
+    The operating system releases its lock when the process ends in any way.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Names the folder; nothing is created before the block is entered."""
         self.directory = directory
         self.state = directory / "state"
         self.samples = directory / "samples"
         self.best = directory / "best"
 
     def __enter__(self) -> Self:
-        """Creates and locks the folder, and removes temporary files of killed owners.
-
-        The operating system releases the lock when its process ends in any way.
-
-        Raises:
-            RunError: when the folder cannot be written, another process owns it, or it
-                holds a link.
-        """
         try:
             for path in (self.directory, self.state, self.samples):
                 path.mkdir(parents=True, exist_ok=True)
@@ -178,14 +152,10 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Releases the lock."""
         self._lock.close()
 
     def claim(self, record: RunRecord) -> bool:
-        """Connects the folder with a configuration and a data set.
-
-        Returns:
-            True when the folder already belonged to this run.
+        """Connects the folder with a run; true when it already belonged to it.
 
         Raises:
             RunError: with the list of differences, when it belongs to another run.
@@ -194,8 +164,7 @@ class RunFolder:
         known = path.exists()
         if known:
             old = read_run(self.directory)
-            changes = forbidden_changes(old, record)
-            if changes:
+            if changes := forbidden_changes(old, record):
                 raise RunError(
                     f"{self.directory} was made with other settings "
                     f"({'; '.join(changes)}); choose another name with --run"
@@ -212,18 +181,14 @@ class RunFolder:
 
     def write_config(self, record: RunRecord) -> None:
         """Writes config.json whole or not at all."""
-        text = json.dumps(record.to_json(), indent=2) + "\n"
+        content = (json.dumps(record.to_json(), indent=2) + "\n").encode()
         write_atomically(
-            self.directory / CONFIG, lambda p: p.write_text(text, encoding="utf-8")
+            self.directory / CONFIG, lambda path: path.write_bytes(content)
         )
 
 
 def refuse_links(directory: Path) -> None:
-    """Refuses a folder whose entries lead to files outside of it.
-
-    Raises:
-        RunError: naming the first link, pipe or device.
-    """
+    """Refuses a folder whose entries lead to files outside of it."""
     for path in sorted(directory.iterdir()):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise RunError(
@@ -234,12 +199,12 @@ def refuse_links(directory: Path) -> None:
 
 def forbidden_changes(old: RunRecord, new: RunRecord) -> list[str]:
     """Differences with which a run cannot be continued."""
-    changes = []
-    for line in differences(old.config, new.config):
-        key = line.partition(":")[0]
-        raised = new.config.train.num_steps >= old.config.train.num_steps
-        if key not in EXTENDABLE or not raised:
-            changes.append(line)
+    raised = new.config.train.num_steps >= old.config.train.num_steps
+    changes = [
+        line
+        for line in differences(old.config, new.config)
+        if not raised or line.partition(":")[0] not in EXTENDABLE
+    ]
     if old.dataset.get("digest") != new.dataset.get("digest"):
         changes.append("the images of the data set have changed")
     return changes

@@ -1,10 +1,9 @@
 """Alarms: what goes wrong in a run, named from its numbers.
 
-This module reads no files and knows no networks. An alarm needs a condition that lasts,
-because single bad values are part of every healthy run. The limits on the balance of
-the two networks are multiples of `CHANCE`, the loss of a discriminator that cannot tell
-real from generated images, so that they hold for each adversarial loss. Values called
-healthy are those of default runs.
+An alarm needs a condition that lasts, because single bad values are part of every
+healthy run. The limits on the balance of the two networks are multiples of `CHANCE`,
+the loss of a discriminator that cannot tell real from generated images, so that they
+hold for each adversarial loss. Values called healthy are those of default runs.
 """
 
 import math
@@ -28,12 +27,7 @@ PROBABILITY_GAP_WON = 0.9  # between D(x) and D(G(z)); healthy: 0.11 to 0.33
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run.
-
-    Attributes:
-        state: one of STATES.
-        reason: the values that raised the alarm, in words; empty for "ok".
-    """
+    """The state of a run, one of STATES, and the values that raised the alarm."""
 
     state: str = "ok"
     reason: str = ""
@@ -41,17 +35,11 @@ class Status:
 
 @dataclass
 class Condition:
-    """Counts how long the condition of one alarm has held.
+    """Counts how long the condition of one alarm has held."""
 
-    Attributes:
-        weight: steps or evaluations with the condition less those without it, from 0
-            to the limit at which the alarm is raised.
-        raised: true from the limit until the weight is 0 again.
-        reason: the newest values that met the condition, in words.
-    """
-
+    # Steps or evaluations with the condition less those without it, from 0 to a limit.
     weight: int = 0
-    raised: bool = False
+    raised: bool = False  # from the limit until the weight is 0 again
     reason: str = ""
 
     def update(self, reason: str, amount: int, limit: int) -> None:
@@ -59,22 +47,14 @@ class Condition:
         change = amount if reason else -amount
         self.weight = min(max(self.weight + change, 0), limit)
         self.reason = reason or self.reason
-        if self.weight == 0:
-            self.raised = False
-        elif self.weight == limit:
-            self.raised = True
+        if self.weight in (0, limit):
+            self.raised = self.weight == limit
 
 
 class Alarms:
     """Follows the numbers of a run and says in which state it is."""
 
     def __init__(self, loss: str, policy: str = "warn") -> None:
-        """Starts with the state "ok".
-
-        Args:
-            loss: name of the adversarial loss, see `gan.losses`.
-            policy: what an alarm does, one of POLICIES.
-        """
         if policy not in POLICIES:
             raise ValueError(f"received {policy!r}, expected one of {POLICIES}")
         self.chance, self.policy = CHANCE[loss], policy
@@ -87,11 +67,7 @@ class Alarms:
         return {"step": self.step, "evidence": counts}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continues from what `state_dict` returned, perhaps in an earlier version.
-
-        Raises:
-            KeyError, TypeError, AttributeError or ValueError: for anything else.
-        """
+        """Continues from what `state_dict` returned, perhaps in an earlier version."""
         self.step = int(saved["step"])
         for state in STATES[1:]:
             found = saved["evidence"][state]

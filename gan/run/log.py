@@ -1,12 +1,10 @@
-"""Reports of a run: TensorBoard events, log.jsonl, sample grids and the terminal.
-
-A full disk costs log entries, and never the training.
-"""
+"""Reports of a run: TensorBoard events, log.jsonl, sample grids and the terminal."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +42,26 @@ DESCRIPTIONS = {
     "time/compile_seconds": "First call of the compiled step, tracing included.",
     "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
 }
+# Titles of the charts of scalars, by the tags in it, which are regular expressions.
+CHARTS = {
+    "loss/g$ loss/d$ loss/reference_.*": "losses; 0.693 and 1.386: D cannot tell real "
+    "from generated (bce)",
+    "fcd[^/]*/.*": "distance of the samples; floor: real images",
+    "coverage[^/]*/.*": "fraction of real images with a sample nearby; floor: real "
+    "images",
+    "imaging_gain_db/.*": "checkerboard: imaging gain in dB, with the band of real "
+    "images",
+    "fixed_pattern_levels/.*": "checkerboard: fixed pattern in levels, with the band "
+    "of real images",
+}
 
 
 class RunLog:
-    """Writes the reports of a run; used as a context manager."""
+    """Writes the reports of a run; a full disk costs entries, never the training."""
 
     def __init__(
         self, directory: Path, num_steps: int, console: Console | None = None
     ) -> None:
-        """Opens no file yet.
-
-        Args:
-            directory: the run folder.
-            num_steps: the budget, for the progress display.
-            console: shows messages and progress; None: nothing is shown.
-        """
         self.directory, self.num_steps = directory, num_steps
         self.console = console = console or Console(quiet=True)
         self._failed: set[str] = set()
@@ -75,14 +78,12 @@ class RunLog:
         self._task = self._progress.add_task("starting", total=num_steps)
 
     def __enter__(self) -> "RunLog":
-        """Opens the event file and starts the display."""
         self._writer = tf.summary.create_noop_writer()
         self._guard("TensorBoard", self._open)
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Flushes and closes everything."""
         self._progress.stop()
         self._guard("TensorBoard", self._writer.close)
 
@@ -91,14 +92,7 @@ class RunLog:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
-        """Logs settings and layers, and removes the lines after `step` from log.jsonl.
-
-        Args:
-            step: number of finished steps at the start. Later lines belong to steps
-                that were not saved and are now done again.
-            settings: tables of the resolved configuration.
-            text: the layer tables.
-        """
+        """Logs settings and layers; removes lines of steps that are done again."""
         self._guard("log.jsonl", lambda: self._truncate(step))
         self._progress.update(self._task, completed=step)
 
@@ -108,12 +102,10 @@ class RunLog:
             tf.summary.text("config", "\n".join(lines))
             tf.summary.text("layers", f"```\n{text}\n```")
             # HParams takes single values only.
-            hparams.hparams(
-                {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
-            )
-            tf.summary.experimental.write_raw_pb(
-                custom_scalar.pb(chart_layout()).SerializeToString(), step=0
-            )
+            single = {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
+            hparams.hparams(single)
+            charts = custom_scalar.pb(chart_layout()).SerializeToString()
+            tf.summary.experimental.write_raw_pb(charts, step=0)
 
         self._events(step, write)
 
@@ -147,19 +139,15 @@ class RunLog:
     def grid(self, step: int, image: np.ndarray) -> None:
         """Stores the sample grid of `step` as a file and in TensorBoard."""
         path = self.directory / "samples" / f"step-{step:08d}.png"
-        self._guard(
-            "sample grids", lambda: write_atomically(path, to_picture(image).save)
-        )
+        save = to_picture(image).save
+        self._guard("sample grids", lambda: write_atomically(path, save))
         self.picture(step, "samples/ema", image)
 
     def histograms(self, step: int, variables: list[Any]) -> None:
         """Writes the distribution of each variable to TensorBoard."""
-
-        def write() -> None:
-            for variable in variables:
-                tf.summary.histogram(variable.path, variable.value)
-
-        self._events(step, write)
+        for variable in variables:
+            write = partial(tf.summary.histogram, variable.path, variable.value)
+            self._events(step, write)
 
     def progress(self, step: int, values: dict[str, float]) -> None:
         """Updates the display; without a terminal, prints a line every few seconds."""
@@ -220,53 +208,24 @@ class RunLog:
         except (OSError, tf.errors.OpError) as error:
             if what not in self._failed:
                 self._failed.add(what)
-                self.say(
-                    f"warning: {what} cannot be written ({first_line(error)}); "
-                    "training goes on"
-                )
+                reason = f"{what} cannot be written ({first_line(error)})"
+                self.say(f"warning: {reason}; training goes on")
 
 
 def write_scalars(values: Mapping[str, float]) -> None:
-    """Writes named numbers to the current event file.
-
-    They are NumPy numbers, because TensorFlow keeps 0.7 kB for every Python number that
-    it has ever turned into a tensor.
-    """
+    """Writes named numbers to the current event file."""
     for name, value in values.items():
-        description = DESCRIPTIONS.get(name)
-        tf.summary.scalar(name, np.float32(value), description=description)
+        # TensorFlow keeps 0.7 kB for every Python number that it turns into a tensor.
+        number, description = np.float32(value), DESCRIPTIONS.get(name)
+        tf.summary.scalar(name, number, description=description)
 
 
 def chart_layout() -> layout_pb2.Layout:
     """The custom-scalars page: charts of scalars with their reference lines."""
-    charts = {
-        "losses; 0.693 and 1.386: D cannot tell real from generated (bce)": [
-            "loss/g$",
-            "loss/d$",
-            "loss/reference_.*",
-        ],
-        "distance of the samples; floor: real images": ["fcd[^/]*/.*"],
-        "fraction of real images with a sample nearby; floor: real images": [
-            "coverage[^/]*/.*"
-        ],
-        "checkerboard: imaging gain in dB, with the band of real images": [
-            "imaging_gain_db/.*"
-        ],
-        "checkerboard: fixed pattern in levels, with the band of real images": [
-            "fixed_pattern_levels/.*"
-        ],
-    }
-    return layout_pb2.Layout(
-        category=[
-            layout_pb2.Category(
-                title="with reference lines",
-                chart=[
-                    layout_pb2.Chart(
-                        title=title,
-                        multiline=layout_pb2.MultilineChartContent(tag=tags),
-                    )
-                    for title, tags in charts.items()
-                ],
-            )
-        ]
-    )
+    multiline, chart = layout_pb2.MultilineChartContent, layout_pb2.Chart
+    charts = [
+        chart(title=title, multiline=multiline(tag=tags.split()))
+        for tags, title in CHARTS.items()
+    ]
+    category = layout_pb2.Category(title="with reference lines", chart=charts)
+    return layout_pb2.Layout(category=[category])

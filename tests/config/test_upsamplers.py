@@ -14,10 +14,11 @@ from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 ROOT = Path(__file__).parents[2]
 ENTRY = '"zero-order-hold": Upsampler("each pixel twice", "0", "", aliases=("hold",)),'
 BUILDER = '''
-def zero_order_hold(x, filters, kernel_size, name, kinds, **options):
+def zero_order_hold(x, kinds, name, **options):
     """Repeats each pixel, then mixes the channels."""
     x = layers.UpSampling2D(2, name=f"{name}_hold", dtype=options["dtype"])(x)
-    return kinds.plain(filters, 1, name=f"{name}_mix", **options)(x)
+    options |= {"kernel_size": 1, "name": f"{name}_mix"}
+    return kinds.plain(**options)(x)
 '''
 
 
