@@ -31,7 +31,8 @@ class Command(click.Command):
         """Lists the options under the headings of their groups."""
         groups: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
-            if record := option.get_help_record(ctx):
+            record = option.get_help_record(ctx)
+            if record and isinstance(option, click.Option):
                 name = getattr(option, "group", "Options")
                 groups.setdefault(name, []).append(record)
         for group, records in groups.items():
