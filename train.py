@@ -7,6 +7,7 @@ imported only after the flags have been checked.
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from config.loader import load_config, to_dict, with_budget
+from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
+from config.sizes import resolve, with_widths
 from gan.command_line import Command, option, setting_options
-from gan.data.dataset import BUNDLED_NAME, BUNDLED_TRAIN_IMAGES, load_dataset
+from gan.data.dataset import (
+    BUNDLED_IMAGE_SIZE,
+    BUNDLED_NAME,
+    BUNDLED_TRAIN_IMAGES,
+    load_dataset,
+)
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
@@ -111,7 +118,7 @@ def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
         raise ConfigError(
             f"--replicas: received with --strategy {strategy}, expected with mirrored"
         )
-    config = resolve(preset, options, sets)
+    config = read_options(preset, options, sets)
     name = options["name"] or default_name(config, preset)
     directory = run_directory(options["runs_dir"], name)
     if options["dry_run"]:
@@ -120,7 +127,7 @@ def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
         sys.exit(run(config, directory, options))
 
 
-def resolve(preset: str, options: dict[str, Any], sets: Sequence[str]) -> Config:
+def read_options(preset: str, options: dict[str, Any], sets: Sequence[str]) -> Config:
     """Makes the Config; either --steps or --epochs replaces the preset's budget."""
     # The options of settings have names such as train__batch_size.
     flags = {k.replace("__", "."): v for k, v in options.items() if "__" in k}
@@ -139,7 +146,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     dataset = load_dataset(config.data)
-    config = with_budget(config, len(dataset.images_uint8))
+    config = resolve(config, *dataset.images_uint8.shape[:2])
     for note in dataset.notes:
         say(f"note: {note}")
 
@@ -181,6 +188,11 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
 
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
+    size = config.data.image_size
+    if config.data.dataset == BUNDLED_NAME and not config.data.limit:
+        config = resolve(config, BUNDLED_TRAIN_IMAGES, size or BUNDLED_IMAGE_SIZE)
+    elif size:
+        config = replace(config, model=with_widths(config.model, size))
     console = Console(highlight=False)
     title = escape(f"run folder: {directory}")
     table = Table("setting", "value", title=title, title_style="")
@@ -188,8 +200,6 @@ def show_plan(config: Config, directory: Path, max_minutes: float | None) -> Non
         for key, value in settings.items():
             table.add_row(f"{section}.{key}", escape(str(value)))
     console.print(table)
-    if config.data.dataset == BUNDLED_NAME and not config.data.limit:
-        config = with_budget(config, BUNDLED_TRAIN_IMAGES)
     steps = config.train.num_steps or "epochs x images / batch size"
     limit = f", at most {max_minutes:g} minutes in this call" if max_minutes else ""
     console.print(f"budget: {steps} steps of {config.train.batch_size} images{limit}")

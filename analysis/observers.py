@@ -18,9 +18,9 @@ from analysis.figures import to_pixels
 from analysis.quality.metrics import compute_scores, metric_name
 from analysis.quality.reference import ReferenceSet
 from config.schema import Config, DataConfig
+from config.sizes import strides
 from gan.data.dataset import Dataset
 from gan.evaluation import Observation, Observer
-from gan.models import STRIDES
 
 MAX_REAL = 10_000  # images behind the band of the checkerboard
 SMALLEST_NUM_IMAGES = 100
@@ -40,9 +40,10 @@ def make_observers(
     config: Config, dataset: Dataset, say: Callable[[str], None]
 ) -> list[Observer]:
     """Makes the observers of a run; `say` gets a sentence where one is not possible."""
+    images = dataset.images_uint8
     observers: list[Observer] = []
     for make in (
-        lambda: CheckerboardObserver(dataset.images_uint8, STRIDES),
+        lambda: CheckerboardObserver(images, strides(config.model, images.shape[1])),
         lambda: QualityObserver(config.data),
     ):
         try:

@@ -24,8 +24,9 @@ from typing import Any
 
 import click
 
-from config.loader import load_config, with_budget
+from config.loader import load_config
 from config.schema import Config
+from config.sizes import resolve
 from gan.data.dataset import BUNDLED_TRAIN_IMAGES
 from gan.run.environment import prepare_tensorflow
 
@@ -105,9 +106,8 @@ def measure_rates(rounds: int) -> dict[str, list[float]]:
 def settings(recipe: Recipe) -> Config:
     """Returns the settings that its flags select."""
     preset = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
-    return with_budget(
-        load_config(preset.get("--config", "")), num_images=BUNDLED_TRAIN_IMAGES
-    )
+    config = load_config(preset.get("--config", ""))
+    return resolve(config, BUNDLED_TRAIN_IMAGES, image_size=28)
 
 
 def equal_steps(rates: dict[str, float]) -> dict[str, int]:

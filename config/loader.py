@@ -127,14 +127,6 @@ def to_dict(config: Config) -> Settings:
     return dataclasses.asdict(config)
 
 
-def with_budget(config: Config, num_images: int) -> Config:
-    """Computes `train.num_steps` from `train.epochs` if it is 0."""
-    train = config.train
-    passes = round(train.epochs * num_images / train.batch_size)
-    train = dataclasses.replace(train, num_steps=train.num_steps or max(1, passes))
-    return dataclasses.replace(config, train=train)
-
-
 def differences(old: Config, new: Config) -> list[str]:
     """One line `section.key: old -> new` for each setting that differs."""
     before, after = to_dict(old), to_dict(new)

@@ -14,6 +14,7 @@ LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 FITS = ("crop", "pad", "stretch")
 MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling memory
+MAX_STAGES = 10  # of a network: 1024 px are nine doublings from 2 px
 
 
 class UserError(ValueError):
@@ -89,7 +90,7 @@ class ModelConfig:
         choices=("", *UPSAMPLERS),
         flag=("Experiment", "--upsample-last"),
     )
-    kernel_size: int = setting(5, "Kernel size of both doublings, in taps.", 2, 9)
+    kernel_size: int = setting(5, "Kernel size of the doublings, in taps.", 2, 9)
     checker_grey_levels: float = setting(
         0.0,
         "Amplitude, in grey levels, of a known checkerboard that is added to samples "
@@ -98,17 +99,38 @@ class ModelConfig:
         64,
     )
     latent_dim: int = setting(100, "Number of values in a latent vector.", 1, 4096)
+    base_size: int = setting(
+        0,
+        "Height and width in pixels of the grid that is doubled up to the size of the "
+        "images; 0: it follows from the number of generator_widths, or is 4 to 7 px "
+        "where doublings allow it.",
+        0,
+        512,
+    )
+    base_stage: bool = setting(
+        True,
+        "A convolution of stride 1 on the base grid before the first doubling, as in "
+        "TensorFlow's tutorial.",
+    )
     generator_widths: tuple[int, ...] = setting(
-        (128, 64, 64),
-        "Channels of the generator: of the base grid, before the first doubling, and "
-        "after it.",
+        (),
+        "Channels of the generator: of the base grid, after its base stage (if there "
+        "is one), and after each doubling but the last; []: chosen by the size.",
+    )
+    generator_relu: bool = setting(
+        False, "ReLU in the generator, whatever leaky_slope is."
     )
     discriminator_widths: tuple[int, ...] = setting(
-        (64, 128), "Channels of the two strided convolutions of the discriminator."
+        (),
+        "Channels of each strided convolution of the discriminator; []: chosen by the "
+        "size.",
+    )
+    discriminator_kernel_size: int = setting(
+        5, "Kernel size of the discriminator, in taps.", 2, 9
     )
     discriminator_norm: str = setting(
         "none",
-        "Normalisation after the second convolution of the discriminator.",
+        "Normalisation after each convolution of the discriminator but the first.",
         choices=("none", "batch"),
     )
     minibatch_stddev: int = setting(
@@ -234,17 +256,17 @@ class Config:
         size = self.data.image_size
         if size % 4:
             raise ConfigError(
-                f"data.image_size: received {size}, expected a multiple of 4 "
-                f"(two doublings); nearest: {4 * max(1, round(size / 4))}"
+                f"data.image_size: received {size}, expected a multiple of 4; "
+                f"nearest: {4 * max(1, round(size / 4))}"
             )
         if self.data.channels == 2:
             raise ConfigError("data.channels: received 2, expected 1, 3 or 0")
-        for name, length in (("generator_widths", 3), ("discriminator_widths", 2)):
+        for name in ("generator_widths", "discriminator_widths"):
             widths = getattr(self.model, name)
-            if len(widths) != length or not all(0 < w <= MAX_WIDTH for w in widths):
+            if len(widths) > MAX_STAGES or not all(0 < w <= MAX_WIDTH for w in widths):
                 raise ConfigError(
-                    f"model.{name}: received {list(widths)}, "
-                    f"expected {length} numbers from 1 to {MAX_WIDTH}"
+                    f"model.{name}: received {list(widths)}, expected at most "
+                    f"{MAX_STAGES} numbers from 1 to {MAX_WIDTH}"
                 )
         if not self.train.num_steps and not self.train.epochs:
             raise ConfigError("train.epochs and train.num_steps are both 0: no budget")

@@ -1,13 +1,15 @@
 """Generator and discriminator builders.
 
 The generator is that of the seed article and of TensorFlow's DCGAN tutorial, after
-Radford, Metz and Chintala 2015 (arXiv:1511.06434): a dense layer makes a base grid of a
-quarter of the image size, then come one stage of stride 1 and two doublings. The
-initial weights of a layer depend on the seed and its name alone, so that runs with
-different methods start from equal weights wherever they share a layer.
+Radford, Metz and Chintala 2015 (arXiv:1511.06434): a dense layer makes a base grid,
+then come a stage of stride 1 and as many doublings as the image size asks for. Without
+`base_stage` it is the paper's own, as pytorch/examples has it: the transposed
+convolution of one pixel there is the dense layer here, and its batch norm has one scale
+and shift for each channel. The initial weights of a layer depend on the seed and its
+name alone, so that runs with different methods start from equal weights wherever they
+share a layer.
 """
 
-import math
 import zlib
 from typing import Any
 
@@ -16,6 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 from config.schema import ModelConfig
+from config.sizes import num_doublings, with_widths
 from gan.layers import (
     FastConv2D,
     FastConv2DTranspose,
@@ -25,8 +28,7 @@ from gan.layers import (
 )
 from gan.upsampling import KERAS, Checker, LayerKinds, upsample
 
-STRIDES = (2, 2)  # of the upsamplings of every generator, first to last
-STAGE1_KERNEL = 5  # this stage does not double, so no experiment varies it
+BASE_STAGE_KERNEL = 5  # this stage does not double, so no experiment varies it
 
 
 class Build:
@@ -36,6 +38,7 @@ class Build:
         self, config: ModelConfig, seed: int, precision: str, fused: bool
     ) -> None:
         self.config, self.seed, self.precision = config, seed, precision
+        self.slope = config.leaky_slope
         self.kinds = LayerKinds(FastConv2D, FastConv2DTranspose) if fused else KERAS
         self.norm = FusedBatchNormalization if fused else layers.BatchNormalization
 
@@ -55,8 +58,8 @@ class Build:
 
     def activate(self, x: Any, name: str) -> Any:
         """LeakyReLU."""
-        slope, name = self.config.leaky_slope, f"{name}_act"
-        return layers.LeakyReLU(slope, name=name, dtype=self.precision)(x)
+        name = f"{name}_act"
+        return layers.LeakyReLU(self.slope, name=name, dtype=self.precision)(x)
 
     def normalize(self, x: Any, name: str) -> Any:
         """Batch normalisation, then LeakyReLU."""
@@ -82,7 +85,7 @@ def build_generator(
 
     Args:
         config: widths, upsampling method and kernel size.
-        image_size: height and width of the images in pixels, a multiple of 4.
+        image_size: height and width of the images in pixels.
         channels: number of colour channels, 1 or 3.
         seed: seed of the initial weights.
         precision: Keras dtype policy of the layers. The images stay float32.
@@ -91,24 +94,37 @@ def build_generator(
     Returns:
         A model from latents float32 (batch, latent_dim) to images float32 (batch,
         image_size, image_size, channels) in [-1, 1].
+
+    Raises:
+        ConfigError: when base size, widths and image size do not fit each other.
     """
+    config = with_widths(config, image_size)
     build = Build(config, seed, precision, fused)
-    base = image_size // math.prod(STRIDES)
-    width0, width1, width2 = config.generator_widths
+    if config.generator_relu:
+        build.slope = 0.0
+    count = num_doublings(config, image_size)
+    base, width = image_size >> count, config.generator_widths[0]
 
     latents = keras.Input((config.latent_dim,), name="latents")
-    x = layers.Dense(base * base * width0, **build.weights("base_dense"))(latents)
-    x = build.normalize(x, "base")
-    x = layers.Reshape((base, base, width0), name="base_reshape")(x)
-    options = build.weights("stage1_conv") | {"padding": "same"}
-    x = build.kinds.transposed(width1, STAGE1_KERNEL, **options)(x)
-    x = build.normalize(x, "stage1")
-    x = build.upsample(x, width2, config.upsample, "stage2_upsample")
-    x = build.normalize(x, "stage2")
-    last = config.upsample_last or config.upsample
-    x = build.upsample(x, channels, last, "stage3_upsample")
+    x = layers.Dense(base * base * width, **build.weights("base_dense"))(latents)
+    reshape = layers.Reshape((base, base, width), name="base_reshape")
+    if config.base_stage:
+        x = reshape(build.normalize(x, "base"))
+        options = build.weights("stage1_conv") | {"padding": "same"}
+        width = config.generator_widths[1]
+        x = build.kinds.transposed(width, BASE_STAGE_KERNEL, **options)(x)
+        x = build.normalize(x, "stage1")
+    else:
+        x = build.normalize(reshape(x), "base")
+    first = 1 + config.base_stage  # the number of the first doubling among the stages
+    last = first + count - 1
+    for stage, width in enumerate(config.generator_widths[first:], start=first):
+        x = build.upsample(x, width, config.upsample, f"stage{stage}_upsample")
+        x = build.normalize(x, f"stage{stage}")
+    method = config.upsample_last or config.upsample
+    x = build.upsample(x, channels, method, f"stage{last}_upsample")
     # float32, because half precision would round the pixels before they are measured.
-    images = layers.Activation("tanh", name="stage3_tanh", dtype="float32")(x)
+    images = layers.Activation("tanh", name=f"stage{last}_tanh", dtype="float32")(x)
     if config.checker_grey_levels:
         images = Checker(config.checker_grey_levels, name="checker")(images)
     return keras.Model(latents, images, name="generator")
@@ -122,9 +138,9 @@ def build_discriminator(
     precision: str = "float32",
     fused: bool = False,
 ) -> keras.Model:
-    """Builds the discriminator: two 5x5 convolutions of stride 2.
+    """Builds the discriminator: convolutions of stride 2, then one dense layer.
 
-    By the settings, batch normalisation follows the second, dropout follows each, and
+    By the settings, batch normalisation follows all but the first, dropout each, and
     the last layer also gets the standard deviations of `MinibatchStddev`. The arguments
     are those of `build_generator`; `seed` decides the dropout too.
 
@@ -132,12 +148,14 @@ def build_discriminator(
         A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]
         to logits float32 (batch, 1), for every `precision`.
     """
+    config = with_widths(config, image_size)
     build = Build(config, seed, precision, fused)
+    size = config.discriminator_kernel_size
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         options = build.weights(f"stage{stage}_conv", bias=True)
-        x = build.kinds.plain(width, 5, 2, padding="same", **options)(x)
+        x = build.kinds.plain(width, size, 2, padding="same", **options)(x)
         if stage > 1 and config.discriminator_norm == "batch":
             x = build.normalize(x, f"stage{stage}")
         else:

@@ -7,6 +7,7 @@ checkpoint, so a study may be killed at any moment.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import numpy as np
 
 from analysis.checkerboard.measurement import Measurement, load_measurement
 from analysis.samples import total_cost
-from config.loader import from_dict, load_config, to_dict, with_budget
+from config.loader import from_dict, load_config, to_dict
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config, ModelConfig
+from config.sizes import resolve
 from gan.files import write_atomically
 
 PLAN_FILE = "plan.json"
@@ -200,7 +202,7 @@ def make_plan(
         raise StudyError(f"--methods: received {', '.join(methods)}: one of them twice")
     base = load_config(preset, {"train.epochs": epochs}, sets)
     images = load_dataset(base.data).images_uint8
-    base = with_budget(base, len(images))
+    base = resolve(base, *images.shape[:2])
     # The kept checkpoints are spread evenly over the run; the last one is at its end.
     num_steps = base.train.num_steps
     every = max(1, -(-num_steps // base.run.keep_checkpoints))
@@ -225,19 +227,31 @@ def match_widths(
 ) -> tuple[tuple[int, ...], dict[str, int]]:
     """Finds widths at which a method costs as much as `goal`, and its cost there.
 
-    Only the number of channels between the two doublings changes. Both costs are linear
-    in it, and all layers before it keep their initial weights. What remains is the
-    rounding to a whole channel. `shape` is the side in pixels and the channels.
+    Only the numbers of channels between two doublings change, all by one factor, and
+    then the last one alone. Both costs are linear in that one. All layers before them
+    keep their initial weights. What remains is the rounding to a whole channel.
+    `shape` is the side in pixels and the channels.
     """
-    *front, last = base.model.generator_widths
+    widths = base.model.generator_widths
+    first = 1 + base.model.base_stage
+    front, between = widths[:first], widths[first:]
 
-    def cost(width: int) -> dict[str, int]:
-        return generator_cost(method.model(base, (*front, width)), shape)
+    def cost(*between: int) -> dict[str, int]:
+        return generator_cost(method.model(base, (*front, *between)), shape)
 
-    if goal is not None and match != "none":
-        one, two = cost(1)[match], cost(2)[match]
+    if goal is not None and match != "none" and between:
+        if len(between) > 1:
+            low, high = 1 / 8, 8.0  # factors
+            for _ in range(12):
+                factor = math.sqrt(low * high)
+                scaled = [max(1, round(factor * width)) for width in between]
+                is_low = cost(*scaled)[match] < goal[match]
+                low, high = (factor, high) if is_low else (low, factor)
+            between = tuple(scaled)
+        one, two = cost(*between[:-1], 1)[match], cost(*between[:-1], 2)[match]
         last = max(1, round(1 + (goal[match] - one) / (two - one)))
-    return (*front, last), cost(last)
+        between = (*between[:-1], last)
+    return (*front, *between), cost(*between)
 
 
 def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from gan.files import MAX_BYTES
 
 BUNDLED_NAME = "fashion_mnist"
 BUNDLED_TRAIN_IMAGES = 60_000
+BUNDLED_IMAGE_SIZE = 28  # px
 BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "fashion_mnist.npz"
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from config.loader import differences, from_dict
 from config.schema import Config, ModelConfig, UserError
+from config.sizes import num_doublings, with_widths
 from gan.files import read_text, remove_temporaries, write_atomically
 
 CONFIG = "config.json"
@@ -103,10 +104,12 @@ def parse_record(content: Any) -> RunRecord:
 
 def num_weights(model: ModelConfig, image_size: int) -> int:
     """The approximate number of weights in the largest layers, without building any."""
-    widths = model.generator_widths
-    base = model.latent_dim * (image_size // 4) ** 2 * widths[0]
-    pairs = [*pairwise(widths), *pairwise(model.discriminator_widths)]
-    return base + model.kernel_size**2 * sum(a * b for a, b in pairs)
+    model = with_widths(model, image_size)
+    base = image_size >> num_doublings(model, image_size)
+    size = max(model.kernel_size, model.discriminator_kernel_size)
+    networks = model.generator_widths, model.discriminator_widths
+    convolutions = sum(a * b for widths in networks for a, b in pairwise(widths))
+    return model.latent_dim * base**2 * networks[0][0] + size**2 * convolutions
 
 
 class RunFolder:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from config.loader import load_config
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLERS
 from gan.convolution import DIRECT, FOURIER, PHASES, fastest_form
@@ -27,18 +28,25 @@ def tiny(upsample="transpose", kernel_size=5, **settings):
     return ModelConfig(upsample=upsample, kernel_size=kernel_size, **(TINY | settings))
 
 
+def any_widths(factor):
+    """Small widths of a generator that enlarges its base grid by this factor."""
+    return (8,) * factor.bit_length()
+
+
 def latents(num, seed=0):
     return np.random.default_rng(seed).standard_normal((num, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("method", "kernel_size"), KERNELS)
 def test_images_have_the_size_asked_for_and_stay_in_range(method, kernel_size):
-    for size, channels in itertools.product((28, 32, 64), (1, 3)):
-        generator = build_generator(tiny(method, kernel_size), size, channels)
+    bases = {16: 4, 28: 7, 32: 4, 48: 6, 64: 4, 128: 4}
+    for (size, base), channels in zip(bases.items(), (1, 1, 3, 3, 3, 3), strict=True):
+        config = tiny(method, kernel_size, generator_widths=any_widths(size // base))
+        generator = build_generator(config, size, channels)
         images = generator(1e3 * latents(2)).numpy()
         assert images.shape == (2, size, size, channels)
         assert images.dtype == np.float32 and np.abs(images).max() <= 1
-        assert generator.get_layer("base_reshape").output.shape[1] == size // 4
+        assert generator.get_layer("base_reshape").output.shape[1] == base
 
 
 @pytest.mark.parametrize("size", [28, 32, 64])
@@ -62,6 +70,41 @@ def test_the_default_networks_have_the_parameters_of_the_sum():
     # The spread of the batch is as many maps again for the last layer.
     sums = [25 * 1 * 64 + 64, 25 * 64 * 128 + 128, 7 * 7 * (128 + 128) + 1]
     assert discriminator.count_params() == sum(sums) == 219_137
+
+
+def test_dcgan64_has_the_parameters_of_pytorch_examples():
+    """3,576,704 and 2,765,568 there; ours counts moving statistics and biases too."""
+    config = load_config("dcgan64").model
+    generator = build_generator(config, 64, 3)
+    kernels = [100 * 512 * 16, 512 * 256 * 16, 256 * 128 * 16, 128 * 64 * 16, 64 * 3 * 16]
+    norms = [512, 256, 128, 64]  # scale and offset
+    trainable = sum(np.prod(v.shape) for v in generator.trainable_variables)
+    assert trainable == sum(kernels) + 2 * sum(norms) == 3_576_704
+    assert generator.count_params() == trainable + 2 * sum(norms)
+    assert generator.get_layer("base_act").negative_slope == 0
+    discriminator = build_discriminator(config, 64, 3)
+    kernels = [3 * 64 * 16, 64 * 128 * 16, 128 * 256 * 16, 256 * 512 * 16, 512 * 16]
+    norms, biases = [128, 256, 512], [64, 128, 256, 512, 1]
+    trainable = sum(np.prod(v.shape) for v in discriminator.trainable_variables)
+    assert trainable - sum(biases) == sum(kernels) + 2 * sum(norms) == 2_765_568
+    assert discriminator.get_layer("stage1_act").negative_slope == 0.2
+
+
+def test_the_stages_are_numbered_in_order():
+    """The number of a doubling counts the base stage, if there is one."""
+    for base_stage, expected in ((True, [2, 3, 4]), (False, [1, 2, 3])):
+        config = ModelConfig(base_stage=base_stage)
+        names = [layer.name for layer in build_generator(config, 32).layers]
+        doublings = [name for name in names if name.endswith("_upsample")]
+        assert doublings == [f"stage{k}_upsample" for k in expected]
+
+
+def test_the_last_doubling_can_have_another_method():
+    config = ModelConfig(upsample="resize-nearest", upsample_last="subpixel")
+    names = [layer.name for layer in build_generator(config, 64).layers]
+    resized = [name for name in names if name.endswith("_resize")]
+    assert resized == [f"stage{k}_upsample_resize" for k in (2, 3, 4)]
+    assert "stage5_upsample_conv" in names
 
 
 def test_the_spread_of_a_group_is_the_standard_deviation_of_each_feature():

@@ -104,8 +104,9 @@ def test_checkpoints_without_a_configuration_are_refused(tmp_path):
         '{"config": {}, "dataset": {"image_size": 28, "channels": 2, "num_images": 9}}',
         '{"config": {}, "dataset": {"image_size": 9999999999, "channels": 1, '
         '"num_images": 9}}',
-        '{"config": {"model": {"latent_dim": 4096}}, "dataset": {"image_size": 1024, '
-        '"channels": 1, "num_images": 9}}',
+        '{"config": {"model": {"latent_dim": 4096, "base_size": 256}}, "dataset": '
+        '{"image_size": 1024, "channels": 1, "num_images": 9}}',
+        '{"config": {"model": {"base_size": 5}}, "dataset": DATASET}',
         '{"config": {"model": {"generator_widths": [4096, 4096, 4096]}}, '
         '"dataset": DATASET}',
         '{"config": {}, "dataset": DATASET}' + " " * (1 << 20),
