@@ -56,7 +56,7 @@ def test_widths_that_are_set_decide_the_doublings():
 @pytest.mark.parametrize(
     ("image_size", "settings", "message"),
     [
-        (64, {"base_size": 5}, "received 5 for images of 64 px, expected 0 or one of 32"),
+        (64, {"base_size": 5}, "5 for images of 64 px, expected 0 or one of 32, 16, 8"),
         (28, {"base_size": 28}, "expected 0 or one of 14, 7"),
         (
             64,

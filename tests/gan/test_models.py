@@ -1,4 +1,4 @@
-import itertools
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -76,14 +76,16 @@ def test_dcgan64_has_the_parameters_of_pytorch_examples():
     """3,576,704 and 2,765,568 there; ours counts moving statistics and biases too."""
     config = load_config("dcgan64").model
     generator = build_generator(config, 64, 3)
-    kernels = [100 * 512 * 16, 512 * 256 * 16, 256 * 128 * 16, 128 * 64 * 16, 64 * 3 * 16]
+    channels = [100, 512, 256, 128, 64, 3]
+    kernels = [16 * before * after for before, after in pairwise(channels)]
     norms = [512, 256, 128, 64]  # scale and offset
     trainable = sum(np.prod(v.shape) for v in generator.trainable_variables)
     assert trainable == sum(kernels) + 2 * sum(norms) == 3_576_704
     assert generator.count_params() == trainable + 2 * sum(norms)
     assert generator.get_layer("base_act").negative_slope == 0
     discriminator = build_discriminator(config, 64, 3)
-    kernels = [3 * 64 * 16, 64 * 128 * 16, 128 * 256 * 16, 256 * 512 * 16, 512 * 16]
+    channels = [3, 64, 128, 256, 512, 1]
+    kernels = [16 * before * after for before, after in pairwise(channels)]
     norms, biases = [128, 256, 512], [64, 128, 256, 512, 1]
     trainable = sum(np.prod(v.shape) for v in discriminator.trainable_variables)
     assert trainable - sum(biases) == sum(kernels) + 2 * sum(norms) == 2_765_568
