@@ -242,7 +242,7 @@ def match_widths(
     if goal is not None and match != "none" and between:
         if len(between) > 1:
             low, high = 1 / 8, 8.0  # factors
-            for _ in range(12):
+            for _ in range(8):
                 factor = math.sqrt(low * high)
                 scaled = [max(1, round(factor * width)) for width in between]
                 is_low = cost(*scaled)[match] < goal[match]

@@ -32,6 +32,7 @@ from analysis.study.plan import (
     load_plan,
     load_results,
     make_plan,
+    match_widths,
 )
 from analysis.study.run import (
     CHECKERBOARD_KEYS,
@@ -41,6 +42,7 @@ from analysis.study.run import (
     run_missing,
     train_and_measure,
 )
+from config.loader import load_config
 from gan.models import build_generator
 from gan.run.folder import RunFolder
 
@@ -123,6 +125,18 @@ def test_widths_make_the_costs_equal_up_to_one_channel(match):
     assert free.widths["resize-nearest k3"] == free.widths["transpose k5"]
     ratio = free.costs["resize-nearest k3"]["macs"] / free.costs["transpose k5"]["macs"]
     assert ratio > 1.05
+
+
+def test_three_doublings_are_matched_by_all_widths_between_them():
+    """Nine products take the place of 25 at a quarter of the pixels each: 36 to 25."""
+    base = load_config("study", sets=[*SMALL, "model.generator_widths=[16,16,32,32]"])
+    shape = 32, 1
+    widths, goal = match_widths(base, Method.parse("transpose:5"), shape, "macs", None)
+    assert widths == (16, 16, 32, 32)
+    resize = Method.parse("resize-nearest:3")
+    found, cost = match_widths(base, resize, shape, "macs", goal)
+    assert found[:2] == (16, 16) and 20 <= found[2] < 32 and 20 <= found[3] < 32
+    assert abs(cost["macs"] / goal["macs"] - 1) < 0.02
 
 
 def test_cost_of_one_generator_by_hand():
