@@ -19,13 +19,17 @@ from rich.table import Table
 from config.loader import load_config, to_dict, with_budget
 from config.schema import Config, ConfigError, UserError
 from gan.command_line import Command, option, setting_options
-from gan.data.dataset import BUNDLED_NAME, BUNDLED_TRAIN_IMAGES, load_dataset
+from gan.data.dataset import BUNDLED_NAMES, load_dataset
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gan.evaluation import Observer
+
+FEW_IMAGES = 10_000  # fewer ones give a short training at the usual number of passes
 
 
 class TrainCommand(Command):
@@ -139,9 +143,12 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     dataset = load_dataset(config.data)
+    in_passes = not config.train.num_steps
     config = with_budget(config, len(dataset.images_uint8))
     for note in dataset.notes:
         say(f"note: {note}")
+    if in_passes and len(dataset.images_uint8) < FEW_IMAGES:
+        say(f"note: {advice(config, dataset.images_uint8)}")
 
     prepare_tensorflow()
     from gan.devices import Processes, check_fits, make_strategy, process_folder
@@ -179,6 +186,18 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     return outcome.exit_code
 
 
+def advice(config: Config, images_uint8: "np.ndarray") -> str:
+    """Says what helps when a budget in passes over few images gives few steps."""
+    num_images = len(images_uint8)
+    num_copies = num_images - len({image.tobytes() for image in images_uint8})
+    return (
+        f"{num_images} images ({num_copies} of them exact copies of others) are few, "
+        f"so that {config.train.epochs:g} passes are only {config.train.num_steps} "
+        "steps; give the budget with --steps, or take the recipe for few images with "
+        "--config emoji."
+    )
+
+
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
     console = Console(highlight=False)
@@ -188,8 +207,8 @@ def show_plan(config: Config, directory: Path, max_minutes: float | None) -> Non
         for key, value in settings.items():
             table.add_row(f"{section}.{key}", escape(str(value)))
     console.print(table)
-    if config.data.dataset == BUNDLED_NAME and not config.data.limit:
-        config = with_budget(config, BUNDLED_TRAIN_IMAGES)
+    if config.data.dataset in BUNDLED_NAMES:
+        config = with_budget(config, len(load_dataset(config.data).images_uint8))
     steps = config.train.num_steps or "epochs x images / batch size"
     limit = f", at most {max_minutes:g} minutes in this call" if max_minutes else ""
     console.print(f"budget: {steps} steps of {config.train.batch_size} images{limit}")
