@@ -193,8 +193,8 @@ def advice(config: Config, images_uint8: "np.ndarray") -> str:
     return (
         f"{num_images} images ({num_copies} of them exact copies of others) are few, "
         f"so that {config.train.epochs:g} passes are only {config.train.num_steps} "
-        "steps; give the budget with --steps, or take the recipe for few images with "
-        "--config emoji."
+        "steps; give the budget with --steps and try --augment "
+        "colour,translation,cutout, or take the recipe --config emoji"
     )
 
 

@@ -18,6 +18,7 @@ from gan.files import MAX_BYTES
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED_NAMES = ("fashion_mnist", "emoji")
 BUNDLED_FILE = ASSETS / "fashion_mnist.npz"
+BUNDLED_TRAIN_IMAGES = 60_000  # in that file
 EMOJI_FILE = ASSETS / "emoji.npz"
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 

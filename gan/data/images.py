@@ -57,15 +57,15 @@ def to_picture(image_uint8: np.ndarray) -> Image.Image:
 def parse_colour(text: str) -> tuple[int, int, int]:
     """Returns red, green and blue, 0 to 255, of a colour that Pillow understands."""
     try:
-        red, green, blue = ImageColor.getrgb(text)  # four levels with an opacity
-        if max(red, green, blue) <= 255:
-            return red, green, blue
+        levels: tuple[int, ...] = ImageColor.getrgb(text)
     except ValueError:
-        pass
-    raise ConfigError(
-        f"data.background: received {text!r}, expected a colour such as white, "
-        "#ff8000 or rgb(255, 128, 0)"
-    )
+        levels = ()
+    if len(levels) != 3 or max(levels) > 255:  # the fourth level is an opacity
+        raise ConfigError(
+            f"data.background: received {text!r}, expected a colour such as white, "
+            "#ff8000 or rgb(255, 128, 0)"
+        )
+    return levels[0], levels[1], levels[2]
 
 
 def fit_image(
