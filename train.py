@@ -21,18 +21,17 @@ from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
 from config.sizes import resolve, with_widths
 from gan.command_line import Command, option, setting_options
-from gan.data.dataset import (
-    BUNDLED_IMAGE_SIZE,
-    BUNDLED_NAME,
-    BUNDLED_TRAIN_IMAGES,
-    load_dataset,
-)
+from gan.data.dataset import BUNDLED, load_dataset
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gan.evaluation import Observer
+
+FEW_IMAGES = 10_000  # fewer ones give a short training at the usual number of passes
 
 
 class TrainCommand(Command):
@@ -146,9 +145,12 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     dataset = load_dataset(config.data)
+    in_passes = not config.train.num_steps
     config = resolve(config, *dataset.images_uint8.shape[:2])
     for note in dataset.notes:
         say(f"note: {note}")
+    if in_passes and len(dataset.images_uint8) < FEW_IMAGES:
+        say(f"note: {advice(config, dataset.images_uint8)}")
 
     prepare_tensorflow()
     from gan.devices import Processes, check_fits, make_strategy, process_folder
@@ -186,11 +188,25 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     return outcome.exit_code
 
 
+def advice(config: Config, images_uint8: "np.ndarray") -> str:
+    """Says what helps when a budget in passes over few images gives few steps."""
+    num_images = len(images_uint8)
+    num_copies = num_images - len({image.tobytes() for image in images_uint8})
+    return (
+        f"{num_images} images ({num_copies} of them exact copies of others) are few, "
+        f"so that {config.train.epochs:g} passes are only {config.train.num_steps} "
+        "steps; give the budget with --steps and try --augment "
+        "colour,translation,cutout, or take the recipe --config emoji"
+    )
+
+
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
     size = config.data.image_size
-    if config.data.dataset == BUNDLED_NAME and not config.data.limit:
-        config = resolve(config, BUNDLED_TRAIN_IMAGES, size or BUNDLED_IMAGE_SIZE)
+    is_whole = not config.data.limit and not config.data.skin_tones
+    if config.data.dataset in BUNDLED and is_whole:
+        num_images, own_size = BUNDLED[config.data.dataset]
+        config = resolve(config, num_images, size or own_size)
     elif size:
         config = replace(config, model=with_widths(config.model, size))
     console = Console(highlight=False)

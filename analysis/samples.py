@@ -196,7 +196,7 @@ def read_path(path: Path, num_images: int | None) -> Samples:
         return make_samples(read_npz(path)[:num_images], path.stem, "file", facts)
     if not path.is_dir():
         raise SampleError(f"{path}: expected a run, an .npz file or a folder of images")
-    pictures = open_path(path, "train", background=0)
+    pictures = open_path(path, "train")
     if len(pictures.shapes) > 1:
         sizes = ", ".join("x".join(map(str, s)) for s in sorted(pictures.shapes))
         raise SampleError(f"{path}: received images of several sizes ({sizes})")

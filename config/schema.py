@@ -59,8 +59,9 @@ class DataConfig:
 
     dataset: str = setting(
         "fashion_mnist",
-        "Training images: fashion_mnist (bundled), the name of a tensorflow-datasets "
-        "data set, or the path of a folder, an .npz or an .npy file.",
+        "Training images: fashion_mnist or emoji (both bundled), the name of a "
+        "tensorflow-datasets data set, or the path of a folder, an .npz or an .npy "
+        "file.",
         flag=("Experiment", "--dataset NAME|PATH"),
     )
     image_size: int = setting(
@@ -71,6 +72,14 @@ class DataConfig:
         "crop", "How images of another size are brought to image_size.", choices=FITS
     )
     invert: bool = setting(False, "Swap dark and light.")
+    background: str = setting(
+        "black",
+        "Colour under transparent pixels and, with the fit pad, around the image: a "
+        "name, #rrggbb or rgb(red, green, blue); grey images take its luma.",
+    )
+    skin_tones: bool = setting(
+        False, "Whether emoji contains the skin-tone variants of its people and hands."
+    )
     limit: int = setting(0, "Number of images to use, from the first on; 0: all.", 0)
 
 

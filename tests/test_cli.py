@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import train
+from config.schema import DataConfig
 from gan.__main__ import main as gan
 from gan.__main__ import parse_seeds, slerp
+from gan.data.dataset import load_dataset
 from gan.data.images import tile
 from gan.run.folder import RunFolder, read_run
 from gan.sampling import open_run, sample
@@ -87,6 +89,8 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     _, limited = call(train.main, "--dry-run", "--dataset", "[/x]", "--max-minutes", 3)
     assert "[/x]" in limited and "at most 3 minutes" in limited
     assert "budget: epochs x images / batch size steps" in limited
+    _, emoji = call(train.main, "--dry-run", "--dataset", "emoji")
+    assert "budget: 1075 steps of 16 images" in emoji  # 9 x 1911 / 16
 
 
 @pytest.mark.parametrize(
@@ -200,6 +204,36 @@ def test_a_run_whose_checkpoints_are_all_bad_does_not_start_over(run, preset):
     again = ("--config", preset, "--runs-dir", run.parent, "--run", run.name)
     assert "no valid checkpoint is left" in refused(train.main, *again)
     assert "set aside earlier" in refused(train.main, *again)
+
+
+def test_emoji_train_from_the_command(tmp_path, preset):
+    sets = ("--set", "data.limit=64", "--dataset", "emoji", "--run", "emoji")
+    args = ("--config", preset, *sets, "--runs-dir", tmp_path, "--no-observe")
+    code, output = call(train.main, *args, "--steps", 2)
+    assert code == 0 and "finished: 2 steps" in output
+    assert "note: 1875 skin-tone variants" in output and "are few" not in output
+    record, data = read_run(tmp_path / "emoji"), DataConfig("emoji", limit=64)
+    assert record.dataset["name"] == "emoji"
+    assert record.dataset["digest"] == load_dataset(data).digest
+    assert sample(open_run(tmp_path / "emoji").generator, [0]).shape == (1, 64, 64, 3)
+
+
+def test_a_budget_in_passes_over_few_images_gets_advice(tmp_path, monkeypatch):
+    def stop(*_):
+        raise OSError("stopped before the training")
+
+    monkeypatch.setattr("gan.devices.make_strategy", stop)
+    image = np.zeros((28, 28), np.uint8)
+    np.save(tmp_path / "few.npy", np.stack([image, image, image + 1]))
+    _, output = call(train.main, "--dataset", tmp_path / "few.npy", "--epochs", 32)
+    (note,) = [line for line in output.splitlines() if line.startswith("note: ")]
+    assert "3 images (1 of them" in note and "32 passes are only 6 steps" in note
+    assert "--steps" in note
+    # A budget in steps, or more images, get none.
+    _, output = call(train.main, "--dataset", tmp_path / "few.npy", "--steps", 9)
+    assert "stopped" in output and "are few" not in output
+    _, output = call(train.main, "--set", "data.limit=10000")
+    assert "stopped" in output and "are few" not in output
 
 
 @pytest.mark.parametrize("upsample", ["transpose", "resize"])

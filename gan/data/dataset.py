@@ -11,14 +11,16 @@ import numpy as np
 
 from config.schema import DataConfig
 from gan.data.files import open_path
-from gan.data.images import fit_image
+from gan.data.images import fit_image, parse_colour
 from gan.data.source import DataError, Source, array_source
 from gan.files import MAX_BYTES
 
-BUNDLED_NAME = "fashion_mnist"
-BUNDLED_TRAIN_IMAGES = 60_000
-BUNDLED_IMAGE_SIZE = 28  # px
-BUNDLED_FILE = Path(__file__).parents[1] / "assets" / "fashion_mnist.npz"
+ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED_FILE = ASSETS / "fashion_mnist.npz"
+BUNDLED_TRAIN_IMAGES = 60_000  # in that file
+EMOJI_FILE = ASSETS / "emoji.npz"
+# Number of training images and their size in px.
+BUNDLED = {"fashion_mnist": (BUNDLED_TRAIN_IMAGES, 28), "emoji": (1_911, 64)}
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 
 
@@ -49,7 +51,7 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
                 "data.limit"
             )
         image = 255 - image if config.invert else image
-        images.append(fit_image(image, size, channels, config.fit))
+        images.append(fit_image(image, size, channels, config.fit, config.background))
         labels.append(label)
     notes = source.notes
     if count := len(source.skipped):  # quoted: names may hold any character
@@ -63,21 +65,44 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
 
 
 def open_source(config: DataConfig, split: str) -> Source:
-    """Opens the bundled set, a path, or a data set of tensorflow-datasets."""
+    """Opens a bundled set, a path, or a data set of tensorflow-datasets."""
     name = config.dataset
-    if name == BUNDLED_NAME:
+    colour = parse_colour(config.background)
+    if name == "emoji":
+        return open_emoji(split, config.skin_tones)
+    if name == "fashion_mnist":
         with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         return array_source(name, images[..., np.newaxis], labels)
     path = Path(name).expanduser()
     if name and path.exists():
-        # Transparent pixels must be black after the inversion.
-        return open_path(path, split, background=255 if config.invert else 0)
+        # Transparent pixels must have this colour after the inversion.
+        red, green, blue = (255 - c if config.invert else c for c in colour)
+        return open_path(path, split, (red, green, blue))
     if name.startswith((".", "~", "/")) or path.suffix in (".npz", ".npy"):
         raise DataError(f"{name}: no such folder or file")
     from gan.data.tfds import open_tfds  # imports TensorFlow
 
     return open_tfds(name, split)
+
+
+def open_emoji(split: str, skin_tones: bool) -> Source:
+    """Opens the bundled emoji, with or without their skin-tone variants.
+
+    The labels are indices of the array `categories` in the file.
+    """
+    if split != "train":
+        raise DataError(f"emoji: no {split} split")
+    with np.load(EMOJI_FILE, allow_pickle=False) as arrays:
+        chosen = ~arrays["skin_tones"] | skin_tones
+        images, labels = arrays["images"][chosen], arrays["labels"][chosen]
+    source = array_source("emoji", images, labels)
+    if left_out := len(chosen) - len(images):
+        source.notes.append(
+            f"{left_out} skin-tone variants of emoji are left out, because they are "
+            "nearly the same; add them with --set data.skin_tones=true."
+        )
+    return source
 
 
 def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:

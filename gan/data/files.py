@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,13 +17,14 @@ from gan.files import MAX_BYTES, first_line
 # Formats that Pillow decodes itself. EPS is left out: an EPS file is a program, and
 # Pillow would have Ghostscript run it.
 FORMATS = "AVIF BMP DIB GIF ICO JPEG JPEG2000 PCX PNG PPM QOI SGI TGA TIFF WEBP".split()
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
-def open_path(path: Path, split: str, *, background: int) -> Source:
+def open_path(path: Path, split: str, background: Colour = (0, 0, 0)) -> Source:
     """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
 
-    `background` is the grey level (0 to 255) put under transparent pixels of pictures.
+    `background` is the colour put under transparent pixels of pictures.
     """
     if path.suffix in (".npz", ".npy") and path.is_file():
         return open_arrays(path, split)
@@ -33,7 +35,7 @@ def open_path(path: Path, split: str, *, background: int) -> Source:
     return open_folder(path, split, background)
 
 
-def open_folder(path: Path, split: str, background: int) -> Source:
+def open_folder(path: Path, split: str, background: Colour) -> Source:
     """Opens all pictures below a folder, in the order of their relative POSIX paths.
 
     Damaged pictures are skipped and named. If all pictures lie in sub-folders, the
@@ -72,7 +74,7 @@ def open_folder(path: Path, split: str, background: int) -> Source:
 
 
 @contextmanager
-def open_picture(path: Path) -> Iterator[Image.Image]:
+def open_picture(path: Path | BinaryIO) -> Iterator[Image.Image]:
     """Opens a picture and reads its header; decompression bombs are errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,7 +100,7 @@ def num_channels(picture: Image.Image) -> int:
     return 1 if picture.mode in GREY_MODES or picture.mode.startswith("I;16") else 3
 
 
-def read_picture(path: Path, background: int) -> np.ndarray:
+def read_picture(path: Path | BinaryIO, background: Colour) -> np.ndarray:
     """Decodes the first frame of a picture, upright, opaque: uint8 (H, W, 1 or 3)."""
     with open_picture(path) as picture:
         channels = num_channels(picture)
@@ -112,7 +114,7 @@ def read_picture(path: Path, background: int) -> np.ndarray:
         if picture.mode == "F":
             raise ValueError("pixels without a known range")
         if picture.has_transparency_data:
-            canvas = Image.new("RGBA", picture.size, (background,) * 3 + (255,))
+            canvas = Image.new("RGBA", picture.size, (*background, 255))
             picture = Image.alpha_composite(canvas, picture.convert("RGBA"))
         pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)

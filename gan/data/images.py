@@ -7,7 +7,9 @@ Axes are (batch, height, width, channels).
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
+
+from config.schema import ConfigError
 
 
 def to_float(images_uint8: np.ndarray) -> np.ndarray:
@@ -52,12 +54,28 @@ def to_picture(image_uint8: np.ndarray) -> Image.Image:
     return Image.fromarray(image_uint8[..., 0] if grey else image_uint8)
 
 
-def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarray:
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Returns red, green and blue, 0 to 255, of a colour that Pillow understands."""
+    try:
+        levels: tuple[int, ...] = ImageColor.getrgb(text)
+    except ValueError:
+        levels = ()
+    if len(levels) != 3 or max(levels) > 255:  # the fourth level is an opacity
+        raise ConfigError(
+            f"data.background: received {text!r}, expected a colour such as white, "
+            "#ff8000 or rgb(255, 128, 0)"
+        )
+    return levels[0], levels[1], levels[2]
+
+
+def fit_image(
+    image: np.ndarray, size: int, channels: int, fit: str, background: str = "black"
+) -> np.ndarray:
     """Brings an image, uint8 (H, W, 1 or 3), to uint8 (size, size, channels).
 
     The fit "crop" scales the short side and cuts out the centre, "pad" scales the long
-    side and centres the image on black, "stretch" scales both sides. Grey is the luma
-    of ITU-R 601.
+    side and centres the image on the background, "stretch" scales both sides. Grey is
+    the luma of ITU-R 601.
     """
     if image.shape == (size, size, channels):
         return image
@@ -66,7 +84,7 @@ def fit_image(image: np.ndarray, size: int, channels: int, fit: str) -> np.ndarr
     if fit == "crop":
         picture = ImageOps.fit(picture, target, method)
     elif fit == "pad":
-        picture = ImageOps.pad(picture, target, method, color=0)
+        picture = ImageOps.pad(picture, target, method, color=background)
     else:
         picture = picture.resize(target, method)
     return np.asarray(picture).reshape(size, size, channels)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config.schema import DataConfig
+from config.schema import ConfigError, DataConfig
 from gan.data import files
 from gan.data.dataset import DataError, load_dataset
 from tools.build_fashion_mnist import idx_bytes
@@ -74,6 +74,29 @@ def test_transparent_pixels_become_black(tmp_path, invert):
     assert images.shape == (2, 8, 8, 3)
     assert (images[:, :, :4] == 0).all()
     assert (images[:, :, 4:] == (55 if invert else 200)).all()
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_transparent_pixels_get_the_background(tmp_path, invert):
+    pixels = np.full((8, 8, 4), 100, np.uint8)
+    pixels[..., 3] = [0] * 3 + [51] * 2 + [255] * 3  # opacity 0, 1/5 and 1
+    save(pixels, tmp_path / "colour.png")
+    save(Image.fromarray(pixels[..., [0, 3]], "LA"), tmp_path / "grey.png")
+    settings = {"background": "#ff8000", "invert": invert}
+    colour, grey = load(tmp_path, **settings).images_uint8[:, 0].astype(int)
+    assert (colour[:3] == (255, 128, 0)).all() and (
+        colour[5:] == 100 + 55 * invert
+    ).all()
+    # A fifth of the pixel, 100 or inverted 155, and 4/5 of the background.
+    between = (235, 133, 31) if invert else (224, 122, 20)
+    assert abs(colour[3:5] - between).max() <= 1
+    # Luma of the background: 0.299 x 255 + 0.587 x 128 = 151.4
+    assert (grey[:3] == 151).all() and (grey[5:] == 100 + 55 * invert).all()
+
+
+def test_a_wrong_background_is_refused_for_any_set():
+    with pytest.raises(ConfigError, match="data.background: received 'whit'"):
+        load("fashion_mnist", limit=1, background="whit")
 
 
 def test_exif_rotation_and_cmyk(tmp_path):

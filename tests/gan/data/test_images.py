@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from gan.data.images import fit_image, round_to_uint8, tile, to_float, to_uint8
+from config.schema import ConfigError
+from gan.data.images import (
+    fit_image,
+    parse_colour,
+    round_to_uint8,
+    tile,
+    to_float,
+    to_uint8,
+)
 
 
 def test_every_grey_level_stays_the_same_as_float_and_back():
@@ -69,3 +77,39 @@ def test_grey_images_stay_the_same_with_three_channels_and_back():
     np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
     np.testing.assert_array_equal(fit_image(colour, 8, 1, "crop"), grey)
     assert fit_image(grey, 8, 1, "crop") is grey
+
+
+def test_pad_puts_the_background_around_the_image():
+    image = np.full((8, 24, 3), 200, np.uint8)
+    for name, colour in (("black", (0, 0, 0)), ("#ff8000", (255, 128, 0))):
+        pad = fit_image(image, 24, 3, "pad", name)
+        assert (pad[8:16] == 200).all()
+        assert (pad[:8] == colour).all() and (pad[16:] == colour).all()
+    np.testing.assert_array_equal(
+        fit_image(image, 24, 3, "pad"), fit_image(image, 24, 3, "pad", "black")
+    )
+    # Luma of red: 0.299 x 255 = 76.2
+    assert (fit_image(wide_image(), 24, 1, "pad", "red")[0] == 76).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [
+        ("white", (255, 255, 255)),
+        ("#f80", (255, 136, 0)),
+        ("#FF8000", (255, 128, 0)),
+        ("rgb(1, 2, 3)", (1, 2, 3)),
+        ("hsl(120, 100%, 50%)", (0, 255, 0)),
+    ],
+)
+def test_colours_that_pillow_understands(text, colour):
+    assert parse_colour(text) == colour
+
+
+@pytest.mark.parametrize(
+    "text", ["", "whit", "#ff", "#ff800080", "rgb(256, 0, 0)", "255", "w" * 200]
+)
+def test_other_colours_are_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match="data.background: received") as caught:
+        parse_colour(text)
+    assert "\n" not in str(caught.value)
