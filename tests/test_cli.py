@@ -202,7 +202,9 @@ def test_a_run_whose_checkpoints_are_all_bad_does_not_start_over(run, preset):
     assert "set aside earlier" in refused(train.main, *again)
 
 
-@pytest.mark.parametrize("upsample", ["transpose", "resize"])
+@pytest.mark.parametrize(
+    "upsample", [pytest.param("transpose", marks=pytest.mark.slow), "resize"]
+)
 def test_the_smoke_preset_leaves_everything_behind(tmp_path, upsample):
     args = ("--config", "config/smoke.toml", "--upsample", upsample)
     code, output = call(train.main, *args, "--runs-dir", tmp_path)
