@@ -21,7 +21,7 @@ import train as program
 from config.schema import ConfigError
 from gan import devices
 from gan.devices import make_strategy
-from gan.run.checkpoint import available, restore_newest
+from gan.run.checkpoint import available, read
 from gan.run.folder import read_run
 from gan.state import build_state
 from gan.step import METRICS
@@ -98,10 +98,11 @@ def here(command):
     return result.output
 
 
-def state_of(directory):
+def digest_of(directory, step=NUM_STEPS):
+    """The digest of the state in the checkpoint of a step."""
     state = build_state(read_run(directory).config, 28, 1)
-    assert restore_newest(directory / "state", state.checkpoint).step == NUM_STEPS
-    return state
+    read(directory / "state" / f"step-{step:08d}", state.checkpoint)
+    return state.digest()
 
 
 def logged(directory):
@@ -128,7 +129,7 @@ def test_two_processes_equal_two_devices_bit_for_bit(runs, command):
 def assert_ends_like_mirrored(runs, name):
     """A run has the state, the log and the pictures of the run on two devices."""
     run, mirrored = runs / name, runs / "mirrored"
-    assert state_of(run).digest() == state_of(mirrored).digest()
+    assert digest_of(run) == digest_of(mirrored)
     np.testing.assert_array_equal(logged(run), logged(mirrored))
     for picture in ("step-00000020.png", f"step-000000{NUM_STEPS}.png"):
         expected = (mirrored / "samples" / picture).read_bytes()
@@ -151,7 +152,8 @@ from gan.state import build_state
 from gan.step import batch_inputs, make_train_steps
 
 strategy = devices.make_strategy("mirrored", 2)
-precision, r1_gamma = sys.argv[2:]
+precision, r1_gamma, eagerly = sys.argv[2:]
+tf.config.run_functions_eagerly(eagerly == "True")
 changes = {"train.precision": precision, "train.r1_gamma": float(r1_gamma)}
 config = load_config(sys.argv[1], changes)
 images = tf.constant(load_dataset(config.data).images_uint8)
@@ -176,19 +178,22 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize(
-    ("precision", "gamma", "near"),
+    ("precision", "gamma", "near", "eagerly"),
     [
-        ("float32", 1.0, 1e-5),
-        pytest.param("mixed_float16", 0.0, 1e-2, marks=pytest.mark.slow),
+        ("float32", 1.0, 1e-5, True),
+        pytest.param("float32", 1.0, 1e-5, False, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", 0.0, 1e-2, False, marks=pytest.mark.slow),
     ],
 )
-def test_without_any_of_its_parts_two_replicas_differ(runs, precision, gamma, near):
+def test_without_any_of_its_parts_two_replicas_differ(
+    runs, precision, gamma, near, eagerly
+):
     """Controls: batch statistics of each replica's own, and a mask that is not shared.
 
     In float32 the steps include R1, and the last control is a run without it.
     """
-    preset = str(runs / "tiny.toml")
-    command = [sys.executable, "-c", CONTROL, preset, precision, str(gamma)]
+    words = map(str, (runs / "tiny.toml", precision, gamma, eagerly))
+    command = [sys.executable, "-c", CONTROL, *words]
     found = {k: np.array(v) for k, v in json.loads(finish(command)).items()}
     one, losses = found["one"], np.s_[:, :4]
     compared = np.s_[:] if gamma else losses
@@ -199,18 +204,19 @@ def test_without_any_of_its_parts_two_replicas_differ(runs, precision, gamma, ne
         assert np.abs(one - logged(runs / "one")[:3]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "flags", "changed"),
     [
-        pytest.param("one", MIRRORED, "replicas: 1 -> 2", marks=pytest.mark.slow),
+        ("one", MIRRORED, "replicas: 1 -> 2"),
         ("mirrored", (), "replicas: 2 -> 1"),
-        pytest.param("mirrored", MULTIWORKER, "", marks=pytest.mark.slow),
+        ("mirrored", MULTIWORKER, ""),
     ],
 )
 def test_a_checkpoint_moves_between_one_device_and_several(
     runs, command, first, flags, changed
 ):
-    """Row 22 of docs/reliability.md; another test moves from two processes to one."""
+    """Row 22 of docs/reliability.md; from several processes see the tests below."""
     copy = shutil.copytree(runs / first, runs / f"moved-{first}-{len(flags)}")
     for step, path in available(copy / "state"):
         if step > 20:
@@ -227,7 +233,7 @@ def test_a_checkpoint_moves_between_one_device_and_several(
         assert f"the environment has changed: {changed}" in said
     else:
         assert "warning" not in said
-        assert state_of(copy).digest() == state_of(runs / first).digest()
+        assert digest_of(copy) == digest_of(runs / first)
 
 
 def workers_of(launcher):
@@ -254,6 +260,35 @@ def wait_for_step(launcher, directory, step):
         time.sleep(0.005)
 
 
+def test_two_processes_equal_two_devices_and_stop_together(runs, command):
+    """Rows 22 and 23 of docs/reliability.md.
+
+    After SIGTERM to one worker, both stop after the same step and save. One device
+    continues the run.
+    """
+    directory, straight = runs / "stopped", logged(runs / "one")
+    with start(command("stopped", *MULTIWORKER)) as launcher:
+        wait_for_step(launcher, directory, 22)
+        os.kill(workers_of(launcher)[1], signal.SIGTERM)
+        out, err = launcher.communicate(timeout=900)
+    assert launcher.returncode == 128 + signal.SIGTERM and "starting" not in err, err
+    assert "stopped by another worker after step" in out
+    step = available(directory / "state")[0][0]
+    assert 22 <= step < NUM_STEPS and f"after step {step}" in out
+
+    mirrored = runs / "mirrored"
+    np.testing.assert_array_equal(logged(directory), logged(mirrored)[:step])
+    assert digest_of(directory, 20) == digest_of(mirrored, 20)
+    picture = Path("samples", "step-00000020.png")
+    assert (directory / picture).read_bytes() == (mirrored / picture).read_bytes()
+
+    said = here(command("stopped"))
+    assert f"continuing after step {step} of {NUM_STEPS}" in said
+    assert "the environment has changed: replicas: 2 -> 1" in said
+    np.testing.assert_allclose(logged(directory)[:, :6], straight[:, :6], atol=1e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_killed_and_stopped_equal_two_devices_bit_for_bit(runs, command):
     """Rows 20 and 23 of docs/reliability.md.
 
