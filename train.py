@@ -161,9 +161,11 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     console.quiet = not Processes(strategy).is_chief
 
     def observers() -> "list[Observer]":
+        if not options["observe"]:
+            return []
         from analysis.observers import make_observers
 
-        return make_observers(config, dataset, say) if options["observe"] else []
+        return make_observers(config, dataset, say)
 
     with process_folder(directory, strategy) as folder:
         say(

@@ -61,3 +61,13 @@ def trained(tiny, images, tmp_path_factory):
 def run(trained, tmp_path):
     """A copy of the tiny run, to be damaged at will."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def eagerly():
+    """Runs steps without compilation: a few of them cost less than one trace."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -114,7 +114,7 @@ def test_the_network_in_pytorch_has_as_many_weights():
 
 
 @pytest.mark.parametrize("make", [rivals.tutorial_loop, rivals.keras_fit])
-def test_a_step_of_a_rival_changes_both_networks(make, monkeypatch):
+def test_a_step_of_a_rival_changes_both_networks(make, eagerly, monkeypatch):
     built = []
 
     def keep(build):

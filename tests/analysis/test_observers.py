@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from analysis.observers import (
     LOGGED_SCORES,
@@ -251,14 +250,6 @@ class FakeObserver:
     def observe(self, step, images_uint8, state):
         value = self.scores.get(step, 9.0)
         return Observation({self.name: value}, score=self.name)
-
-
-@pytest.fixture
-def eagerly():
-    """Runs steps without compilation: a few of them cost less than one trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def test_a_resumed_run_remembers_the_best(tiny, images, tmp_path, eagerly):

@@ -11,13 +11,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import train as program
 from config.schema import ConfigError
+from gan import devices
 from gan.devices import make_strategy
-from gan.run.checkpoint import available, restore_newest
+from gan.run.checkpoint import available, read
 from gan.run.folder import read_run
 from gan.state import build_state
 from gan.step import METRICS
@@ -81,17 +85,24 @@ def launched(command, *options):
 
 @pytest.fixture(scope="module")
 def runs(command):
-    """The same run on one device, on two, and by two processes: their folders."""
-    finish(command("one"))
+    """The same run on one device, which is this process, and on two: their folders."""
+    here(command("one"))
     finish(command("mirrored", *MIRRORED))
-    finish(launched(command("multiworker", *MULTIWORKER)))
     return command.folder
 
 
-def state_of(directory):
+def here(command):
+    """What a command prints that runs in this process, on one device."""
+    result = CliRunner().invoke(program.main, command[2:])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def digest_of(directory, step=NUM_STEPS):
+    """The digest of the state in the checkpoint of a step."""
     state = build_state(read_run(directory).config, 28, 1)
-    assert restore_newest(directory / "state", state.checkpoint).step == NUM_STEPS
-    return state
+    read(directory / "state" / f"step-{step:08d}", state.checkpoint)
+    return state.digest()
 
 
 def logged(directory):
@@ -108,98 +119,113 @@ def test_two_replicas_train_as_one_device(runs):
     np.testing.assert_allclose(two[:20], one[:20], atol=1e-5, rtol=0)
 
 
-def test_r1_of_two_replicas_is_that_of_one_device(command, runs):
-    penalized = ("--set", "train.r1_gamma=1", "--steps", "20")
-    finish(command("r1-one", *penalized))
-    finish(command("r1-mirrored", *penalized, *MIRRORED))
-    one, two = logged(runs / "r1-one"), logged(runs / "r1-mirrored")
-    np.testing.assert_allclose(two, one, atol=1e-5, rtol=0)
-    assert np.abs(one - logged(runs / "one")[:20]).max() > 1e-3  # the control
+@pytest.mark.slow
+def test_two_processes_equal_two_devices_bit_for_bit(runs, command):
+    """Without any fault; another test has a kill and a signal in between."""
+    finish(launched(command("multiworker", *MULTIWORKER)))
+    assert_ends_like_mirrored(runs, "multiworker")
 
 
-def test_two_processes_equal_two_devices_bit_for_bit(runs):
-    mirrored, multiworker = runs / "mirrored", runs / "multiworker"
-    assert state_of(multiworker).digest() == state_of(mirrored).digest()
-    np.testing.assert_array_equal(logged(multiworker), logged(mirrored))
-    for name in ("step-00000020.png", f"step-000000{NUM_STEPS}.png"):
-        pictures = [(runs / run / "samples" / name) for run in ("mirrored", "one")]
-        assert (multiworker / "samples" / name).read_bytes() == pictures[0].read_bytes()
-        assert pictures[1].exists()
+def assert_ends_like_mirrored(runs, name):
+    """A run has the state, the log and the pictures of the run on two devices."""
+    run, mirrored = runs / name, runs / "mirrored"
+    assert digest_of(run) == digest_of(mirrored)
+    np.testing.assert_array_equal(logged(run), logged(mirrored))
+    for picture in ("step-00000020.png", f"step-000000{NUM_STEPS}.png"):
+        expected = (mirrored / "samples" / picture).read_bytes()
+        assert (run / "samples" / picture).read_bytes() == expected
+        assert (runs / "one" / "samples" / picture).exists()
 
 
 CONTROL = """
+import json
 import sys
 from unittest.mock import patch
-import numpy as np
 from gan.run.environment import prepare_tensorflow
 prepare_tensorflow()
 import keras
 import tensorflow as tf
 from config.loader import load_config
-from gan import devices, models
+from gan import devices, layers, models
 from gan.data.dataset import load_dataset
 from gan.state import build_state
 from gan.step import batch_inputs, make_train_steps
 
 strategy = devices.make_strategy("mirrored", 2)
-config = load_config(sys.argv[1], {"train.precision": sys.argv[2]})
+precision, r1_gamma, eagerly = sys.argv[2:]
+tf.config.run_functions_eagerly(eagerly == "True")
+changes = {"train.precision": precision, "train.r1_gamma": float(r1_gamma)}
+config = load_config(sys.argv[1], changes)
 images = tf.constant(load_dataset(config.data).images_uint8)
 
-def losses(state):
+def metrics(strategy):
+    state = build_state(config, 28, 1, strategy)
     train_steps = make_train_steps(config, state)
     inputs = [batch_inputs(config, [s], len(images)) for s in range(3)]
-    rows = [train_steps(images, *each) for each in inputs]
-    return np.concatenate([row.numpy()[:, :4] for row in rows])
-
-def gap():
-    one, two = build_state(config, 28, 1), build_state(config, 28, 1, strategy)
-    print(np.abs(losses(one) - losses(two)).max())
+    return [train_steps(images, *each).numpy()[0].tolist() for each in inputs]
 
 class Own(keras.layers.BatchNormalization):
     def __init__(self, synchronized, **options):
         super().__init__(**options)
 
-gap()
+found = {"one": metrics(None), "two": metrics(strategy)}
 with patch.object(models, "FusedBatchNormalization", Own):
-    gap()
-with patch.object(models, "SharedDropout", keras.layers.Dropout):
-    gap()
+    found["own statistics"] = metrics(strategy)
+with patch.object(layers, "part_of_replica", lambda m: m[: m.shape[0] // 2]):
+    found["equal masks"] = metrics(strategy)
+print(json.dumps(found))
 """
 
 
 @pytest.mark.parametrize(
-    ("precision", "near"),
-    [("float32", 1e-5), pytest.param("mixed_float16", 1e-2, marks=pytest.mark.slow)],
+    ("precision", "gamma", "near", "eagerly"),
+    [
+        ("float32", 1.0, 1e-5, True),
+        pytest.param("float32", 1.0, 1e-5, False, marks=pytest.mark.slow),
+        pytest.param("mixed_float16", 0.0, 1e-2, False, marks=pytest.mark.slow),
+    ],
 )
-def test_without_any_of_its_parts_two_replicas_differ(command, precision, near):
-    """The controls: statistics, then a dropout mask, of each replica's own."""
-    preset = str(command.folder / "tiny.toml")
-    whole, *controls = map(
-        float, finish([sys.executable, "-c", CONTROL, preset, precision]).split()
-    )
-    assert whole < near
-    assert min(controls) > 10 * near
+def test_without_any_of_its_parts_two_replicas_differ(
+    runs, precision, gamma, near, eagerly
+):
+    """Controls: batch statistics of each replica's own, and a mask that is not shared.
+
+    In float32 the steps include R1, and the last control is a run without it.
+    """
+    words = map(str, (runs / "tiny.toml", precision, gamma, eagerly))
+    command = [sys.executable, "-c", CONTROL, *words]
+    found = {k: np.array(v) for k, v in json.loads(finish(command)).items()}
+    one, losses = found["one"], np.s_[:, :4]
+    compared = np.s_[:] if gamma else losses
+    assert np.abs(found["two"] - one)[compared].max() < near
+    for control in ("own statistics", "equal masks"):
+        assert np.abs(found[control] - one)[losses].max() > 10 * near, control
+    if gamma:
+        assert np.abs(one - logged(runs / "one")[:3]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "flags", "changed"),
     [
         ("one", MIRRORED, "replicas: 1 -> 2"),
-        pytest.param("mirrored", (), "replicas: 2 -> 1", marks=pytest.mark.slow),
+        ("mirrored", (), "replicas: 2 -> 1"),
         ("mirrored", MULTIWORKER, ""),
-        pytest.param("multiworker", MIRRORED, "", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_moves_between_one_device_and_several(
     runs, command, first, flags, changed
 ):
-    """Row 22 of docs/reliability.md."""
+    """Row 22 of docs/reliability.md; from several processes see the tests below."""
     copy = shutil.copytree(runs / first, runs / f"moved-{first}-{len(flags)}")
     for step, path in available(copy / "state"):
         if step > 20:
             shutil.rmtree(path)
     again = command(copy.name, *flags)
-    said = finish(launched(again) if flags == MULTIWORKER else again)
+    if flags:
+        said = finish(launched(again) if flags == MULTIWORKER else again)
+    else:
+        said = here(again)
     assert f"continuing after step 20 of {NUM_STEPS}" in said
     straight = logged(runs / "one")
     np.testing.assert_allclose(logged(copy)[:, :6], straight[:, :6], atol=1e-4)
@@ -207,7 +233,7 @@ def test_a_checkpoint_moves_between_one_device_and_several(
         assert f"the environment has changed: {changed}" in said
     else:
         assert "warning" not in said
-        assert state_of(copy).digest() == state_of(runs / first).digest()
+        assert digest_of(copy) == digest_of(runs / first)
 
 
 def workers_of(launcher):
@@ -222,55 +248,91 @@ def workers_of(launcher):
     return [found[index] for index in sorted(found)]
 
 
-def disturb(command, directory, act, *options):
-    """Launches workers and does something to them once step 15 is logged."""
+def start(command, *options):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    launcher = subprocess.Popen(launched(command, *options), cwd=ROOT, **pipes)
+    return subprocess.Popen(launched(command, *options), cwd=ROOT, **pipes)
+
+
+def wait_for_step(launcher, directory, step):
     log, deadline = directory / "log.jsonl", time.monotonic() + 600
-    while not log.exists() or '"step": 15' not in log.read_text():
+    while not log.exists() or f'"step": {step},' not in log.read_text():
         assert launcher.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    act(workers_of(launcher))
-    out, err = launcher.communicate(timeout=900)
-    return launcher.returncode, out, err
 
 
+def test_two_processes_equal_two_devices_and_stop_together(runs, command):
+    """Rows 22 and 23 of docs/reliability.md.
+
+    After SIGTERM to one worker, both stop after the same step and save. One device
+    continues the run.
+    """
+    directory, straight = runs / "stopped", logged(runs / "one")
+    with start(command("stopped", *MULTIWORKER)) as launcher:
+        wait_for_step(launcher, directory, 22)
+        os.kill(workers_of(launcher)[1], signal.SIGTERM)
+        out, err = launcher.communicate(timeout=900)
+    assert launcher.returncode == 128 + signal.SIGTERM and "starting" not in err, err
+    assert "stopped by another worker after step" in out
+    step = available(directory / "state")[0][0]
+    assert 22 <= step < NUM_STEPS and f"after step {step}" in out
+
+    mirrored = runs / "mirrored"
+    np.testing.assert_array_equal(logged(directory), logged(mirrored)[:step])
+    assert digest_of(directory, 20) == digest_of(mirrored, 20)
+    picture = Path("samples", "step-00000020.png")
+    assert (directory / picture).read_bytes() == (mirrored / picture).read_bytes()
+
+    said = here(command("stopped"))
+    assert f"continuing after step {step} of {NUM_STEPS}" in said
+    assert "the environment has changed: replicas: 2 -> 1" in said
+    np.testing.assert_allclose(logged(directory)[:, :6], straight[:, :6], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_stopped_equal_two_devices_bit_for_bit(runs, command):
+    """Rows 20 and 23 of docs/reliability.md.
+
+    After SIGKILL to one worker, the launcher starts both again. After SIGTERM to one,
+    both stop after the same step and save. Two devices of one process do the rest.
+    """
+    directory = runs / "disturbed"
+    with start(command("disturbed", *MULTIWORKER), "--grace", "5") as launcher:
+        wait_for_step(launcher, directory, 15)
+        os.kill(workers_of(launcher)[1], signal.SIGKILL)
+        while "starting all again" not in (line := launcher.stderr.readline()):
+            assert line, launcher.wait()
+        wait_for_step(launcher, directory, len(logged(directory)) + 1)
+        os.kill(workers_of(launcher)[1], signal.SIGTERM)
+        out, err = launcher.communicate(timeout=900)
+    assert launcher.returncode == 128 + signal.SIGTERM and "starting" not in err, err
+    assert "continuing after step 10" in out or "continuing after step 20" in out
+    assert "stopped by another worker after step" in out
+    step = available(directory / "state")[0][0]
+    assert 15 <= step < NUM_STEPS and f"after step {step}" in out
+    said = finish(command("disturbed", *MIRRORED))
+    assert f"continuing after step {step} of" in said and "warning" not in said
+    assert_ends_like_mirrored(runs, "disturbed")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "who"),
-    [
-        (signal.SIGKILL, 1),
-        pytest.param(signal.SIGKILL, 0, marks=pytest.mark.slow),
-        (signal.SIGSTOP, 1),
-        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGKILL, 0), (signal.SIGSTOP, 1), (signal.SIGSTOP, 0)],
 )
 def test_after_a_worker_is_killed_or_frozen_the_run_continues_exactly(
     runs, command, number, who
 ):
     """Row 20 of docs/reliability.md."""
     name = f"{number.name}-{who}"
-    act = lambda pids: os.kill(pids[who], number)  # noqa: E731
     options = ("--grace", "5", "--start-timeout", "120")
-    flags = command(name, *MULTIWORKER)
-    code, out, err = disturb(flags, runs / name, act, *options)
-    assert code == 0, err
+    with start(command(name, *MULTIWORKER), *options) as launcher:
+        wait_for_step(launcher, runs / name, 15)
+        os.kill(workers_of(launcher)[who], number)
+        out, err = launcher.communicate(timeout=900)
+    assert launcher.returncode == 0, err
     assert err.count("starting all again") == 1
     assert "continuing after step 10" in out or "continuing after step 20" in out
-    assert state_of(runs / name).digest() == state_of(runs / "mirrored").digest()
-    np.testing.assert_array_equal(logged(runs / name), logged(runs / "mirrored"))
-
-
-def test_a_signal_to_one_worker_stops_and_saves_all(runs, command):
-    """Row 23 of docs/reliability.md: both processes stop after the same step."""
-    flags = command("stopped", *MULTIWORKER)
-    act = lambda pids: os.kill(pids[1], signal.SIGTERM)  # noqa: E731
-    code, out, err = disturb(flags, runs / "stopped", act)
-    assert code == 128 + signal.SIGTERM and "starting" not in err
-    assert "stopped by another worker after step" in out
-    step = available(runs / "stopped" / "state")[0][0]
-    assert 15 <= step < NUM_STEPS and f"after step {step}" in out
-    finish(launched(flags))
-    assert state_of(runs / "stopped").digest() == state_of(runs / "mirrored").digest()
+    assert_ends_like_mirrored(runs, name)
 
 
 def test_a_worker_without_its_peer_ends_in_time(command):
@@ -292,25 +354,29 @@ def test_a_worker_without_its_peer_ends_in_time(command):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("replicas", "flags", "said"),
     [
-        (("--strategy", "mirrored"), "no GPU found; --replicas 2 divides the CPU"),
-        ((*MIRRORED[:3], "3"), "expected a multiple of 3, the number of replicas"),
+        (0, ("--strategy", "mirrored"), "no GPU found; --replicas 2 divides the CPU"),
+        (3, (*MIRRORED[:3], "3"), "expected a multiple of 3, the number of replicas"),
         (
+            2,
             (*MIRRORED, "--batch-size", "8", "--set", "model.minibatch_stddev=8"),
             "expected a multiple of 16, so that each has whole groups",
         ),
-        ((*MIRRORED, "--jit"), "--jit: received 2 replicas, expected one"),
-        (("--replicas", "2"), "--replicas: received with --strategy one"),
-        (MULTIWORKER, "received TF_CONFIG='', expected"),
+        (2, (*MIRRORED, "--jit"), "--jit: received 2 replicas, expected one"),
+        (0, ("--replicas", "2"), "--replicas: received with --strategy one"),
+        (0, MULTIWORKER, "received TF_CONFIG='', expected"),
     ],
 )
-def test_what_cannot_work_gets_one_line(command, flags, said):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": environment}
-    done = subprocess.run(command("refused", *flags), **options)
-    assert done.returncode == 1 and said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_what_cannot_work_gets_one_line(command, monkeypatch, replicas, flags, said):
+    """A stand-in counts replicas, since this process can no longer divide its CPU."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if replicas:
+        stand_in = SimpleNamespace(num_replicas_in_sync=replicas)
+        monkeypatch.setattr(devices, "make_strategy", lambda *_: stand_in)
+    result = CliRunner().invoke(program.main, command("refused", *flags)[2:])
+    assert result.exit_code == 1 and said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert not (command.folder / "refused").exists()
 
 

@@ -60,14 +60,6 @@ def test_many_steps_in_one_call_are_the_same_steps(tiny, images, one_by_one):
     assert metrics.shape == (6, len(METRICS)) and np.isfinite(metrics).all()
 
 
-@pytest.fixture
-def eagerly():
-    """Steps without compilation: a few of them cost less than one trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 def eager_step(config, images, num_steps=1):
     """A fresh state after some steps, and the metrics of the last."""
     state = build_state(config, 28, 1)

@@ -68,10 +68,15 @@ def test_every_kernel_doubles_the_map(method, kernel_size):
     assert outputs.shape == (2, 8, 12, 3)
 
 
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("method", UPSAMPLERS)
 def test_every_method_trains_saves_restores_samples_and_is_audited(
-    method, tiny, images, tmp_path
+    method, compiled, tiny, images, tmp_path, request
 ):
+    if not compiled:
+        request.getfixturevalue("eagerly")
     config = tiny({"model.upsample": method, "train.num_steps": 2})
     with RunFolder(tmp_path) as folder:
         assert train(config, images, folder).step == 2

@@ -154,14 +154,6 @@ def test_the_policy_decides_what_an_alarm_does():
             Alarms("bce", unknown)
 
 
-@pytest.fixture
-def eagerly():
-    """Steps without compilation: a few of them cost less than one trace."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 class Collapsed:
     """An observer that reports a collapse from a step on."""
 
