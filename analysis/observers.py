@@ -4,6 +4,7 @@ They see few samples, so their numbers are less exact than those of `python -m a
 spectra` and `python -m analysis quality`, which measure results.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +16,23 @@ from analysis.checkerboard.kernels import imbalance
 from analysis.checkerboard.meter import content_power, fit_gain, fit_line
 from analysis.checkerboard.moments import Moments, measure_moments
 from analysis.figures import to_pixels
-from analysis.quality.metrics import compute_scores, metric_name
+from analysis.quality.metrics import (
+    SMALLEST_NUM_IMAGES,
+    compute_scores,
+    copies_ratio,
+    metric_name,
+    nearest_targets,
+)
+from analysis.quality.pyramid import NUM_BLOCKS, coarse_points, patch_distances
 from analysis.quality.reference import ReferenceSet
-from config.schema import Config, DataConfig
+from config.schema import Config, DataConfig, UserError
 from config.sizes import strides
 from gan.data.dataset import Dataset
 from gan.evaluation import Observation, Observer
 
 MAX_REAL = 10_000  # images behind the band of the checkerboard
-SMALLEST_NUM_IMAGES = 100
+MAX_TRAIN = 60_000  # images among which copies are searched
+NUM_DIRECTIONS = 128  # a quarter of those of a result; 3 s for 1000 RGB images of 64 px
 LOGGED_SCORES = (
     *("fcd", "kcd", "density", "coverage"),
     *("diversity", "duplicates", "class_tv", "num_classes"),
@@ -44,7 +53,7 @@ def make_observers(
     observers: list[Observer] = []
     for make in (
         lambda: CheckerboardObserver(images, strides(config.model, images.shape[1])),
-        lambda: QualityObserver(config.data),
+        lambda: QualityObserver(config.data, say),
     ):
         try:
             observers.append(make())
@@ -155,37 +164,65 @@ class QualityObserver:
     """Quality scores, the score that chooses the best checkpoint, the collapse alarm.
 
     The samples are compared with a validation part of the training images, because the
-    test images are kept for results. The names of the scores say so.
+    test images are kept for results. The names of the scores say so. The best
+    checkpoint has the lowest FCD if the feature network was trained for these images,
+    and otherwise the lowest distance of patches.
     """
 
     def __init__(
-        self, data: DataConfig, *, num_images: int = 1000, first_step: int = 1000
+        self,
+        data: DataConfig,
+        say: Callable[[str], None] | None = None,
+        *,
+        num_images: int = 1000,
+        first_step: int = 1000,
     ) -> None:
         """Measures two disjoint parts of all training images: reference and floor.
 
-        The collapse alarm is raised at `first_step` at the earliest.
+        The collapse alarm is raised at `first_step` at the earliest. `say` gets a
+        sentence where the images are too few for the scores of features.
 
         Raises:
             ValueError: if the images are too few, or do not fit the feature network.
         """
         real = ReferenceSet.load(data, num_images)
         images = real.train.images_uint8
-        self.num_images = min(real.num_images, len(images) // 2)
-        if self.num_images < SMALLEST_NUM_IMAGES:
-            raise ValueError(
-                f"quality: received {len(images)} training and "
-                f"{len(real.test.images_uint8)} test images, expected more than "
-                f"{2 * SMALLEST_NUM_IMAGES} and {SMALLEST_NUM_IMAGES}"
+        self.num_images = min(num_images, len(images) // 2)
+        if self.num_images < NUM_BLOCKS:
+            raise UserError(
+                f"quality: received {len(images)} training images, expected at least "
+                f"{2 * NUM_BLOCKS}"
             )
         self.extractor, self.first_step = real.extractor, first_step
         order = np.random.default_rng(0).permutation(len(images))
         validation, other = order[: 2 * self.num_images].reshape(2, -1)
-        self.validation = self.extractor.features(images[validation])
+        self.validation_uint8 = images[validation]
+        self.validation = None
+        if self.num_images >= SMALLEST_NUM_IMAGES:
+            self.validation = self.extractor.features(self.validation_uint8)
+        elif say:
+            say(
+                f"note: quality: only {self.num_images} images can be compared with as "
+                "many samples; without FCD and other scores of features, which need "
+                f"{SMALLEST_NUM_IMAGES}"
+            )
         self.floor = self.score(images[other])
+        is_trained = self.validation and self.validation.probabilities is not None
+        preferred = ("fcd", "swd_mean") if is_trained else ("swd_mean", "fcd")
+        self.best = next((metric for metric in preferred if metric in self.floor), "")
+        self.train = coarse_points(images[:: -(-len(images) // MAX_TRAIN)])
+        new = coarse_points(real.test.images_uint8[:num_images])
+        self.usual_distance = float(np.median(nearest_targets(new, self.train)[1]))
 
     def score(self, images_uint8: np.ndarray) -> dict[str, float]:
-        """Returns all metrics of `num_images` images, see `compute_scores`."""
-        return compute_scores(self.validation, self.extractor.features(images_uint8))
+        """Returns distances of patches, and from 100 images on, `compute_scores`."""
+        distances = patch_distances(
+            self.validation_uint8, images_uint8, num_directions=NUM_DIRECTIONS
+        )
+        if not self.validation:
+            return distances
+        features = self.extractor.features(images_uint8)
+        return compute_scores(self.validation, features) | distances
 
     def name(self, metric: str) -> str:
         """Returns the full name of a metric, see `metric_name`."""
@@ -193,14 +230,18 @@ class QualityObserver:
         return f"{name}-validation"
 
     def observe(self, step: int, images_uint8: np.ndarray, state: Any) -> Observation:
-        """Returns every score and its floor."""
+        """Returns every score and its floor, and the ratio that finds copies."""
         scores, scalars = self.score(images_uint8), {}
-        for metric in LOGGED_SCORES:
-            if metric in scores:
-                scalars[self.name(metric)] = float(scores[metric])
+        for metric, value in scores.items():
+            if metric in LOGGED_SCORES or re.fullmatch("swd_.*(px|mean)", metric):
+                scalars[self.name(metric)] = float(value)
                 scalars[self.name(metric) + "-floor"] = float(self.floor[metric])
-        alarm = collapse(scores, self.floor) if step >= self.first_step else ""
-        return Observation(scalars, alarm=alarm, score=self.name("fcd"))
+        _, distances = nearest_targets(coarse_points(images_uint8), self.train)
+        scalars["copies/coarse"] = copies_ratio(distances, self.usual_distance)
+        checked = self.validation and step >= self.first_step
+        alarm = collapse(scores, self.floor) if checked else ""
+        score = self.name(self.best) if self.best else ""
+        return Observation(scalars, alarm=alarm, score=score)
 
 
 def collapse(scores: dict[str, float], floor: dict[str, float]) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ COLUMNS = {
     "copy_pixels": ("copies\npixels", "{:.2f}"),
     "copy_features": ("copies\nfeat.", "{:.2f}"),
 }
+PATCH_LEGEND = (
+    "Distance of patches (SWD) in thousandths of the deviation of real patches, by "
+    "level: fine levels hold edges and noise, coarse ones shapes and colours. Best: as "
+    "the floor. ±: standard error."
+)
 LEGEND = (
     "Best values: FCD and KCD of the floor (real training images), density 1, coverage "
     "{coverage:.3f}, diversity 1, duplicates and class TV 0, copies 1 (samples below "
@@ -65,7 +71,7 @@ LEGEND = (
 @click.option(
     "--figure",
     type=options.FILE,
-    help="Write a figure of FCD and coverage over training to this file.",
+    help="Write a figure of FCD, coverage and SWD over training to this file.",
 )
 @click.option(
     "--pairs",
@@ -84,10 +90,11 @@ def command(  # noqa: PLR0913
 ) -> None:
     """Measures SOURCES (runs, .npz files or folders of images) against test images.
 
-    The real images are those of the first source. The table also shows the floor, which
+    The real images are those of the first source. The tables also show the floor, which
     is the score of real training images, and the scores of the same images with noise
-    of 5, 13 and 26 grey levels. --pairs draws the 16 samples of the last source that
-    are nearest to a training image, each above that image.
+    of 5, 13 and 26 grey levels. The distances of patches (SWD) need no feature network
+    and fit images of any size and colour. --pairs draws the 16 samples of the last
+    source that are nearest to a training image, each above that image.
 
     For an Inception FID as papers print it, make 10,000 PNG files with `python -m gan
     sample RUN --n 10000 --out FOLDER` and give the folder to an outside tool, such as
@@ -95,6 +102,7 @@ def command(  # noqa: PLR0913
     """
     prepare_tensorflow()
     from analysis.quality.figures import draw_nearest_pairs, draw_training
+    from analysis.quality.metrics import SMALLEST_NUM_IMAGES
     from analysis.quality.reference import ReferenceSet
 
     loaded = load_all(sources, num_images, checkpoint)
@@ -104,7 +112,7 @@ def command(  # noqa: PLR0913
     rows = {}
     for name, samples in loaded.items():
         images = samples.images_uint8[: real.num_images]
-        scores, copies = real.score(images), real.copies(images)
+        scores, copies = real.measure(images), real.copies(images)
         rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}
     baselines = real.baselines()
     if figure:
@@ -116,6 +124,11 @@ def command(  # noqa: PLR0913
         draw_nearest_pairs(images, train, copies["pixels"]).savefig(pairs, dpi=120)
     notes = [note for samples in loaded.values() for note in samples.notes]
     notes = list(dict.fromkeys([*notes, *real.test.notes]))
+    if real.num_images < SMALLEST_NUM_IMAGES:
+        notes.append(
+            f"There are {real.num_images} real images to compare with; FCD and other "
+            f"scores of features need {SMALLEST_NUM_IMAGES}."
+        )
     if as_json:
         click.echo(json.dumps(to_json(real, rows | baselines, notes), indent=2))
     else:
@@ -166,26 +179,59 @@ def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any
 def print_table(
     real: "ReferenceSet", rows: Rows, baselines: Rows, notes: list[str]
 ) -> None:
-    """Prints the samples, then the floor and the noise levels, then the legend."""
+    """Prints the scores of features and the distances of patches, with their legends.
+
+    Both tables have the samples first, then the floor and the noise levels.
+    """
     from analysis.quality.metrics import expected_coverage
 
-    title = f"{real.name('fcd')}: {real.num_images} images against as many"
-    title += f" of {real.test.name}, {real.test.split}"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("", no_wrap=True)
-    keys = [key for key in COLUMNS if any(key in scores for scores in rows.values())]
-    for key in keys:
-        table.add_column(COLUMNS[key][0], justify="right")
-    for group in (rows, baselines):
-        for name, scores in group.items():
-            values = scores | {k: 1000 * scores[k] for k in ("kcd", "kcd_se")}
-            formats = {k: COLUMNS[k][1].format for k in keys}
-            cells = (f(values[k]) if k in values else "" for k, f in formats.items())
-            table.add_row(name, *cells)
-        table.add_section()
-    console = table_console()
-    console.print(table)
-    coverage = expected_coverage(real.num_images)
-    console.print(LEGEND.format(coverage=coverage, id=real.extractor.id))
+    console, floor = table_console(), baselines["floor"]
+    against = f"{real.num_images} images against as many"
+    against += f" of {real.test.name}, {real.test.split}"
+    found = {key for scores in rows.values() for key in scores}
+    headings = {key: COLUMNS[key][0] for key in COLUMNS if key in found}
+    name = real.name("fcd" if "fcd" in floor else "copies")
+    title = f"{name}: {against}"
+    console.print(make_table(title, headings, score_cell, (rows, baselines)))
+    if "fcd" in floor:
+        coverage = expected_coverage(real.num_images)
+        console.print(LEGEND.format(coverage=coverage, id=real.extractor.id))
+    levels = [key for key in floor if f"{key}_se" in floor and key.startswith("swd_")]
+    if levels:
+        title = f"\nSWD x1000: {against}"
+        headings = {key: key.removeprefix("swd_") for key in levels}
+        console.print(make_table(title, headings, distance_cell, (rows, baselines)))
+        console.print(PATCH_LEGEND)
     for note in notes:
         console.print(f"Note: {note}")
+
+
+def make_table(
+    title: str,
+    headings: dict[str, str],
+    cell: Callable[[dict[str, float], str], str],
+    groups: tuple[Rows, ...],
+) -> Table:
+    """A table of scores with a column for each key of `headings`."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in headings.values():
+        table.add_column(heading, justify="right")
+    for rows in groups:
+        for name, scores in rows.items():
+            table.add_row(name, *(cell(scores, key) for key in headings))
+        table.add_section()
+    return table
+
+
+def score_cell(scores: dict[str, float], key: str) -> str:
+    """One score of features, in the format of its column."""
+    if key not in scores:
+        return ""
+    value = 1000 * scores[key] if key in ("kcd", "kcd_se") else scores[key]
+    return COLUMNS[key][1].format(value)
+
+
+def distance_cell(scores: dict[str, float], key: str) -> str:
+    """One distance of patches with its standard error."""
+    return f" {scores[key]:.1f} ± {scores[f'{key}_se']:.1f}"

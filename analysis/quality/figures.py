@@ -14,15 +14,21 @@ def draw_training(
     baselines: dict[str, dict[str, float]],
     reference: ReferenceSet,
 ) -> Figure:
-    """Draws FCD and coverage over training (step, scores), with baselines as lines."""
-    figure = new_figure(4, 9)
+    """Draws scores over training (step, scores), with baselines as lines.
+
+    They are FCD, coverage and the mean distance of patches, as far as they are there.
+    """
+    keys = [k for k in ("fcd", "coverage", "swd_mean") if k in baselines["floor"]]
+    figure = new_figure(4, 4.5 * len(keys))
     steps = [step for step, _ in points]
-    for axes, key in zip(figure.subplots(1, 2), ("fcd", "coverage"), strict=True):
+    for axes, key in zip(
+        figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True
+    ):
         axes.plot(steps, [scores[key] for _, scores in points], "o-", color="C0")
         for name, scores in baselines.items():
             axes.axhline(scores[key], color="0.6", linewidth=0.8, zorder=0)
             is_floor = name == "floor"  # its label is on the side away from the noise
-            side = "top" if is_floor == (key == "fcd") else "bottom"
+            side = "top" if is_floor == (key != "coverage") else "bottom"
             label = name if is_floor else f"{name} levels"
             style: Any = {"ha": "right", "va": side, "fontsize": 8, "color": "0.35"}
             style["xycoords"] = "axes fraction", "data"
@@ -32,7 +38,7 @@ def draw_training(
         if len(steps) == 1:
             axes.set_xticks(steps)
         axes.grid(alpha=0.2)
-        if key == "fcd":
+        if key != "coverage":
             axes.set_yscale("log")
             axes.margins(y=0.1)
         else:

@@ -13,6 +13,7 @@ Every estimate depends on the number of images. Both sets therefore have the sam
 and this size is part of the metric's name.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from functools import cached_property
 import numpy as np
 
 NUM_NEIGHBOURS = 5
+SMALLEST_NUM_IMAGES = 100  # more than the 64 features, for a covariance of full rank
 # Two fakes are duplicates when their distance is below this fraction of the median
 # distance between a real image and its nearest real neighbour.
 DUPLICATE_FRACTION = 0.1
@@ -101,7 +103,13 @@ def compute_scores(real: Features, fake: Features) -> dict[str, float]:
 
 
 def metric_name(metric: str, num_images: int, extractor_id: str) -> str:
-    """Returns fcd/ID for 10,000 images, fcd2k/ID for 2000 and fcd_n1500/ID for 1500."""
+    """Returns fcd/ID for 10,000 images, fcd2k/ID for 2000 and fcd_n1500/ID for 1500.
+
+    The distances of `pyramid.patch_distances` need no network and have their level as
+    ID: swd2k/64px.
+    """
+    if metric.startswith("swd_"):
+        metric, extractor_id = metric.split("_", 1)
     if num_images == 10_000:
         return f"{metric}/{extractor_id}"
     thousands, rest = divmod(num_images, 1000)
@@ -216,6 +224,15 @@ def class_score(probabilities: np.ndarray) -> float:
     clipped = np.clip(probabilities, 1e-12, 1)
     terms = clipped * (np.log(clipped) - np.log(clipped.mean(axis=0)))
     return float(np.exp(terms.sum(axis=1).mean()))
+
+
+def copies_ratio(distances: np.ndarray, usual_distance: float) -> float:
+    """Returns the median of distances to the nearest training images, over the usual.
+
+    `usual_distance` is the median of new real images. The ratio is 1 for new images and
+    0 for copies; it is NaN where new real images are copies of training images, too.
+    """
+    return float(np.median(distances)) / usual_distance if usual_distance else math.nan
 
 
 def nearest_targets(

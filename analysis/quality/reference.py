@@ -11,6 +11,7 @@ import numpy as np
 from analysis.quality import metrics
 from analysis.quality.extractor import Extractor, choose_extractor
 from analysis.quality.metrics import Features
+from analysis.quality.pyramid import patch_distances
 from config.schema import DataConfig
 from gan.data.dataset import DataError, Dataset, digest, load_dataset
 from gan.data.images import round_to_uint8
@@ -63,6 +64,14 @@ class ReferenceSet:
         fake = self.extractor.features(images_uint8)
         return metrics.compute_scores(self.features, fake)
 
+    def measure(self, images_uint8: np.ndarray) -> dict[str, float]:
+        """Returns distances of patches, and scores of features if 100 images allow."""
+        real = self.test.images_uint8[: self.num_images]
+        distances = patch_distances(real, images_uint8)
+        if self.num_images < metrics.SMALLEST_NUM_IMAGES:
+            return distances
+        return self.score(images_uint8) | distances
+
     def name(self, metric: str) -> str:
         """Returns the full name of a metric, see `metrics.metric_name`."""
         return metrics.metric_name(metric, self.num_images, self.extractor.id)
@@ -70,9 +79,9 @@ class ReferenceSet:
     def baselines(self) -> dict[str, dict[str, float]]:
         """Returns scores of real training images, the floor, and of noisy ones."""
         images = self.sample_train()
-        scores = {"floor": self.score(images)}
+        scores = {"floor": self.measure(images)}
         for levels in NOISE_LEVELS:
-            scores[f"noise {levels}"] = self.score(add_noise(images, levels))
+            scores[f"noise {levels}"] = self.measure(add_noise(images, levels))
         return scores
 
     def sample_train(self, seed: int = 0) -> np.ndarray:
@@ -86,7 +95,7 @@ class ReferenceSet:
         points, result = self._points(images_uint8[:NUM_COMPARED]), {}
         for space, (train, test_distance) in self._train_points.items():
             nearest, distances = metrics.nearest_targets(points[space], train)
-            ratio = float(np.median(distances)) / test_distance
+            ratio = metrics.copies_ratio(distances, test_distance)
             result[space] = Copies(ratio, nearest, distances)
         return result
 

@@ -35,6 +35,9 @@ DESCRIPTIONS = {
     "d/prob_real": "Mean D(x), the probability D gives to real images.",
     "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
     "alarm/code": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
+    "copies/coarse": "Median distance of samples to their nearest training images, at "
+    "14 to 27 px, divided by that of new real images. Healthy: about 1 or more; below "
+    "0.7, samples may be memorised; 0: copies.",
     "gap/batch_vs_moving": "Mean difference in grey levels between samples normalised "
     "by the statistics of their batch and by the moving statistics.",
     "gap/raw_vs_ema": "Mean difference in grey levels between samples of the current "
@@ -47,6 +50,9 @@ CHARTS = {
     "loss/g$ loss/d$ loss/reference_.*": "losses; 0.693 and 1.386: D cannot tell real "
     "from generated (bce)",
     "fcd[^/]*/.*": "distance of the samples; floor: real images",
+    "swd[^/]*/mean-.*": "distance of patches x 1000, mean over levels; floor: real "
+    "images",
+    "copies/.*": "distance to training images; 1: as new images, below 0.7: memorised?",
     "coverage[^/]*/.*": "fraction of real images with a sample nearby; floor: real "
     "images",
     "imaging_gain_db/.*": "checkerboard: imaging gain in dB, with the band of real "

@@ -12,7 +12,8 @@ from analysis.observers import (
     CheckerboardObserver,
     QualityObserver,
 )
-from config.schema import DataConfig
+from analysis.quality.reference import add_noise
+from config.schema import DataConfig, UserError
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.evaluation import Observation
 from gan.run import checkpoint
@@ -24,6 +25,7 @@ from gan.training import train
 
 prepare_tensorflow()
 
+COPIES = "copies/coarse"
 CHECKER = 1 - 2 * (np.indices((28, 28, 1)).sum(axis=0) % 2)
 
 
@@ -137,6 +139,10 @@ def test_test_images_score_near_the_floor_and_raise_no_alarm(quality_observer, r
     scores, floors, observation = observe(quality_observer, real[:500])
     assert observation.alarm == ""
     assert observation.score == quality_observer.name("fcd")
+    levels = [f"swd_n500/{level}-validation" for level in ("28px", "14px", "mean")]
+    for level in levels:
+        floor = observation.scalars[f"{level}-floor"]
+        assert observation.scalars[level] == pytest.approx(floor, rel=1)
     assert scores["fcd"] == pytest.approx(floors["fcd"], rel=0.3)
     assert scores["coverage"] == pytest.approx(floors["coverage"], abs=0.05)
     assert scores["diversity"] == pytest.approx(1, abs=0.05)
@@ -167,20 +173,47 @@ def test_no_alarm_is_raised_before_the_first_step_for_it(quality_observer, real)
 
 
 def test_too_few_images_are_refused(tmp_path, real):
-    np.savez(tmp_path / "few.npz", images=real[:50])
-    with pytest.raises(ValueError, match="quality: received 41 training and 9 test"):
+    np.savez(tmp_path / "few.npz", images=real[:20])
+    with pytest.raises(UserError, match="received 16 training images, expected .* 20"):
         QualityObserver(DataConfig(str(tmp_path / "few.npz")))
 
 
 def test_images_without_trained_weights_get_random_features(tmp_path, real):
-    np.savez(tmp_path / "own.npz", images=real[:2000])
+    np.savez(tmp_path / "own.npz", images=real[:1000])
     observer = QualityObserver(DataConfig(str(tmp_path / "own.npz")))
-    assert observer.name("fcd").startswith("fcd_n334/random-v1-")
-    observation = observer.observe(5000, real[5000:5334], None)
+    assert observer.name("fcd").startswith("fcd_n416/random-v1-")
+    observation = observer.observe(5000, real[5000:5416], None)
     assert observation.alarm == ""
+    # Random features are no reason to choose a checkpoint.
+    assert observation.score == "swd_n416/mean-validation"
     assert observer.name("num_classes") not in observation.scalars
-    few = np.resize(real[:10], (334, 28, 28, 1))
+    few = np.resize(real[:10], (416, 28, 28, 1))
     assert "near copies" in alarm(observer, few, step=5000)
+
+
+def test_few_images_in_colour_get_distances_of_patches(tmp_path, real):
+    small, said = real[:120, 6:22, 6:22], []
+    colour = np.concatenate([small, small // 2, 255 - small], axis=3)
+    np.savez(tmp_path / "few.npz", images=colour)
+    observer = QualityObserver(DataConfig(str(tmp_path / "few.npz")), said.append)
+    assert "only 50 images can be compared" in said[0]
+    fresh = real[200:250, 6:22, 6:22]
+    fresh = np.concatenate([fresh, fresh // 2, 255 - fresh], axis=3)
+    found = [observer.observe(5000, it, None) for it in (fresh, add_noise(fresh, 60))]
+    score = "swd_n50/mean-validation"
+    names = {score, "swd_n50/16px-validation"}
+    assert set(found[0].scalars) == names | {f"{n}-floor" for n in names} | {COPIES}
+    assert found[0].score == score and not found[1].alarm
+    assert found[0].scalars[score] < 2 * found[0].scalars[f"{score}-floor"]
+    assert found[1].scalars[score] > 3 * found[0].scalars[score]
+
+
+def test_memorised_images_are_noticed_while_a_run_trains(quality_observer, real):
+    images = load_dataset(DataConfig(limit=500)).images_uint8
+    memorised = quality_observer.observe(0, images, None).scalars[COPIES]
+    noisy = quality_observer.observe(0, add_noise(images, 5), None).scalars[COPIES]
+    fresh = quality_observer.observe(0, real[-500:], None).scalars[COPIES]
+    assert memorised == 0 < noisy < 0.7 < 0.9 < fresh < 1.1
 
 
 @pytest.fixture(scope="module")

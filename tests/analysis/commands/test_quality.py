@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from scipy import ndimage
 
 from analysis.commands.quality import command
 from analysis.quality import reference
@@ -45,6 +46,7 @@ def test_numbers_have_full_names(fashion_mnist, samples, tmp_path):
     fcd = [found["scores"][row][name] for row in ("floor", "noise 13", "noise 26")]
     assert fcd == sorted(fcd)
     scores = found["scores"]["samples"]
+    assert scores["swd_n600/28px"] < found["scores"]["noise 5"]["swd_n600/28px"]
     assert scores[name] < fcd[1]
     assert 0.9 < scores[f"copy_pixels_n600/{found['extractor']}"] < 1.1
     assert (tmp_path / "figure.png").exists() and (tmp_path / "pairs.png").exists()
@@ -66,6 +68,29 @@ def test_rows_are_named_by_what_differs_between_sources(
     assert list(found["scores"])[:3] == ["one.npz", "two.npz", "floor"]
     name = f"fcd_n600/{found['extractor']}"
     assert found["scores"]["two.npz"][name] > 5 * found["scores"]["one.npz"][name]
+
+
+def test_few_real_images_in_colour_get_what_their_number_allows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    images = ndimage.uniform_filter(random.integers(0, 256, (620, 32, 32, 3)), 3)
+    np.savez("real.npz", images=images[:120].astype(np.uint8))
+    np.savez("samples.npz", images=images[120:].astype(np.uint8))
+    options = "samples.npz", "--reference", "real.npz"
+    result = run(*options, "--json", "--figure", "figure.png")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert "20 real images to compare with; FCD and other" in found["notes"][-1]
+    for level in ("32px", "16px", "mean"):
+        name = f"swd_n20/{level}"
+        floor, noisy = (found["scores"][row][name] for row in ("floor", "noise 26"))
+        assert 0 < floor < noisy
+        assert found["scores"]["samples"][f"{name}_se"] > 0
+    assert not [name for name in found["scores"]["samples"] if "fcd" in name]
+    assert (tmp_path / "figure.png").exists()
+    printed = run(*options).stdout
+    assert "SWD x1000: 20 images against as many of real" in printed
+    assert f"{found['scores']['floor']['swd_n20/16px']:.1f} ±" in printed
 
 
 @pytest.mark.parametrize(
