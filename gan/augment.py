@@ -32,7 +32,7 @@ NUMBERS_PER_IMAGE = 7  # always all, so that no policy changes the numbers of an
 def uniform(seed: int, step: Any, stream: int, shape: tuple[int, ...]) -> tf.Tensor:
     """Random float32 numbers in [0, 1), which depend on the arguments alone."""
     number = len(STREAMS) * tf.cast(step, tf.int64) + stream
-    # One generator for all devices and for XLA, each of which has its own otherwise.
+    # The same numbers on CPU and GPU; XLA makes others of the same key.
     key = tf.stack([tf.constant(seed, tf.int64), number])
     return tf.random.stateless_uniform(shape, key, alg="philox")
 
