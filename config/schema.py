@@ -6,12 +6,14 @@ use this file. It reads no file and imports nothing heavy.
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 
 LOSSES = ("bce", "hinge", "lsgan")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+AUGMENTATIONS = ("colour", "translation", "cutout")
 FITS = ("crop", "pad", "stretch")
 MAX_WIDTH = 4096  # channels; a mistyped width is refused instead of filling memory
 MAX_STAGES = 10  # of a network: 1024 px are nine doublings from 2 px
@@ -79,6 +81,9 @@ class DataConfig:
     )
     skin_tones: bool = setting(
         False, "Whether emoji contains the skin-tone variants of its people and hands."
+    )
+    flip: bool = setting(
+        False, "Mirror each image left to right with probability 1/2, anew every time."
     )
     limit: int = setting(0, "Number of images to use, from the first on; 0: all.", 0)
 
@@ -177,6 +182,16 @@ class TrainConfig:
     loss: str = setting("bce", "Adversarial loss on logits.", choices=LOSSES)
     r1_gamma: float = setting(
         0.1, "Weight of the R1 penalty on the discriminator's gradient; 0: none.", 0
+    )
+    augment: str = setting(
+        "none",
+        "Random changes of the images that the discriminator sees (DiffAugment), for "
+        "small sets: colour, translation, cutout, or some of them with commas between.",
+        choices=(
+            "none",
+            *(",".join(c) for n in (1, 2, 3) for c in combinations(AUGMENTATIONS, n)),
+        ),
+        flag=("Experiment", "--augment POLICIES"),
     )
     g_learning_rate: float = setting(8e-4, "Learning rate of the generator (Adam).", 0)
     d_learning_rate: float = setting(

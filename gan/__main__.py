@@ -1,4 +1,4 @@
-"""`python -m gan`: images and files from a finished or running run."""
+"""`python -m gan`: images and files, most of them from a finished or running run."""
 
 import re
 from functools import partial
@@ -9,8 +9,9 @@ import click
 import numpy as np
 from PIL import Image
 
+from config.loader import load_config
 from gan.command_line import Command
-from gan.data.dataset import latents_from_seeds
+from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.data.files import read_grids
 from gan.data.images import tile, to_picture
 from gan.launch import Limits, launch
@@ -36,7 +37,7 @@ out_option = partial(option, "--out", type=PATH)
 
 @click.group()
 def main() -> None:
-    """Makes images and files from a run folder, also while the run is training."""
+    """Makes images and files, also from a run that is training."""
 
 
 def load_run(run: Path, checkpoint: str) -> "LoadedRun":
@@ -148,6 +149,41 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
     weights = np.sin((1 - fraction) * angle), np.sin(fraction * angle)
     points = (weights[0] * start + weights[1] * end) / np.sin(angle)
     return points.astype(np.float32)
+
+
+@main.command("augment", cls=Command)
+@click.option("--dataset", metavar="NAME|PATH", help="as in train.py")
+@option("--config", "preset", metavar="PRESET", default="", help="as in train.py")
+@click.option(
+    "--set",
+    "sets",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="for example train.augment=colour,translation,cutout or data.flip=true",
+)
+@out_option(default="augment.png", help="FILE.png: one row per image, which is first")
+def augment_command(
+    dataset: str | None, preset: str, sets: tuple[str, ...], out: Path
+) -> None:
+    """Shows real images and what the discriminator sees of them.
+
+    The changes are those of the first steps of a run.
+    """
+    config = load_config(preset, {"data.dataset": dataset}, sets)
+    if config.train.augment == "none" and not config.data.flip:
+        raise ValueError(
+            "received train.augment=none and data.flip=false, expected a change of the "
+            "images, for example --set train.augment=colour,translation,cutout"
+        )
+    if out.suffix != ".png":
+        raise ValueError(f"--out: received {out}, expected .png")
+    images_uint8 = load_dataset(config.data).images_uint8[:8]
+    prepare_tensorflow()
+    from gan.augment import preview
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    to_picture(preview(config, images_uint8)).save(out)
+    click.echo(f"{len(images_uint8)} images -> {out}")
 
 
 @main.command(cls=Command)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from config.schema import Config, TrainConfig
+from gan.augment import GENERATED, REAL, augment, flip
 from gan.data.dataset import batch_indices, latents
 from gan.devices import one_copy, part_of_replica, sum_of_replicas
 from gan.losses import LOSSES
@@ -58,6 +59,7 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
     ) -> tf.Tensor:
         def one_step(inputs: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
             batch = tf.gather(images_uint8, inputs[0])
+            batch = flip(batch, config, state.step)
             return step(tf.cast(batch, tf.float32) / 127.5 - 1.0, inputs[1])
 
         output = tf.TensorSpec((len(METRICS),), tf.float32)
@@ -119,12 +121,14 @@ def replica_gradients(
     generator, discriminator = state.generator, state.discriminator
     num_replicas = state.strategy.num_replicas_in_sync
     real_images, latents = part_of_replica(real_images), part_of_replica(latents)
+    real_images = augment(real_images, config, state.step, REAL)
 
     # Forward and losses.
     with tf.GradientTape(persistent=True) as tape:
         fake_images = generator(latents, training=True)
         real_logits = discriminator(real_images, training=True)
-        fake_logits = discriminator(fake_images, training=True)
+        seen = augment(fake_images, config, state.step, GENERATED)
+        fake_logits = discriminator(seen, training=True)
         losses = LOSSES[config.train.loss](real_logits, fake_logits)
         d_loss_real, d_loss_fake, g_loss = losses
         d_loss = d_loss_real + d_loss_fake
@@ -183,6 +187,7 @@ def back_through_discriminator(
 
     One pass is enough where an image x reaches a loss through its own logit l alone: by
     the chain rule dg/dx = dd/dx * (dg/dl) / (dd/dl), with one factor for each image.
+    `augment` changes each image by itself and keeps to this.
     """
     if not one_pass:
         return tape.gradient(d_loss, d_variables), tape.gradient(g_loss, fake_images)

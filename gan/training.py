@@ -15,6 +15,7 @@ from rich.console import Console
 
 from config.loader import to_dict
 from config.schema import Config, UserError
+from gan.augment import preview
 from gan.data.dataset import Dataset
 from gan.devices import Processes
 from gan.evaluation import Evaluation, Observer
@@ -88,6 +89,7 @@ def train(  # noqa: PLR0913
     with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
         announce_resume(log, restored, old_environment, record)
+        show_augmented(log, restored, config, dataset.images_uint8)
         checkpoints = checkpoint.RunCheckpoints(folder, state, record, log.say)
         evaluation = Evaluation(config, state, log, alarms, checkpoints)
         images_uint8 = tf.constant(dataset.images_uint8)
@@ -189,6 +191,15 @@ def announce_resume(
     if changes := [f"{key}: {old[key]} -> {new[key]}" for key in changed]:
         text = "not bit-exact from here, the environment has changed"
         log.say(f"warning: {text}: {'; '.join(changes)}")
+
+
+def show_augmented(
+    log: RunLog, restored: Restored | None, config: Config, images_uint8: np.ndarray
+) -> None:
+    """Logs once, in a new run, what the discriminator sees of real images."""
+    is_changed = config.train.augment != "none" or config.data.flip
+    if restored is None and is_changed:
+        log.picture(0, "real/augmented", preview(config, images_uint8[:8]))
 
 
 def steps_until_boundary(step: int, config: Config) -> int:

@@ -60,6 +60,9 @@ cases = [
     (gan, "sample /no/run", 1, "Error: /no/run is not a run folder"),
     (gan, "video /no/run", 1, "Error: /no/run is not a run folder"),
     (gan, "sample --seeds x /no/run", 1, "Error: --seeds: received 'x'"),
+    (gan, "augment", 1, "Error: received train.augment=none and data.flip=false"),
+    (gan, "augment --set data.flip=true --out x.gif", 1, "expected .png"),
+    (train.main, "--augment zoom", 2, "'zoom' is not one of 'none', 'colour'"),
 ]
 for command, line, code, text in cases:
     result = CliRunner().invoke(command, line.split())
