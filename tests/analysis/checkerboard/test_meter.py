@@ -7,7 +7,15 @@ import pytest
 import scipy.ndimage
 
 from analysis.checkerboard import meter
-from analysis.checkerboard.controls import CORNER, at, draw, read_images
+from analysis.checkerboard.controls import (
+    CORNER,
+    PLANTED,
+    at,
+    draw,
+    plant,
+    prepare,
+    read_images,
+)
 from analysis.checkerboard.meter import (
     NO_RESOLUTION,
     Fit,
@@ -17,6 +25,8 @@ from analysis.checkerboard.meter import (
 )
 from analysis.checkerboard.moments import measure_moments
 from analysis.checkerboard.nuisances import measure_resolution
+from config.schema import DataConfig
+from gan.data.dataset import load_dataset
 from gan.data.images import to_uint8
 
 
@@ -136,6 +146,26 @@ def test_without_a_resolution_other_contents_would_be_a_pattern(prepared, real):
     moments = measure_moments(trousers, (2, 2))
     fooled = read(moments, prepared.reference, prepared.null(500), NO_RESOLUTION)
     assert any(r.found for r in fooled)
+
+
+@pytest.mark.parametrize("num_images", [300, 1000])
+def test_images_of_one_class_are_no_pattern_beside_few_real_images(real, num_images):
+    """What 100 images of a class show bounds what more images of it may show."""
+    few = prepare(real[0][:2000], (2, 2), real[1][:2000])
+    others = load_dataset(DataConfig(), "test")
+    false = fooled = 0
+    for label in range(10):
+        images = others.images_uint8[others.labels == label][:num_images]
+        moments = measure_moments(images, (2, 2))
+        false += any(r.found for r in few.read(moments))
+        sets = moments, few.reference, few.null(num_images)
+        fooled += any(r.found for r in read(*sets, NO_RESOLUTION))
+    assert false <= 1  # 5 % of such sets by chance
+    assert fooled >= 5  # the negative control
+    levels = plant(
+        PLANTED["1 level everywhere"], real[0][2000:], np.random.default_rng(0)
+    )
+    assert at(read_images(levels, few), CORNER).fixed_pattern_levels.found
 
 
 def test_the_limit_holds_for_what_is_found(prepared, real, checker):
