@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from analysis.checkerboard.controls import PLANTED
-from benchmarks import floor, overhead, rivals, spectra, startup
+from benchmarks import (
+    floor,
+    overhead,
+    predicted_and_measured,
+    rivals,
+    spectra,
+    startup,
+)
 from benchmarks.candidates import CANDIDATES, NETWORK, VARIANTS, network_products
 from benchmarks.rival_meters import (
     OURS,
@@ -343,3 +350,38 @@ def test_memory_does_not_grow_with_the_number_of_images():
     # The weights and what waits to be read take some bytes per image.
     few, many = (spectra.peak_megabytes(number) for number in (2000, 8000))
     assert many - few < 1
+
+
+def prediction(run, frequency, predicted, measured, low):
+    """A row of `predicted_and_measured`."""
+    return {
+        "run": run,
+        "method": run,
+        "frequency": frequency,
+        "stage": 1,
+        "on_axis": frequency.startswith("(0"),
+        "reading": "imaging_gain_percent",
+        "measured": measured,
+        "low": low,
+        "high": 2 * measured,
+        "predictor": "probe",
+        "predicted": predicted,
+    }
+
+
+def test_predictions_are_compared_off_the_axes_where_something_is_measured():
+    rows = [
+        prediction("a", "(1/2, 1/2)", 2.0, 1.0, 0.5),
+        prediction("b", "(1/2, 1/2)", 9.0, 3.0, 2.0),
+        prediction("c", "(1/2, 1/2)", 4.0, 2.0, 0.0),  # it may be 0: no ratio
+        prediction("a", "(1/4, 1/2)", 8.0, 1.0, 0.5),
+        prediction("a", "(0, 1/2)", 100.0, 1.0, 0.5),
+    ]
+    shown = predicted_and_measured.chosen(rows, "probe", "imaging_gain_percent")
+    count, ratios, rank = predicted_and_measured.agreement(shown)
+    assert (count, ratios, rank) == (3, [3.0, 2.0, 8.0], pytest.approx(1.0))
+    equal = [row | {"predicted": 1.0} for row in shown]
+    assert np.isnan(predicted_and_measured.agreement(equal)[2])
+    # Without points there is nothing to compare.
+    assert predicted_and_measured.agreement([])[0] == 0
+    assert len(predicted_and_measured.draw(rows).axes) == 6

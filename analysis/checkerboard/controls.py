@@ -6,7 +6,7 @@ found. `validate` runs each once, `validate --full` as many times as rates need.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
@@ -14,14 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import scipy.ndimage
 
-from analysis.checkerboard.meter import (
-    GridReading,
-    Resolution,
-    read,
-)
-from analysis.checkerboard.moments import Moments, measure_moments
-from analysis.checkerboard.nuisances import measure_resolution, nuisances
-from analysis.samples import halves
+from analysis.checkerboard.measurement import RealImages, read_real_images
+from analysis.checkerboard.meter import GridReading
+from analysis.checkerboard.moments import measure_moments
+from analysis.checkerboard.nuisances import nuisances
+from analysis.samples import make_samples
 from gan.data.images import round_to_uint8
 
 NUM_IMAGES = 5000  # of a draw
@@ -114,43 +111,25 @@ PLANTED = {
 }
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Real images in three parts: reference, null, and those that draws are made of."""
+def prepare(
+    images: np.ndarray, strides: tuple[int, ...], labels: np.ndarray | None = None
+) -> RealImages:
+    """Reads the first real images, of which the draws are made as well."""
+    images = images[: 2 * MAX_REFERENCE]
+    labels = None if labels is None else labels[: 2 * MAX_REFERENCE]
+    real = make_samples(images, "real images of the controls", "data set", {})
+    return read_real_images(replace(real, labels=labels), strides)
 
-    reference: Moments
-    null: Moments
-    resolution: Resolution
-    pool: np.ndarray
-    strides: tuple[int, ...]
 
-    @classmethod
-    def of(
-        cls,
-        images: np.ndarray,
-        strides: tuple[int, ...],
-        labels: np.ndarray | None = None,
-    ) -> "Bench":
-        """Divides real images; labels as in `measure_resolution`."""
-        first, second = (half[:MAX_REFERENCE] for half in halves(images))
-        reference = measure_moments(first, strides)
-        own = None if labels is None else halves(labels)[1][:MAX_REFERENCE]
-        return cls(
-            reference,
-            measure_moments(second, strides),
-            measure_resolution(second, reference, own),
-            second,
-            strides,
-        )
+def draw(number: int, real: RealImages, random: np.random.Generator) -> np.ndarray:
+    """Some images that are not of the reference, without repetition."""
+    images = real.second_half
+    return images[random.permutation(len(images))[:number]]
 
-    def draw(self, number: int, random: np.random.Generator) -> np.ndarray:
-        """Some of the images, without repetition."""
-        return self.pool[random.permutation(len(self.pool))[:number]]
 
-    def read(self, images: np.ndarray) -> list[GridReading]:
-        """All readings of a set of images."""
-        moments = measure_moments(images, self.strides)
-        return read(moments, self.reference, self.null, self.resolution)
+def read_images(images: np.ndarray, real: RealImages) -> list[GridReading]:
+    """All readings of a set of images."""
+    return real.read(measure_moments(images, real.reference.layout.strides))
 
 
 def run_controls(
@@ -172,11 +151,11 @@ def run_controls(
             other sizes and in colour whatever the real images are.
     """
     random = np.random.default_rng(seed)
-    bench = Bench.of(images, (2, 2), labels)
-    yield null_control(bench, num_draws, random)
-    yield from nuisance_controls(bench, num_draws, random)
+    real = prepare(images, (2, 2), labels)
+    yield null_control(real, num_draws, random)
+    yield from nuisance_controls(real, num_draws, random)
     for name, planted in PLANTED.items():
-        yield planted_control(name, planted, bench, num_draws, random)
+        yield planted_control(name, planted, real, num_draws, random)
     if not real_only:
         yield from period_controls(random)
         yield from colour_controls(random)
@@ -195,24 +174,29 @@ def plant(
     return round_to_uint8(levels)
 
 
-def null_control(bench: Bench, num_draws: int, random: np.random.Generator) -> Control:
+def null_control(
+    real: RealImages, num_draws: int, random: np.random.Generator
+) -> Control:
     """Real images against real images: nothing may be found."""
     false = sum(
-        any(reading.found for reading in bench.read(bench.draw(NUM_IMAGES, random)))
+        any(
+            reading.found
+            for reading in read_images(draw(NUM_IMAGES, real, random), real)
+        )
         for _ in range(num_draws)
     )
     return rate_control("real images", false, num_draws)
 
 
 def nuisance_controls(
-    bench: Bench, num_draws: int, random: np.random.Generator
+    real: RealImages, num_draws: int, random: np.random.Generator
 ) -> Iterator[Control]:
     """Changed real images: nothing may be found, in at most 5 % of the draws."""
     false: dict[str, int] = {}
     for _ in range(max(1, num_draws // 10)):
-        images = bench.draw(NUM_IMAGES, random)
+        images = draw(NUM_IMAGES, real, random)
         for name, changed in nuisances(images, None, int(random.integers(2**31))):
-            found = any(reading.found for reading in bench.read(changed))
+            found = any(reading.found for reading in read_images(changed, real))
             false[name] = false.get(name, 0) + found
     for name, number in false.items():
         yield rate_control(name, number, max(1, num_draws // 10))
@@ -236,15 +220,15 @@ def at(readings: list[GridReading], place: Place) -> GridReading:
 def planted_control(
     name: str,
     planted: Planted,
-    bench: Bench,
+    real: RealImages,
     num_draws: int,
     random: np.random.Generator,
 ) -> Control:
     """A planted pattern: found by the reading that is meant to, as strong as it is."""
     found, inside, values = 0, 0, []
     for _ in range(num_draws):
-        images = plant(planted, bench.draw(NUM_IMAGES, random), random)
-        reading = getattr(at(bench.read(images), planted.place), planted.reading)
+        images = plant(planted, draw(NUM_IMAGES, real, random), random)
+        reading = getattr(at(read_images(images, real), planted.place), planted.reading)
         found += reading.found
         values.append(reading.samples.value)
         if planted.value is not None:
@@ -293,12 +277,12 @@ def add_mixed(
 def period_controls(random: np.random.Generator) -> Iterator[Control]:
     """Patterns of period 2, 4, 8 and 16 at 64 px: found in their own stage alone."""
     images = random_fields(4000, 1, random)
-    bench = Bench.of(images[:3000], (2, 2, 2, 2))
+    real = prepare(images[:3000], (2, 2, 2, 2))
     rows, cols = np.indices((FIELD_SIZE, FIELD_SIZE))
     for stage, period in enumerate((2, 4, 8, 16), start=1):
         wave = np.cos(2 * np.pi * (rows + cols) / period)[..., np.newaxis]
         planted = Planted(partial(multiply, 0.05 * wave), GAIN)
-        readings = bench.read(plant(planted, images[3000:], random))
+        readings = read_images(plant(planted, images[3000:], random), real)
         stages = sorted({r.frequency.stage for r in readings if r.found})
         yield Control(
             f"period {period} at {FIELD_SIZE} px",
@@ -311,10 +295,10 @@ def period_controls(random: np.random.Generator) -> Iterator[Control]:
 def colour_controls(random: np.random.Generator) -> Iterator[Control]:
     """A pattern in one channel, and one in chroma: found and named."""
     images = random_fields(4000, 3, random)
-    bench = Bench.of(images[:3000], (2, 2))
+    real = prepare(images[:3000], (2, 2))
     for name, mix in (("red channel", (1, 0, 0)), ("chroma", (1, -0.6, 0.6))):
         planted = Planted(partial(add_mixed, 1.5 * np.array(mix)), FIXED)
-        reading = at(bench.read(plant(planted, images[3000:], random)), CORNER)
+        reading = at(read_images(plant(planted, images[3000:], random), real), CORNER)
         parts = {part: size for part, (size, _) in reading.parts.items()}
         measured = ", ".join(f"{part} {size:.2f}" for part, size in parts.items())
         yield Control(

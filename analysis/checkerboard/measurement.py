@@ -5,7 +5,7 @@ halves: the reference, and a second one that is read as the samples are.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -127,15 +127,30 @@ class RealImages:
 
     Attributes:
         samples: the real images.
-        moments: of their first half, the reference.
+        reference: sums of their first half.
         second_half: uint8, which is read as samples are.
         resolution: what ordinary changes of the second half do to the readings.
+        nulls: by number of images, sums of the first images of the second half.
     """
 
     samples: Samples
-    moments: Moments
+    reference: Moments
     second_half: np.ndarray
     resolution: Resolution
+    nulls: dict[int, Moments] = field(default_factory=dict)
+
+    def null(self, num_images: int) -> Moments:
+        """Sums of at most so many images of the second half."""
+        number = min(num_images, len(self.second_half))
+        if number not in self.nulls:
+            strides = self.reference.layout.strides
+            self.nulls[number] = measure_moments(self.second_half[:number], strides)
+        return self.nulls[number]
+
+    def read(self, samples: Moments) -> list[GridReading]:
+        """All readings of samples, and of as many real images."""
+        null = self.null(samples.num_images)
+        return read(samples, self.reference, null, self.resolution)
 
 
 def read_real_images(
@@ -191,9 +206,8 @@ def measure_against(
     samples: Samples, real: RealImages, *, known_strides: bool
 ) -> Measurement:
     """Reads samples against real images; `known_strides` as in `words.describe`."""
-    strides = real.moments.layout.strides
+    strides = real.reference.layout.strides
     found = measure_moments(samples.images_uint8, strides)
-    null = measure_moments(real.second_half[: len(samples.images_uint8)], strides)
     blocks = measure_blocks(samples.images_uint8, real.samples.images_uint8)
     facts = {
         "format": FORMAT,
@@ -201,8 +215,8 @@ def measure_against(
         "reference": real.samples.describe(),
         "num_images": {
             "samples": found.num_images,
-            "reference": real.moments.num_images,
-            "real": null.num_images,
+            "reference": real.reference.num_images,
+            "real": real.null(found.num_images).num_images,
         },
         "strides": list(strides),
         "known_strides": known_strides,
@@ -210,13 +224,12 @@ def measure_against(
     }
     arrays = {
         "power": found.power,
-        "real_power": real.moments.power,
+        "real_power": real.reference.power,
         "mean_image": found.mean_image,
-        "real_mean_image": real.moments.mean_image,
+        "real_mean_image": real.reference.mean_image,
         "examples": samples.images_uint8[:NUM_EXAMPLES],
     }
-    readings = read(found, real.moments, null, real.resolution)
-    return Measurement(tuple(readings), facts, arrays)
+    return Measurement(tuple(real.read(found)), facts, arrays)
 
 
 def phase_tile(mean_image: np.ndarray, layout: Layout) -> np.ndarray:

@@ -18,8 +18,8 @@ Content of the world has no relation between different frequencies, so that the 
 three are 0 off the axes whatever is shown, however sharp, noisy or dark. On the axes
 real images have edges at fixed places. Therefore every reading is compared with one
 half of the real images, and the other half is read in the same way. What ordinary
-changes of real images do to a reading (`nuisances`) is its resolution: nothing below it
-is called a pattern.
+changes of real images may do to a reading (`nuisances`) is its resolution: nothing
+below it is called a pattern.
 
 Sources: the spectral correlation of cyclostationary signals (Gardner 1991, IEEE Signal
 Processing Magazine 8(2)); periodic correlations that resampling leaves (Popescu and
@@ -419,9 +419,11 @@ def read_free(
     ]
     error = math.sqrt(peaks[0][1] + peaks[1][1])
     score = (peaks[0][0] - peaks[1][0]) / error if error else 0.0
-    smallest = scipy.stats.norm.isf(SIGNIFICANCE / num_tests / 2)
-    square = math.exp(peaks[1][0]) * math.expm1(smallest * error) * peaks[0][2]
-    limit = math.sqrt(max(square * multiplicity, 0.0))
+    # A peak as high as that of the strongest nuisance has an error in proportion.
+    chance = math.exp(scipy.stats.norm.isf(SIGNIFICANCE / num_tests / 2) * error)
+    usual_power = math.exp(peaks[1][0]) * peaks[0][2] * multiplicity
+    most = (RESOLUTION_MARGIN * resolution) ** 2 + usual_power
+    limit = math.sqrt(max(most * chance - usual_power, 0.0))
     log_p = math.log(2) + float(scipy.stats.norm.logsf(abs(score)))
     log_p = min(max(log_p, LOG_TINY), 0.0)
     return Reading(
@@ -430,7 +432,7 @@ def read_free(
         estimates[0].value,  # a lack, below 0, is no pattern
         score,
         log_p,
-        limit + RESOLUTION_MARGIN * resolution,
+        limit,
     )
 
 
@@ -470,11 +472,11 @@ def parts_of(moments: Moments, k: int, percent: float) -> Parts:
 
 @dataclass(frozen=True)
 class Resolution:
-    """The most that ordinary changes of real images do to each reading.
+    """The most that ordinary changes of real images may do to each reading.
 
     Attributes:
-        sizes: for each grid frequency and reading the largest excess, and the name of
-            the change that did it.
+        sizes: for each grid frequency and reading the largest upper end of a 95 %
+            interval of the excess, and the name of the change that had it.
     """
 
     sizes: tuple[dict[str, tuple[float, str]], ...]

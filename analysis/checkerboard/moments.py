@@ -40,7 +40,7 @@ class Moments:
         power: float64 (height, width), mean squared size of the transform over images
             and channels, squared grey levels; the mean grey level is taken off.
         contrast_levels: root mean square of the images about their mean, grey levels.
-        counts: (G,), sum of the weights of the images in a group.
+        counts: (G,), number of images in a group.
         gram: complex (A, G, K, K), sums of conj(Z) Z over the low frequencies.
         cross: complex (A, G, K, C), sums of conj(Z(f)) X(f + a).
         power_near: (A, G), sums of |X(f + a)|^2 over channels.
@@ -121,18 +121,13 @@ def make_bands(layout: Layout) -> list[Band]:
     return bands
 
 
-def measure_moments(
-    images: np.ndarray,
-    strides: tuple[int, ...],
-    weights: np.ndarray | None = None,
-) -> Moments:
+def measure_moments(images: np.ndarray, strides: tuple[int, ...]) -> Moments:
     """Adds up a set of images in two passes: their mean, then everything else.
 
     Args:
         images: (N, H, W) or (N, H, W, C), uint8 or floats in [-1, 1]; a memmap is read
             in pieces.
         strides: of the upsamplings, first to last.
-        weights: float (N,), how much each image counts; None: all alike.
 
     Raises:
         ValueError: for no images, images too small, or values that are not finite.
@@ -142,14 +137,12 @@ def measure_moments(
         raise ValueError("received no images")
     layout = make_layout(images.shape[1], images.shape[2], strides)
     bands = make_bands(layout)
-    weights = np.ones(len(images)) if weights is None else np.asarray(weights, float)
-    weights = weights * (len(images) / weights.sum())
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        add = partial(add_images, images, weights, layout)
+        add = partial(add_images, images, layout)
         means = sum(pool.map(add, chunks(images)), np.zeros(())) / len(images)
         if not np.isfinite(means).all():
             raise ValueError("received values that are not finite")
-        measure = partial(measure_images, images, weights, layout, bands, means)
+        measure = partial(measure_images, images, layout, bands, means)
         sums: list[np.ndarray] = []
         for chunk, found in zip(
             chunks(images), pool.map(measure, chunks(images)), strict=True
@@ -182,23 +175,19 @@ def chunks(images: np.ndarray) -> Iterator[slice]:
             yield slice(first, min(first + size, stop))
 
 
-def add_images(
-    images: np.ndarray, weights: np.ndarray, layout: Layout, chunk: slice
-) -> np.ndarray:
-    """Weighted sums of the images of a chunk, then of their squares.
+def add_images(images: np.ndarray, layout: Layout, chunk: slice) -> np.ndarray:
+    """Sums of the images of a chunk, then of their squares.
 
     Returns:
         float64 (2 C, height, width), the squares in the second half.
     """
     levels = levels_by_channel(images[chunk], layout.shape)
-    share = weights[chunk].astype(np.float32)
-    sums = [np.tensordot(share, values, 1) for values in (levels, squares(levels))]
-    return np.concatenate(sums).astype(np.float64)
+    both = levels, squares(levels)
+    return np.concatenate([values.sum(axis=0, dtype=np.float64) for values in both])
 
 
 def measure_images(
     images: np.ndarray,
-    weights: np.ndarray,
     layout: Layout,
     bands: list[Band],
     means: np.ndarray,
@@ -208,31 +197,29 @@ def measure_images(
 
     Args:
         images: the whole set.
-        weights: float (N,).
         layout: of the set.
         bands: its grid frequencies by radius.
         means: float64 (2 C, height, width), of the images and of their squares.
         chunk: which images.
 
     Returns:
-        For each image, times its weight: 1; gram (bands, K, K); cross (K, C, A) in the
-        order of the bands; power_near (A,) in that order; lines (C, A); power in a bin
-        and in its ring (2, P, A); then the sum of the spectra (bins,).
+        For each image: gram (bands, K, K); cross (K, C, A) in the order of the bands;
+        power_near (A,) in that order; lines (C, A); power in a bin and in its ring
+        (2, P, A); then the sum of the spectra (bins,).
     """
     levels = levels_by_channel(images[chunk], layout.shape)
-    weight = weights[chunk].astype(np.float32)[:, np.newaxis, np.newaxis]
     num_images, channels = levels.shape[:2]
     values = np.concatenate([levels, squares(levels)], axis=1)
     values -= means.astype(np.float32)
     values *= layout.window
     explaining = scipy.fft.fft2(values).reshape(num_images, 2 * channels, -1)
     explained = explaining[:, :channels]
-    powers = weight * separate_powers(explained)  # (n, P, bins)
-    spectra = weight[:, 0] * squared_size(explained).sum(axis=1)
+    powers = separate_powers(explained)  # (n, P, bins)
+    spectra = squared_size(explained).sum(axis=1)
     gram, cross, near = [], [], []
     for band in bands:
         low = explaining[:, :, band.low]
-        conjugate = low.conj() * weight
+        conjugate = low.conj()
         gram.append(conjugate @ low.swapaxes(1, 2))
         high = explained[:, :, band.high]  # (n, C, frequencies, B)
         flat = high.reshape(num_images, -1, high.shape[3])
@@ -241,11 +228,10 @@ def measure_images(
         near.append(spectra[:, band.high].sum(axis=2))
     rings = np.stack([powers[:, :, r].mean(axis=2) for r in layout.rings], axis=2)
     return [
-        weights[chunk],
         np.stack(gram, axis=1),
         np.concatenate(cross, axis=3),
         np.concatenate(near, axis=1),
-        explained[:, :, layout.centers] * weight,
+        explained[:, :, layout.centers],
         np.stack([powers[:, :, layout.centers], rings], axis=1),
         spectra.sum(axis=0, dtype=np.float64),
     ]
@@ -259,7 +245,8 @@ def in_order(
     bands: list[Band],
 ) -> Moments:
     """Brings the sums of `measure_images` to the order and form of `Moments`."""
-    counts, gram, cross, near, lines, ring_powers, spectrum = sums
+    gram, cross, near, lines, ring_powers, spectrum = sums
+    counts = np.bincount(np.arange(num_images) % NUM_GROUPS)
     channels = len(means) // 2
     mean = means[:channels]
     members = [band.frequencies for band in bands]

@@ -31,8 +31,7 @@ from analysis.checkerboard.measurement import (
     read_real_images,
     reading_to_dict,
 )
-from analysis.checkerboard.meter import GridReading, read
-from analysis.checkerboard.moments import measure_moments
+from analysis.checkerboard.meter import GridReading
 from analysis.checkerboard.predictions import predict_by_probe
 from analysis.checkerboard.probe import learned_kernel
 from analysis.checkerboard.words import decibels
@@ -155,9 +154,7 @@ def gain_floors_db(real: RealImages, num_images: int) -> dict[str, float]:
     the largest gain that real images may have there (upper end of the 95 % interval).
     The steps hide rounding errors.
     """
-    strides = real.moments.layout.strides
-    null = measure_moments(real.second_half[:num_images], strides)
-    readings = read(null, real.moments, null, real.resolution)
+    readings = real.read(real.null(num_images))
     [corner] = of_stage(readings, 1)
     before = max(r.imaging_gain_percent.real.high for r in of_stage(readings, 2))
     percents = corner.imaging_gain_percent.limit, before

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from analysis.checkerboard.controls import Bench
+from analysis.checkerboard.controls import prepare
 from analysis.checkerboard.kernels import phase_gains
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset
@@ -15,9 +15,9 @@ def real():
 
 
 @pytest.fixture(scope="session")
-def bench(real):
-    """The meter set up for these real images, resolution included."""
-    return Bench.of(real[0], (2, 2), real[1])
+def prepared(real):
+    """These real images as the meter reads them, resolution included."""
+    return prepare(real[0], (2, 2), real[1])
 
 
 @pytest.fixture(scope="session")

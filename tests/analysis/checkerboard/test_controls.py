@@ -21,35 +21,35 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_nothing_is_found_in_real_images(bench, random):
-    assert null_control(bench, 1, random).passed
+def test_nothing_is_found_in_real_images(prepared, random):
+    assert null_control(prepared, 1, random).passed
 
 
-def test_no_nuisance_is_a_pattern(bench, random):
-    for control in nuisance_controls(bench, 1, random):
+def test_no_nuisance_is_a_pattern(prepared, random):
+    for control in nuisance_controls(prepared, 1, random):
         assert control.passed, control
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_pattern_is_found(name, bench, random):
-    control = planted_control(name, PLANTED[name], bench, 1, random)
+def test_a_planted_pattern_is_found(name, prepared, random):
+    control = planted_control(name, PLANTED[name], prepared, 1, random)
     assert control.passed, control
 
 
 @pytest.mark.parametrize(
     "name", ["1 level everywhere", "1 % of the intensity", "2 levels in columns"]
 )
-def test_a_blind_meter_fails(name, bench, random, monkeypatch):
+def test_a_blind_meter_fails(name, prepared, random, monkeypatch):
     blind = Fit(np.zeros(1), np.eye(1), np.eye(1), 512)
     monkeypatch.setattr(meter, "fit_line", lambda *_: blind)
     monkeypatch.setattr(meter, "fit_gain", lambda *_: blind)
-    assert not planted_control(name, PLANTED[name], bench, 1, random).passed
+    assert not planted_control(name, PLANTED[name], prepared, 1, random).passed
 
 
-def test_a_meter_that_sees_patterns_everywhere_fails(bench, random, monkeypatch):
+def test_a_meter_that_sees_patterns_everywhere_fails(prepared, random, monkeypatch):
     certain = Fit(np.full(1, 100.0), np.eye(1) * 1e-3, np.eye(1), 512)
     monkeypatch.setattr(Fit, "minus", lambda *_: certain)
-    assert not null_control(bench, 1, random).passed
+    assert not null_control(prepared, 1, random).passed
 
 
 @pytest.mark.slow

@@ -27,6 +27,11 @@ def measured(real):
     return measure_samples(samples, reference, (2, 2))
 
 
+def test_equal_numbers_of_real_images_are_read_once(prepared):
+    assert prepared.null(600) is prepared.null(600)
+    assert prepared.null(9000).num_images == len(prepared.second_half) == 2500
+
+
 def test_what_is_saved_is_what_is_loaded(measured, tmp_path):
     path = tmp_path / "m.npz"
     measured.save(path)

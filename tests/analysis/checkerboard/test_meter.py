@@ -7,7 +7,15 @@ import pytest
 import scipy.ndimage
 
 from analysis.checkerboard import meter
-from analysis.checkerboard.controls import CORNER, at
+from analysis.checkerboard.controls import (
+    CORNER,
+    PLANTED,
+    at,
+    draw,
+    plant,
+    prepare,
+    read_images,
+)
 from analysis.checkerboard.meter import (
     NO_RESOLUTION,
     Fit,
@@ -17,6 +25,8 @@ from analysis.checkerboard.meter import (
 )
 from analysis.checkerboard.moments import measure_moments
 from analysis.checkerboard.nuisances import measure_resolution
+from config.schema import DataConfig
+from gan.data.dataset import load_dataset
 from gan.data.images import to_uint8
 
 
@@ -123,24 +133,44 @@ def test_p_values_of_real_halves_are_uniform(real):
     assert 0.0 < np.mean(small) < 0.22
 
 
-def test_real_images_and_what_sharpness_or_noise_does_to_them_show_nothing(bench):
+def test_real_images_and_what_sharpness_or_noise_does_to_them_show_nothing(prepared):
     random = np.random.default_rng(3)
-    assert not any(r.found for r in bench.read(bench.draw(2000, random)))
+    assert not any(r.found for r in read_images(draw(2000, prepared, random), prepared))
 
 
-def test_without_a_resolution_other_contents_would_be_a_pattern(bench, real):
+def test_without_a_resolution_other_contents_would_be_a_pattern(prepared, real):
     """The negative control: trousers have edges at fixed columns."""
     images, labels = real
     trousers = images[labels == 1]
-    assert not any(r.found for r in bench.read(trousers))
+    assert not any(r.found for r in read_images(trousers, prepared))
     moments = measure_moments(trousers, (2, 2))
-    fooled = read(moments, bench.reference, bench.null, NO_RESOLUTION)
+    fooled = read(moments, prepared.reference, prepared.null(500), NO_RESOLUTION)
     assert any(r.found for r in fooled)
 
 
-def test_the_limit_holds_for_what_is_found(bench, real, checker):
+@pytest.mark.parametrize("num_images", [300, 1000])
+def test_images_of_one_class_are_no_pattern_beside_few_real_images(real, num_images):
+    """What 100 images of a class show bounds what more images of it may show."""
+    few = prepare(real[0][:2000], (2, 2), real[1][:2000])
+    others = load_dataset(DataConfig(), "test")
+    false = fooled = 0
+    for label in range(10):
+        images = others.images_uint8[others.labels == label][:num_images]
+        moments = measure_moments(images, (2, 2))
+        false += any(r.found for r in few.read(moments))
+        sets = moments, few.reference, few.null(num_images)
+        fooled += any(r.found for r in read(*sets, NO_RESOLUTION))
+    assert false <= 1  # 5 % of such sets by chance
+    assert fooled >= 5  # the negative control
+    levels = plant(
+        PLANTED["1 level everywhere"], real[0][2000:], np.random.default_rng(0)
+    )
+    assert at(read_images(levels, few), CORNER).fixed_pattern_levels.found
+
+
+def test_the_limit_holds_for_what_is_found(prepared, real, checker):
     levels = real[0][1::2].astype(np.float32) * 0.9 + 12 + 1.0 * checker
-    for reading in bench.read(to_uint8(levels / 127.5 - 1)):
+    for reading in read_images(to_uint8(levels / 127.5 - 1), prepared):
         for name in (*meter.READINGS, "free_chroma_levels"):
             item = getattr(reading, name)
             if item and item.found:
@@ -148,17 +178,17 @@ def test_the_limit_holds_for_what_is_found(bench, real, checker):
                 assert item.z > 1.96
 
 
-def test_equal_transforms_of_two_level_images_do_no_harm(bench, real):
+def test_equal_transforms_of_two_level_images_do_no_harm(prepared, real):
     """Of images of two levels the square is constant: a singular regression."""
     two_levels = np.where(real[0][1::2] > 127, 255, 0).astype(np.uint8)
-    for reading in bench.read(two_levels):
+    for reading in read_images(two_levels, prepared):
         assert np.isfinite(reading.imaging_gain_percent.samples.value)
         assert not reading.found
 
 
-def test_a_change_is_named_that_sets_the_resolution(bench):
-    k = [f.name for f in bench.reference.layout.frequencies].index("(0, 1/2)")
-    size, change = bench.resolution.sizes[k]["imaging_gain_percent"]
+def test_a_change_is_named_that_sets_the_resolution(prepared):
+    k = [f.name for f in prepared.reference.layout.frequencies].index("(0, 1/2)")
+    size, change = prepared.resolution.sizes[k]["imaging_gain_percent"]
     assert size > 0.3
     assert change
 
@@ -171,7 +201,7 @@ def test_the_resolution_of_noise_is_nothing_off_the_axes(fields):
     assert found.of(corner, "imaging_gain_percent") < 1
 
 
-def test_sets_of_other_sizes_are_refused(bench):
+def test_sets_of_other_sizes_are_refused(prepared):
     other = measure_moments(np.zeros((4, 32, 32, 1), np.uint8), (2, 2))
     with pytest.raises(ValueError, match=r"expected \(28, 28\) px"):
-        read(other, bench.reference, bench.null, bench.resolution)
+        read(other, prepared.reference, prepared.null(500), prepared.resolution)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from analysis.checkerboard.controls import PLANTED, plant
+from analysis.checkerboard.controls import PLANTED, draw, plant, read_images
 from analysis.checkerboard.words import (
     ADVICE,
     decibels,
@@ -23,15 +23,15 @@ def test_decibels(percent, expected):
 
 
 @pytest.fixture(scope="module")
-def read_sets(bench):
+def read_sets(prepared):
     """Readings of each planted pattern, a weak one, and real images."""
     random = np.random.default_rng(5)
-    images = bench.draw(2000, random)
+    images = draw(2000, prepared, random)
     found = {
-        name: bench.read(plant(planted, images, random))
+        name: read_images(plant(planted, images, random), prepared)
         for name, planted in PLANTED.items()
     }
-    return found | {"real": bench.read(images)}
+    return found | {"real": read_images(images, prepared)}
 
 
 def test_no_sentence_contradicts_its_table(read_sets):
