@@ -141,7 +141,8 @@ def cut_out(images: tf.Tensor, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
     for size, centre in zip(images.shape[1:3], (row, column), strict=True):
         position = tf.range(size) - centre[:, None] + size // 4
         sides.append((position >= 0) & (position < size // 2))
-    return images * (1 - rectangle(*sides, images.dtype))
+    rows, columns = sides
+    return images * (1 - rectangle(rows, columns, images.dtype))
 
 
 def rectangle(rows: tf.Tensor, columns: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
