@@ -117,8 +117,8 @@ def agreement_table(rows: Sequence[dict[str, Any]]) -> Table:
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draws measured against predicted, one column per predictor, one color per run.
 
-    Runs are named by method and step. The last upsampling has large markers. A measured interval that reaches 0 has an
-    empty marker at its upper end, and no bar.
+    Runs are named by method and step. The last upsampling has large markers. A measured
+    interval that reaches 0 has an empty marker at its upper end, and no bar.
     """
     figure = new_figure(6.4, 8.4)
     panels = figure.subplots(len(READINGS), len(PREDICTORS), sharex="row", sharey="row")
