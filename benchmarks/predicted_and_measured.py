@@ -117,12 +117,12 @@ def agreement_table(rows: Sequence[dict[str, Any]]) -> Table:
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Draws measured against predicted, one column per predictor, one color per run.
 
-    The last upsampling has large markers. A measured interval that reaches 0 has an
-    empty marker at its upper end, and no bar.
+    Runs are named by method and step. The last upsampling has large markers. A measured
+    interval that reaches 0 has an empty marker at its upper end, and no bar.
     """
     figure = new_figure(6.4, 8.4)
     panels = figure.subplots(len(READINGS), len(PREDICTORS), sharex="row", sharey="row")
-    runs = list(dict.fromkeys((row["run"], row["method"]) for row in rows))
+    runs = list(dict.fromkeys((r["run"], f"{r['method']}, {r['step']}") for r in rows))
     for line, name in zip(panels, READINGS, strict=True):
         for axes, predictor in zip(line, PREDICTORS, strict=True):
             points = chosen(rows, predictor, name)
@@ -140,8 +140,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
             axes.set(xscale="log", yscale="log", xlabel=f"predicted {READINGS[name]}")
             axes.set_title(predictor, fontsize=9)
         line[0].set_ylabel(f"measured {READINGS[name]}")
-    for (run, method), style in styles(runs):
-        label = f"{method} ({run})" if len({m for _, m in runs}) < len(runs) else method
+    for (_, label), style in styles(runs):
         panels[0, 0].plot([], [], linestyle="none", label=label, **style)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     return figure

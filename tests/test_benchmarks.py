@@ -357,6 +357,7 @@ def prediction(run, frequency, predicted, measured, low):
     return {
         "run": run,
         "method": run,
+        "step": 1,
         "frequency": frequency,
         "stage": 1,
         "on_axis": frequency.startswith("(0"),

@@ -14,6 +14,9 @@ Each gives for every latent the mean level M and the line L(a) at each grid freq
 The fixed pattern is the mean of L(a) over latents, and the imaging gain the size of the
 regression of L(a) on M: the limit of the measured gain for content of frequency 0.
 None of them knows how content, border and non-linearity mix; only samples show that.
+For trained generators, weights and probe give the order of the imaging gains and miss
+their size by a factor of up to 5, geometry gives neither, and no fixed pattern is
+predicted well (docs/method.md, "Predicted and measured").
 
 The probe sees the images, where an activation behind the pattern of one upsampling
 makes harmonics at the frequencies of later ones. The weights attribute each frequency

@@ -20,7 +20,8 @@ from gan.run.environment import prepare_tensorflow
 ABOUT_PREDICTIONS = (
     "Predicted: geometry takes all taps of a kernel as equal. Weights takes the real "
     "kernels, and replaces what is not linear by its mean slope. Probe runs the real "
-    "layers on constant maps."
+    "layers on constant maps. For trained generators only the order of the gains of "
+    "weights and probe is reliable; geometry is not."
 )
 LEGEND = (
     "One row per upsampling, at the frequency where its pattern is strongest. Gain: "
