@@ -21,6 +21,10 @@ ADVICE = (
     "(--upsample resize), a kernel size that is a multiple of the stride, or "
     "--upsample transpose-balanced."
 )
+CAUTION = (  # beside predictions; from docs/method.md, "Predicted and measured"
+    "For trained generators only the order of the gains of weights and probe is "
+    "reliable, within a factor of 5; geometry and predicted fixed patterns are not."
+)
 
 
 def decibels(percent: float) -> float:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from analysis.checkerboard.meter import Reading
-from analysis.checkerboard.words import decibels, gain_text, verdict
+from analysis.checkerboard.words import CAUTION, decibels, gain_text, verdict
 from analysis.commands import options
 from analysis.commands.tables import table_console
 from analysis.report.comparison import PREDICTORS, Source, conditions, load_sources
@@ -20,8 +20,7 @@ from gan.run.environment import prepare_tensorflow
 ABOUT_PREDICTIONS = (
     "Predicted: geometry takes all taps of a kernel as equal. Weights takes the real "
     "kernels, and replaces what is not linear by its mean slope. Probe runs the real "
-    "layers on constant maps. For trained generators only the order of the gains of "
-    "weights and probe is reliable; geometry is not."
+    f"layers on constant maps. {CAUTION}"
 )
 LEGEND = (
     "One row per upsampling, at the frequency where its pattern is strongest. Gain: "

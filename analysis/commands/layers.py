@@ -192,8 +192,12 @@ def print_summary(summary: dict[str, Any]) -> None:
             console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
         elif "torch" in layer:
             console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
-    for pattern in summary.get("lines", ()):
-        console.print(escape(_pattern_text(pattern)))
+    if patterns := summary.get("lines"):
+        from analysis.checkerboard.words import CAUTION
+
+        for pattern in patterns:
+            console.print(escape(_pattern_text(pattern)))
+        console.print(CAUTION)
     checked = len(summary["layers"]) - summary["num_not_checked"]
     console.print(
         f"{checked} of {len(summary['layers'])} layers as predicted, "

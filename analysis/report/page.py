@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from analysis.checkerboard.controls import Control
 from analysis.checkerboard.meter import Estimate, GridReading, Reading
 from analysis.checkerboard.words import (
+    CAUTION,
     NONE_FOUND,
     TOO_WEAK,
     VISIBLE,
@@ -66,6 +67,7 @@ def make_page(
         figures={figure.name: figure for figure in figures},
         spectra=[figure for figure in figures if figure.name.startswith("spectra-")],
         predictors=PREDICTORS,
+        caution=CAUTION,
         predictions=[row for source in sources for row in prediction_rows(source)],
     )
     return page, figures
