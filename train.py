@@ -168,6 +168,8 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
         return make_observers(config, dataset, say)
 
     with process_folder(directory, strategy) as folder:
+        if not folder.is_locked:
+            say(f"warning: {directory}: no locks here; do not start this run twice")
         say(
             f"{dataset.name}: {len(dataset.images_uint8)} images -> {directory}; "
             f"watch: tensorboard --logdir {directory.parent}"

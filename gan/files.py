@@ -1,5 +1,6 @@
 """Writing files whole or not at all, and reading files that are not trusted."""
 
+import errno
 import hashlib
 import os
 import re
@@ -83,10 +84,16 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file or folder has reached the disk."""
+    """Waits until a file or folder has reached the disk.
+
+    Some network file systems cannot wait for a folder, and say EINVAL.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from config.schema import UserError
+from gan.run.environment import stop_signals
 
 START_TIMEOUT = "GAN_START_TIMEOUT_SECONDS"  # variable of a worker's environment
 POLL_SECONDS = 0.05
@@ -43,8 +44,8 @@ def launch(
 ) -> int:
     """Runs workers until they succeed, fail by themselves, or die too often.
 
-    SIGINT and SIGTERM are passed on, so that the workers save and stop. Returns the
-    exit code of the first worker that failed; 128 + n for signal n.
+    The signals of `stop_signals` are passed on, so that the workers save and stop.
+    Returns the exit code of the first worker that failed; 128 + n for signal n.
     """
     for restart in range(limits.restarts + 1):
         code, stopping = run_together(command, num_workers, limits)
@@ -73,7 +74,7 @@ def run_together(
         received.append(number)
         send(workers, number)
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
         for environment in environments(num_workers, limits.start_seconds):
             # A session of its own: Ctrl-C reaches a worker once, through this process.

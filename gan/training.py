@@ -1,5 +1,6 @@
 """The training loop, and what it needs besides the step."""
 
+import os
 import signal
 import time
 from collections import defaultdict
@@ -282,7 +283,7 @@ class Clock:
 
 
 class StopSignals:
-    """Notes SIGINT, SIGTERM and the end of the allowed time.
+    """Notes a signal that asks to stop, and the end of the allowed time.
 
     A second signal has its usual effect, for users who cannot wait for the step.
     """
@@ -292,7 +293,8 @@ class StopSignals:
         self.received = 0
 
     def __enter__(self) -> "StopSignals":
-        numbers = signal.SIGINT, signal.SIGTERM
+        self._terminals = [output for output in (1, 2) if os.isatty(output)]
+        numbers = environment.stop_signals()
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -303,6 +305,10 @@ class StopSignals:
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self._before[signal.Signals(number)])
+        if number == signal.SIGHUP:  # writing to a terminal that is gone is an error
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            for output in self._terminals:
+                os.dup2(nothing, output)
 
     def request(self) -> tuple[str, int] | None:
         """Reason and exit code, if the run is to stop now."""

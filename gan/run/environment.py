@@ -6,6 +6,7 @@ TensorFlow is imported inside the functions, so that commands answer `--help` at
 import os
 import platform
 import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import ConfigError
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Signals on which a run saves and ends.
+
+    Batch systems send SIGUSR1 before the end of a job. A terminal that is closed sends
+    SIGHUP, which `nohup` has ignored.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
 
 
 def prepare_tensorflow() -> None:

@@ -115,7 +115,8 @@ def num_weights(model: ModelConfig, image_size: int) -> int:
 class RunFolder:
     """A run folder that this process owns during a `with` block.
 
-    The operating system releases its lock when the process ends in any way.
+    The operating system releases its lock when the process ends in any way. Where the
+    file system has no locks, `is_locked` is false.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -137,9 +138,10 @@ class RunFolder:
                 f"cannot write to {self.directory}: {error.strerror or error}; "
                 "choose another place with --runs-dir"
             ) from None
+        self.is_locked = True
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "unknown"
             self._lock.close()
@@ -147,6 +149,8 @@ class RunFolder:
                 f"{self.directory} is in use by process {owner}; "
                 "wait for it or choose another name with --run"
             ) from None
+        except OSError:  # some network file systems have no locks
+            self.is_locked = False
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -161,9 +165,12 @@ class RunFolder:
         """Connects the folder with a run; true when it already belonged to it.
 
         Raises:
-            RunError: with the list of differences, when it belongs to another run.
+            RunError: with the list of differences, when it belongs to another run; and
+                when it holds results but no checkpoint.
         """
         path = self.directory / CONFIG
+        if not [*self.state.glob("step-*"), *self.state.glob("corrupt-*")]:
+            self.refuse_lost_state(record.config.run.checkpoint_every_steps)
         known = path.exists()
         if known:
             old = read_run(self.directory)
@@ -181,6 +188,27 @@ class RunFolder:
             )
         self.write_config(record)
         return known
+
+    def refuse_lost_state(self, checkpoint_every_steps: int) -> None:
+        """Refuses to start over where a run has left results but no checkpoint.
+
+        A run that was killed before its first checkpoint has no such results.
+
+        Raises:
+            RunError: naming one of the results.
+        """
+        grids = [
+            path
+            for path in sorted(self.samples.glob("step-*.png"))
+            if path.stem > f"step-{checkpoint_every_steps:08d}"
+        ]
+        exports = [self.directory / "generator.keras", *self.best.glob("step-*")]
+        if left := [*filter(Path.exists, exports), *grids]:
+            raise RunError(
+                f"{self.directory} holds results such as {left[0].name} but no "
+                "checkpoint in state/; put state/ back, choose another name with "
+                "--run, or remove the folder to start over"
+            )
 
     def write_config(self, record: RunRecord) -> None:
         """Writes config.json whole or not at all."""

@@ -199,6 +199,8 @@ class RunLog:
             return
         kept = []
         text = path.read_text(encoding="utf-8", errors="replace")
+        if text and step < 0:
+            self.say("note: state/ has no checkpoint; training starts at step 0 again")
         for line in text.splitlines(keepends=True):
             try:
                 if json.loads(line)["step"] <= step and line.endswith("\n"):

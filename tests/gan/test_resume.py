@@ -204,6 +204,23 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_every_signal_that_ends_a_job_is_noted(name):
+    number = getattr(signal, name)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), number)
+        assert signals.request() == (f"stopped by {name}", 128 + number)
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.request() is None
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_interrupt_is_not_held_back():
     # A shell starts what it puts in the background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

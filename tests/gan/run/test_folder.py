@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from config.loader import load_config, to_dict
-from gan.files import first_line, write_atomically
+from gan.files import first_line, flush, write_atomically
 from gan.run.folder import (
     RunError,
     RunFolder,
@@ -150,10 +151,61 @@ def test_what_a_killed_owner_was_writing_is_removed(tmp_path):
     assert read_run(tmp_path) == facts()
 
 
+@pytest.mark.parametrize(
+    "name", ["generator.keras", "best/step-00000900", "samples/step-00002001.png"]
+)
+def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, name):
+    """Somebody has moved or removed state/, which is not the same as a new run."""
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts())
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a result")
+        with pytest.raises(RunError, match="but no checkpoint in state/") as refusal:
+            folder.claim(facts())
+        (tmp_path / "config.json").unlink()  # without it, too
+        with pytest.raises(RunError, match="but no checkpoint in state/"):
+            folder.claim(facts())
+        assert not (tmp_path / "config.json").exists()
+    assert Path(name).name in str(refusal.value)
+
+
+def test_what_a_run_leaves_before_its_first_checkpoint_does_not_stop_it(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts())  # with a checkpoint every 2,000 steps
+        for step in (0, 500, 2000):
+            (folder.samples / f"step-{step:08d}.png").write_text("a grid")
+        assert folder.claim(facts())
+
+
 def test_a_folder_without_config_is_no_run(tmp_path):
     for directory in (tmp_path, tmp_path / "missing"):
         with pytest.raises(RunError, match="is not a run folder: no config.json"):
             read_run(directory)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_other_owner(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    with RunFolder(tmp_path) as folder:
+        assert folder.is_locked
+    monkeypatch.setattr("fcntl.flock", flock)
+    with RunFolder(tmp_path) as folder:
+        assert not folder.is_locked
+
+
+def test_a_file_system_that_cannot_flush_folders_loses_nothing(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    flush(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Input/output error"):  # files must be flushed
+        flush(tmp_path / "file")
 
 
 def test_a_second_process_is_refused_with_the_number_of_the_owner(tmp_path):
