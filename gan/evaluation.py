@@ -19,6 +19,9 @@ from gan.run.log import RunLog
 from gan.sampling import renderer
 from gan.state import TrainState
 
+# Recognisable pictures come long before the first evaluation of a usual run.
+EARLY_GRIDS = (100, 250, 500, 1000)  # steps with a sample grid and nothing else
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -85,9 +88,14 @@ class Evaluation:
             self._evaluate(0, self._untrained)
             self._untrained = None
 
-    def __call__(self, step: int) -> None:
+    def __call__(self, step: int, grid_only: bool = False) -> None:
         """Evaluates the state, which is that after `step` steps."""
-        self._evaluate(step, self._weights())
+        if grid_only:
+            self.average.set_weights(self.state.ema_generator.get_weights())
+            grid_latents = self.latents[: self.config.run.grid_images]
+            self.log.grid(step, tile(self.render_average(grid_latents)))
+        else:
+            self._evaluate(step, self._weights())
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Copies of the weights of the averaged and of the current generator."""

@@ -19,7 +19,7 @@ from config.schema import Config, UserError
 from gan.augment import preview
 from gan.data.dataset import Dataset
 from gan.devices import Processes
-from gan.evaluation import Evaluation, Observer
+from gan.evaluation import EARLY_GRIDS, Evaluation, Observer
 from gan.run import checkpoint, environment
 from gan.run.checkpoint import CheckpointError, Restored
 from gan.run.folder import RunFolder, RunRecord
@@ -131,9 +131,10 @@ def train(  # noqa: PLR0913
             if not evaluation.is_ready:
                 with clock.measure("evaluate"):
                     evaluation.prepare(make_observers())
-            if last or step % config.run.evaluate_every_steps == 0:
+            complete = last or step % config.run.evaluate_every_steps == 0
+            if complete or step in EARLY_GRIDS:
                 with clock.measure("evaluate"):
-                    evaluation(step)
+                    evaluation(step, grid_only=not complete)
 
             # Checkpoints, also when an alarm, the user or the clock ends the run.
             log.status(step, alarms.status)
@@ -147,8 +148,9 @@ def train(  # noqa: PLR0913
                     required = last or stop is not None
                     checkpoints.save(step, alarms.state_dict(), required=required)
 
-        if not stop:
-            checkpoints.export()
+        if stop:
+            evaluation(step, grid_only=True)
+        checkpoints.export()
         processes.wait()  # until the chief has written its files
     return Outcome(step, *(stop or ()))
 
@@ -208,6 +210,7 @@ def steps_until_boundary(step: int, config: Config) -> int:
     run, left = config.run, config.train.num_steps - step
     cadences = run.log_every_steps, run.evaluate_every_steps, run.checkpoint_every_steps
     boundaries = [every - step % every for every in cadences]
+    boundaries += [early - step for early in EARLY_GRIDS if early > step]
     return min(config.train.steps_per_call, left, *boundaries)
 
 

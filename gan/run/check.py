@@ -120,7 +120,7 @@ def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
 def check_export(path: Path, state: TrainState, finished: bool, report: Report) -> None:
     """Compares the exported generator with the last checkpoint, and repairs it.
 
-    A generator is exported when the run is `finished`.
+    It is written whenever a run ends, and must exist when the run is `finished`.
     """
     problem = ""
     if path.exists():
@@ -128,7 +128,7 @@ def check_export(path: Path, state: TrainState, finished: bool, report: Report) 
         saved = average.get_weights()
         try:
             load_exported(path, average)
-            if finished and not all(map(np.array_equal, saved, average.get_weights())):
+            if not all(map(np.array_equal, saved, average.get_weights())):
                 problem = "it differs from the last checkpoint"
         except RunError as error:
             problem = str(error)

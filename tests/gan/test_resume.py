@@ -14,14 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 import train as program
-from config.loader import from_dict
+from config.loader import from_dict, load_config
+from gan.__main__ import main as gan
 from gan.evaluation import Observation
 from gan.fourier import saves_time
 from gan.run.checkpoint import available, restore_newest
 from gan.run.folder import RunFolder, read_run
-from gan.sampling import sample
+from gan.sampling import open_run, sample
 from gan.state import TrainState, build_state
-from gan.training import StopSignals, batch_inputs, train
+from gan.training import StopSignals, batch_inputs, steps_until_boundary, train
 
 ROOT = Path(__file__).parents[2]
 # 16 steps an epoch: a kill after step 23 is in the middle of the second one. The first
@@ -200,7 +201,10 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
     assert said.startswith("stopped by SIGINT after step 4; continue with: python ")
     (directory,) = (tmp_path / "r").iterdir()
     assert [step for step, _ in available(directory / "state")] == [4]
-    assert not (directory / "generator.keras").exists()
+    # The grid and the generator are those of step 4, and a stopped run is sound.
+    assert (directory / "samples" / "step-00000004.png").exists()
+    assert open_run(directory).step == 4
+    assert CliRunner().invoke(gan, ["check", str(directory)]).exit_code == 0
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -219,6 +223,23 @@ def test_a_run_under_nohup_outlives_its_terminal():
         os.kill(os.getpid(), signal.SIGHUP)
         assert signals.request() is None
     signal.signal(signal.SIGHUP, before)
+
+
+def test_calls_of_many_steps_end_at_each_early_grid():
+    run = {"log_every_steps": 9000, "evaluate_every_steps": 9000}
+    config = load_config(
+        flags={f"run.{key}": value for key, value in run.items()}
+        | {
+            "run.checkpoint_every_steps": 9000,
+            "train.steps_per_call": 1000,
+            "train.num_steps": 9000,
+        }
+    )
+    step, ends = 0, []
+    while step < config.train.num_steps:
+        step += steps_until_boundary(step, config)
+        ends.append(step)
+    assert ends[:5] == [100, 250, 500, 1000, 2000] and len(ends) == 12
 
 
 def test_a_second_interrupt_is_not_held_back():
