@@ -295,7 +295,7 @@ def losses(strategy):
 
 one = losses(None)
 print(np.abs(one - losses(strategy)).max())
-with patch.object(augment, "part_of_replica", lambda whole: whole[: whole.shape[0] // 2]):
+with patch.object(augment, "part_of_replica", lambda numbers: numbers[:4]):
     print(np.abs(one - losses(strategy)).max())
 with patch.object(augment, "uniform", lambda *key: tf.random.uniform(key[-1])):
     print(np.abs(one - losses(strategy)).max())
@@ -311,6 +311,7 @@ def test_two_replicas_change_the_images_as_one_device_does():
         "model.initializer_stddev": 0.1,
         "model.minibatch_stddev": 4,
         "train.batch_size": 8,
+        "train.num_steps": 100,
         "train.r1_gamma": 0.0,
         "train.g_learning_rate": 2e-4,
         "train.d_learning_rate": 2e-4,
