@@ -122,12 +122,13 @@ def translate(images: tf.Tensor, down: tf.Tensor, right: tf.Tensor) -> Any:
     for axis, positions, size in ((1, rows, height), (2, columns, width)):
         inside = tf.clip_by_value(positions, 0, size - 1)
         moved = tf.gather(moved, inside, axis=axis, batch_dims=1)
-    valid = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    valid_rows = (rows >= 0) & (rows < height)
+    valid_columns = (columns >= 0) & (columns < width)
 
     def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
         return translate(upstream, -down, -right), None, None
 
-    return moved * rectangle(*valid, images.dtype), gradients
+    return moved * rectangle(valid_rows, valid_columns, images.dtype), gradients
 
 
 def cut_out(images: tf.Tensor, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
@@ -140,7 +141,8 @@ def cut_out(images: tf.Tensor, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
     for size, centre in zip(images.shape[1:3], (row, column), strict=True):
         position = tf.range(size) - centre[:, None] + size // 4
         sides.append((position >= 0) & (position < size // 2))
-    return images * (1 - rectangle(*sides, images.dtype))
+    rows, columns = sides
+    return images * (1 - rectangle(rows, columns, images.dtype))
 
 
 def rectangle(rows: tf.Tensor, columns: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

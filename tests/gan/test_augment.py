@@ -295,7 +295,8 @@ def losses(strategy):
 
 one = losses(None)
 print(np.abs(one - losses(strategy)).max())
-with patch.object(augment, "part_of_replica", lambda numbers: numbers[:4]):
+first_half = lambda whole: whole[: whole.shape[0] // 2]
+with patch.object(augment, "part_of_replica", first_half):
     print(np.abs(one - losses(strategy)).max())
 with patch.object(augment, "uniform", lambda *key: tf.random.uniform(key[-1])):
     print(np.abs(one - losses(strategy)).max())
