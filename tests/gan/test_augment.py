@@ -312,6 +312,7 @@ def test_two_replicas_change_the_images_as_one_device_does():
         "model.initializer_stddev": 0.1,
         "model.minibatch_stddev": 4,
         "train.batch_size": 8,
+        "train.num_steps": 100,
         "train.r1_gamma": 0.0,
         "train.g_learning_rate": 2e-4,
         "train.d_learning_rate": 2e-4,
