@@ -63,6 +63,17 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
+def expect_suffix(out: Path, *suffixes: str, folder: str = "") -> None:
+    """Refuses a file name whose suffix no format has; `folder` names what needs none.
+
+    An existing folder may have any name.
+    """
+    if out.suffix in suffixes or folder and (not out.suffix or out.is_dir()):
+        return
+    expected = " or ".join([*suffixes, *[f"{folder} (no suffix)"] * bool(folder)])
+    raise ValueError(f"--out: received {out}, expected {expected}")
+
+
 @main.command("sample", cls=Command)
 @run_argument
 @checkpoint_option
@@ -81,6 +92,7 @@ def sample_command(
     """
     if seeds and num:
         raise ValueError("received --seeds and --n, expected one of them")
+    expect_suffix(out, ".png", ".npz", folder="a folder")
     chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
     loaded = load_run(run, checkpoint)
     from gan.sampling import sample
@@ -119,8 +131,7 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
     chosen = parse_seeds(seeds)
     if len(chosen) < 2:
         raise ValueError(f"--seeds: received {seeds!r}, expected at least two")
-    if out.suffix not in (".png", *ANIMATIONS):
-        raise ValueError(f"--out: received {out}, expected .png, .gif or .webp")
+    expect_suffix(out, ".png", *ANIMATIONS)
     loaded = load_run(run, checkpoint)
     from gan.sampling import renderer
 
@@ -175,8 +186,7 @@ def augment_command(
             "received train.augment=none and data.flip=false, expected a change of the "
             "images, for example --set train.augment=colour,translation,cutout"
         )
-    if out.suffix != ".png":
-        raise ValueError(f"--out: received {out}, expected .png")
+    expect_suffix(out, ".png")
     images_uint8 = load_dataset(config.data).images_uint8[:8]
     prepare_tensorflow()
     from gan.augment import preview
@@ -192,8 +202,7 @@ def augment_command(
 @out_option(default="training.gif", help="FILE.gif or FILE.webp")
 def video(run: Path, fps: float, out: Path) -> None:
     """Makes a video of RUN's sample grids, in the order of training."""
-    if out.suffix not in ANIMATIONS:
-        raise ValueError(f"--out: received {out}, expected .gif or .webp")
+    expect_suffix(out, *ANIMATIONS)
     read_run(run)
     paths = sorted((run / "samples").glob("step-*.png"))
     if not paths:
@@ -207,20 +216,20 @@ def video(run: Path, fps: float, out: Path) -> None:
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@option(
-    "--format",
-    "kind",
-    default="keras",
-    type=click.Choice(["keras", "savedmodel", "tflite"]),
+@click.option(
+    "--out",
+    type=PATH,
+    required=True,
+    help="FILE.keras, FILE.tflite, or the folder of a SavedModel",
 )
-@click.option("--out", type=PATH, required=True)
-def export(run: Path, checkpoint: str, kind: str, out: Path) -> None:
+def export(run: Path, checkpoint: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
+    expect_suffix(out, ".keras", ".tflite", folder="the folder of a SavedModel")
     loaded = load_run(run, checkpoint)
     from gan.export import export_generator
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    difference = export_generator(loaded, kind, out)
+    difference = export_generator(loaded, out)
     click.echo(
         f"generator of step {loaded.step} -> {out}; read back, its pixels differ by "
         f"at most {difference} grey levels"

@@ -21,20 +21,18 @@ from gan.sampling import RENDER_BATCH_SIZE, LoadedRun, load_exported
 Infer = Callable[[np.ndarray], Any]
 
 
-def export_generator(run: LoadedRun, kind: str, out: Path) -> int:
-    """Writes a generator as "keras", "savedmodel" (a folder) or "tflite".
+def export_generator(run: LoadedRun, out: Path) -> int:
+    """Writes a generator as a .keras or .tflite file, else as a SavedModel folder.
 
     Returns:
         The largest difference, in grey levels, between the images of 64 latents by the
         run's generator and by the one that is read back.
     """
-    if kind == "keras" and out.suffix != ".keras":
-        raise RunError(f"--out: received {out}, expected a name ending in .keras")
     latents = latents_from_seeds(range(RENDER_BATCH_SIZE), run.config.model.latent_dim)
     expected = to_uint8(run.generator(latents, training=False).numpy())
-    write = {"keras": to_keras, "savedmodel": to_savedmodel, "tflite": to_tflite}
+    writers = {".keras": to_keras, ".tflite": to_tflite}
     with silent_stderr(), contextlib.redirect_stdout(io.StringIO()):
-        infer = write[kind](run, out)
+        infer = writers.get(out.suffix, to_savedmodel)(run, out)
     actual = to_uint8(np.asarray(infer(latents)))
     difference = int(np.abs(actual.astype(int) - expected).max())
     # Other programs add up in another order, which may change a rounding to uint8.

@@ -294,10 +294,10 @@ def test_sample_writes_a_grid_an_archive_or_single_pictures(trained, tmp_path):
         ("sample RUN --out FILE/x/y.png", "Not a directory"),
         ("sample RUN --out FILE", "File exists"),
         ("interpolate RUN --seeds 4", "expected at least two"),
-        ("interpolate RUN --out x.mp4", "expected .png, .gif or .webp"),
+        ("sample RUN --out x.jpg", "expected .png or .npz or a folder (no suffix)"),
+        ("interpolate RUN --out x.mp4", "expected .png or .gif or .webp"),
         ("video RUN --out x.mp4", "expected .gif or .webp"),
-        ("export RUN --out x.h5", "expected a name ending in .keras"),
-        ("export RUN --format onnx --out x", "'onnx' is not one of"),
+        ("export RUN --out x.h5", ".tflite or the folder of a SavedModel (no suffix)"),
     ],
 )
 def test_bad_requests_are_one_line(trained, tmp_path, args, message):
