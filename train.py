@@ -101,6 +101,7 @@ class TrainCommand(Command):
     metavar="DIR",
     help="Folder that holds the run folders.",
 )
+@click.version_option(package_name="dcgan-seams")
 @option("Output", "--dry-run", is_flag=True, help="Print the plan and stop.")
 def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
@@ -191,6 +192,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
         command = shlex.join(["python", *sys.argv])
         say(f"{outcome.stop} after step {outcome.step}; continue with: {command}")
     else:
+        say(f"measure them: python -m analysis spectra {shlex.quote(str(directory))}")
         say(f"finished: {outcome.step} steps; samples and generator in {directory}")
     return outcome.exit_code
 

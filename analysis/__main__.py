@@ -41,6 +41,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup)
+@click.version_option(package_name="dcgan-seams")
 def main() -> None:
     """Measures what a generator's upsampling does to its pictures."""
 

@@ -36,6 +36,7 @@ out_option = partial(option, "--out", type=PATH)
 
 
 @click.group()
+@click.version_option(package_name="dcgan-seams")
 def main() -> None:
     """Makes images and files, also from a run that is training."""
 

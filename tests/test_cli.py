@@ -57,6 +57,8 @@ cases = [
     (train.main, "--run ../x", 1, "Error: --run: received '../x'"),
     (train.main, "--dataset /no/such/folder", 1, "no such folder or file"),
     (gan, "--help", 0, "interpolate"),
+    (gan, "--version", 0, "version 0."),
+    (train.main, "--version", 0, "version 0."),
     (gan, "sample /no/run", 1, "Error: /no/run is not a run folder"),
     (gan, "video /no/run", 1, "Error: /no/run is not a run folder"),
     (gan, "sample --seeds x /no/run", 1, "Error: --seeds: received 'x'"),
