@@ -21,6 +21,7 @@ BUNDLED_TRAIN_IMAGES = 60_000  # in that file
 EMOJI_FILE = ASSETS / "emoji.npz"
 # Number of training images and their size in px.
 BUNDLED = {"fashion_mnist": (BUNDLED_TRAIN_IMAGES, 28), "emoji": (1_911, 64)}
+DARK_LEVEL = 64  # images without a brighter pixel get a note
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 
 
@@ -60,6 +61,12 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
     if not images:
         raise DataError(" ".join([f"{config.dataset}: no image found.", *notes]))
     stacked = np.stack(images)
+    if (brightest := int(stacked.max())) < DARK_LEVEL:
+        notes = [
+            *notes,
+            f"The brightest pixel has level {brightest} of 255: are the images on "
+            "another scale, such as 0 to 1 or 12 bits?",
+        ]
     numbers = np.array(labels, np.int64) if source.has_labels else None
     return Dataset(source.name, split, stacked, numbers, digest(stacked), tuple(notes))
 

@@ -40,16 +40,22 @@ def open_folder(path: Path, split: str, background: Colour) -> Source:
 
     Damaged pictures are skipped and named. If all pictures lie in sub-folders, the
     sub-folders at the top are the labels, numbered in the order of their names. If
-    there is a sub-folder `train`, the sub-folders `train` and `test` are the splits.
+    there is a sub-folder `train` or `Training`, it and `test` or `Testing` are the
+    splits.
     """
-    root = path / split if (path / "train").is_dir() else path
-    if not root.is_dir() or (root == path and split != "train"):
+    folders_by_name = {
+        folder.name.lower().removesuffix("ing"): folder
+        for folder in path.iterdir()
+        if folder.is_dir()
+    }
+    has_splits = "train" in folders_by_name
+    root = folders_by_name.get(split) if has_splits else path
+    if root is None or (split != "train" and not has_splits):
         raise DataError(
             f"{path}: no {split} split; expected sub-folders train and test"
         )
-    names = [file.relative_to(root) for file in root.rglob("*") if file.is_file()]
-    names = [name for name in names if not any(p.startswith(".") for p in name.parts)]
-    names.sort(key=Path.as_posix)
+    files = [file.relative_to(root) for file in visible_files(root)]
+    names = sorted(files, key=Path.as_posix)
     shapes, readable, skipped = set(), [], []
     for name in names:
         try:
@@ -71,6 +77,23 @@ def open_folder(path: Path, split: str, background: Colour) -> Source:
             yield image, folders.index(name.parts[0])
 
     return Source(path.resolve().name, shapes, examples(), has_labels, skipped=skipped)
+
+
+def visible_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yields the files below a folder that are not hidden; follows links to folders.
+
+    `above` are the folders on the way, into which no link leads again.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    for item in folder.iterdir():
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            yield from visible_files(item, (*above, real))
+        elif item.is_file():
+            yield item
 
 
 @contextmanager
@@ -197,14 +220,19 @@ def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) ->
         )
     if images.nbytes > MAX_BYTES or not images.size:
         raise DataError(f"{path}: {images.nbytes} bytes, expected 1 to {MAX_BYTES}")
-    if labels is not None:
-        labels = labels.reshape(-1)
-        if labels.dtype.kind not in "iu" or len(labels) != len(images):
-            raise DataError(
-                f"{path}: received {len(labels)} labels of type {labels.dtype}, "
-                f"expected {len(images)} integers"
-            )
-    return array_source(path.resolve().stem, images, labels)
+    notes = []
+    if labels is not None and (
+        labels.dtype.kind not in "iu" or labels.size != len(images)
+    ):
+        notes.append(
+            f"The labels are not used: received type {labels.dtype} and shape "
+            f"{labels.shape}, expected {len(images)} integers."
+        )
+        labels = None
+    labels = None if labels is None else labels.reshape(-1)
+    source = array_source(path.resolve().stem, images, labels)
+    source.notes += notes
+    return source
 
 
 @contextmanager

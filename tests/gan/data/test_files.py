@@ -1,5 +1,6 @@
 import gzip
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def grey(level, size=28):
 
 
 def test_order_labels_and_skipped_files(tmp_path):
-    save(grey(30), tmp_path / "b" / "1.png")
+    save(grey(200), tmp_path / "b" / "1.png")
     save(grey(10), tmp_path / "a" / "2.png")
     save(grey(20), tmp_path / "a" / "deep" / "1.bmp")
     (tmp_path / "a" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -38,7 +39,7 @@ def test_order_labels_and_skipped_files(tmp_path):
     (tmp_path / "b" / "cut.png").write_bytes(whole[: len(whole) // 2])
     result = load(tmp_path)
     # By POSIX path: a/2.png, a/deep/1.bmp, b/1.png
-    assert result.images_uint8[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert result.images_uint8[:, 0, 0, 0].tolist() == [10, 20, 200]
     assert result.labels.tolist() == [0, 0, 1]
     assert result.name == tmp_path.name
     (note,) = result.notes
@@ -134,7 +135,7 @@ def test_a_decompression_bomb_is_skipped(tmp_path):
 )
 def test_the_size_depends_on_the_images(tmp_path, sides, expected):
     for number, (height, width) in enumerate(sides):
-        save(np.zeros((height, width), np.uint8), tmp_path / f"{number}.png")
+        save(np.full((height, width), 99, np.uint8), tmp_path / f"{number}.png")
     result = load(tmp_path)
     assert result.images_uint8.shape == (len(sides), expected, expected, 1)
     assert bool(result.notes) == (sides != [(expected, expected)])
@@ -231,16 +232,56 @@ def test_npz_and_npy(tmp_path, images_key, labels_key):
         ({"images": np.zeros((0, 28, 28), np.uint8)}, "0 bytes"),
         ({"images": np.array([{}, {}])}, "allow_pickle"),
         ({"pictures": np.zeros((2, 28, 28), np.uint8)}, "received pictures"),
-        (
-            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(3, int)},
-            "expected 2 integers",
-        ),
     ],
 )
 def test_an_unusable_npz_is_an_error_of_one_line(tmp_path, arrays, message):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(DataError, match=message):
         load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros(3, int), np.eye(2, dtype=int), np.zeros(2), np.array(["cat", "dog"])],
+    ids=["three", "one-hot", "floats", "words"],
+)
+def test_labels_of_another_form_do_not_refuse_the_images(tmp_path, labels):
+    images = np.full((2, 28, 28), 99, np.uint8)
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    result = load(tmp_path / "set.npz")
+    assert len(result.images_uint8) == 2 and result.labels is None
+    (note,) = result.notes
+    assert "labels are not used" in note and "expected 2 integers" in note
+
+
+@pytest.mark.parametrize("brightest", [1, 15, 63, 64])
+def test_images_on_another_scale_get_a_note(tmp_path, brightest):
+    np.save(tmp_path / "set.npy", np.full((2, 28, 28), brightest, np.uint8))
+    notes = load(tmp_path / "set.npy").notes
+    assert any(f"has level {brightest} of 255" in n for n in notes) == (brightest < 64)
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path):
+    """Two classes, one of them a link; each has a link to where it lies."""
+    for name, level in (("cats", 100), ("store/dogs", 200)):
+        save(grey(level), tmp_path / name / "1.png")
+    (tmp_path / "set").mkdir()
+    for name in ("cats", "store/dogs"):
+        (tmp_path / "set" / Path(name).name).symlink_to(tmp_path / name)
+        (tmp_path / name / "up").symlink_to(tmp_path / "set")
+    result = load(tmp_path / "set")
+    firsts = result.images_uint8[:, 0, 0, 0].tolist()
+    assert firsts == [100, 200] and result.labels.tolist() == [0, 1]
+    assert load(tmp_path / "set").digest == result.digest
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing")])
+def test_splits_in_any_spelling_are_kept_apart(tmp_path, names):
+    for name, level in zip(names, (100, 200), strict=True):
+        save(grey(level), tmp_path / name / "c0" / "1.png")
+    splits = [load(tmp_path, split=split) for split in ("train", "test")]
+    assert [s.images_uint8.max() for s in splits] == [100, 200]
+    assert [len(s.images_uint8) for s in splits] == [1, 1]
 
 
 def test_oversized_npz_is_refused(tmp_path, monkeypatch):
