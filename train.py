@@ -148,6 +148,11 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     dataset = load_dataset(config.data)
     in_passes = not config.train.num_steps
     config = resolve(config, *dataset.images_uint8.shape[:2])
+    path = Path(config.data.dataset).expanduser()
+    if config.data.dataset not in BUNDLED and path.exists():
+        # The run can then be measured from any folder.
+        data = replace(config.data, dataset=str(path.resolve()))
+        config = replace(config, data=data)
     for note in dataset.notes:
         say(f"note: {note}")
     if in_passes and len(dataset.images_uint8) < FEW_IMAGES:

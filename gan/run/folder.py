@@ -229,13 +229,21 @@ def refuse_links(directory: Path) -> None:
 
 
 def forbidden_changes(old: RunRecord, new: RunRecord) -> list[str]:
-    """Differences with which a run cannot be continued."""
-    raised = new.config.train.num_steps >= old.config.train.num_steps
+    """Differences with which a run cannot be continued.
+
+    Equal images may lie at another path.
+    """
+    allowed = set()
+    if new.config.train.num_steps >= old.config.train.num_steps:
+        allowed |= set(EXTENDABLE)
+    same_images = old.dataset.get("digest") == new.dataset.get("digest")
+    if same_images:
+        allowed.add("data.dataset")
     changes = [
         line
         for line in differences(old.config, new.config)
-        if not raised or line.partition(":")[0] not in EXTENDABLE
+        if line.partition(":")[0] not in allowed
     ]
-    if old.dataset.get("digest") != new.dataset.get("digest"):
+    if not same_images:
         changes.append("the images of the data set have changed")
     return changes

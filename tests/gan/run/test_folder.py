@@ -151,6 +151,15 @@ def test_what_a_killed_owner_was_writing_is_removed(tmp_path):
     assert read_run(tmp_path) == facts()
 
 
+def test_equal_images_at_another_path_continue_the_run(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts("data.dataset=here/set"))
+        assert folder.claim(facts("data.dataset=there/set"))
+        assert read_run(tmp_path).config.data.dataset == "there/set"
+        with pytest.raises(RunError, match="have changed"):  # other images
+            folder.claim(facts("data.dataset=there/set", digest="cd"))
+
+
 @pytest.mark.parametrize(
     "name", ["generator.keras", "best/step-00000900", "samples/step-00002001.png"]
 )
