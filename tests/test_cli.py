@@ -114,7 +114,7 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
         ("--precision half", "'--precision': 'half' is not one of 'float32'"),
         ("--jit --set train.jit=maybe", "train.jit: received 'maybe', expected bool"),
         ("--dataset fashion_mnits", "nearest: fashion_mnist"),
-        ("--config smok", "one of: fashion_mnist, mnist, smoke, study, tutorial"),
+        ("--config smok", "one of: dcgan64, emoji, fashion_mnist, mnist, smoke"),
         ("--set seed=1", "received key 'seed', expected section.key"),
         ("--run a/b", "--run: received 'a/b', expected letters"),
         ("--frobnicate", "No such option"),

@@ -255,6 +255,7 @@ def test_xla_changes_the_images_alike():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_xla_depends_on_the_key_alone(tiny, images):
     config = tiny(ON | {"model.dropout": 0.0, "train.jit": True})
     straight, metrics = run_steps(config, images, [(0, 1)])
