@@ -211,10 +211,12 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_every_signal_that_ends_a_job_is_noted(name):
     number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
     with StopSignals() as signals:
         os.kill(os.getpid(), number)
         assert signals.request() == (f"stopped by {name}", 128 + number)
     assert signal.getsignal(number) == signal.SIG_DFL
+    signal.signal(number, before)
 
 
 def test_a_run_under_nohup_outlives_its_terminal():
