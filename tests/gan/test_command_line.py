@@ -57,7 +57,7 @@ def test_every_flag_of_the_schema_is_an_option_with_its_help():
                 assert option.help.startswith(rules["help"]) and option.default is None
                 assert option.group == rules["group"]
                 found += 1
-    assert found == 9
+    assert found == 10
 
 
 def test_the_help_has_one_section_for_each_group():

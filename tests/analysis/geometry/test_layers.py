@@ -131,8 +131,8 @@ def test_a_run_is_read_from_its_configuration(tmp_path):
         json.dumps({"config": to_dict(config), "dataset": facts})
     )
     found = by_name(audit_json(tmp_path))
-    assert found["stage3_upsample_conv"]["output_shape"] == [None, 32, 32, 3]
-    assert found["stage3_upsample_conv"]["kernel_size"] == [3, 3]
+    assert found["stage4_upsample_conv"]["output_shape"] == [None, 32, 32, 3]
+    assert found["stage4_upsample_conv"]["kernel_size"] == [3, 3]
     found = by_name(audit_json(tmp_path, "--what", "discriminator"))
     assert found["stage1_conv"]["input_shape"] == [None, 32, 32, 3]
 
