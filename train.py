@@ -190,9 +190,8 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
             on_alarm=options["on_alarm"],
             strategy=strategy,
         )
-    say(
-        f"newest samples: {max((directory / 'samples').glob('step-*.png'), default='')}"
-    )
+    grids = (directory / "samples").glob("step-*.png")
+    say(f"newest samples: {max(grids, default='none')}")
     if outcome.stop:
         command = shlex.join(["python", *sys.argv])
         say(f"{outcome.stop} after step {outcome.step}; continue with: {command}")

@@ -59,7 +59,8 @@ def with_widths(model: ModelConfig, image_size: int) -> ModelConfig:
 
     The generator has 64 channels before its last doubling (32 with more than two), and
     twice as many before each earlier one, at most 256. The discriminator has as many
-    strided convolutions as the generator has doublings.
+    strided convolutions as the generator has doublings. The first has 64 channels (32),
+    and each later one twice as many, at most 128.
 
     Raises:
         ConfigError: when base size, widths and image size do not fit each other.

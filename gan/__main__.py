@@ -71,7 +71,9 @@ def expect_suffix(out: Path, *suffixes: str, folder: str = "") -> None:
     """
     if out.suffix in suffixes or folder and (not out.suffix or out.is_dir()):
         return
-    expected = " or ".join([*suffixes, *[f"{folder} (no suffix)"] * bool(folder)])
+    expected = " or ".join(suffixes)
+    if folder:
+        expected += f" or {folder} (no suffix)"
     raise ValueError(f"--out: received {out}, expected {expected}")
 
 

@@ -239,7 +239,12 @@ def match_widths(
     def cost(*between: int) -> dict[str, int]:
         return generator_cost(method.model(base, (*front, *between)), shape)
 
-    if goal is not None and match != "none" and between:
+    if goal is not None and match != "none":
+        if not between:
+            raise StudyError(
+                "--match: received a generator with one doubling, expected two or "
+                "more, or --match none"
+            )
         if len(between) > 1:
             low, high = 1 / 8, 8.0  # factors
             for _ in range(8):

@@ -40,16 +40,14 @@ def open_folder(path: Path, split: str, background: Colour) -> Source:
 
     Damaged pictures are skipped and named. If all pictures lie in sub-folders, the
     sub-folders at the top are the labels, numbered in the order of their names. If
-    there is a sub-folder `train` or `Training`, it and `test` or `Testing` are the
-    splits.
+    there is a sub-folder `train`, the sub-folders `train` and `test` are the splits.
+    Two sub-folders such as `Training` and `Testing` are splits as well.
     """
-    folders_by_name = {
-        folder.name.lower().removesuffix("ing"): folder
-        for folder in path.iterdir()
-        if folder.is_dir()
-    }
-    has_splits = "train" in folders_by_name
-    root = folders_by_name.get(split) if has_splits else path
+    # The shortest of several spellings comes last and counts.
+    subfolders = sorted(filter(Path.is_dir, path.iterdir()), key=lambda f: -len(f.name))
+    splits = {f.name.lower().removesuffix("ing"): f for f in subfolders}
+    has_splits = (path / "train").is_dir() or {"train", "test"} <= splits.keys()
+    root = splits.get(split) if has_splits else path
     if root is None or (split != "train" and not has_splits):
         raise DataError(
             f"{path}: no {split} split; expected sub-folders train and test"

@@ -236,8 +236,9 @@ def forbidden_changes(old: RunRecord, new: RunRecord) -> list[str]:
     allowed = set()
     if new.config.train.num_steps >= old.config.train.num_steps:
         allowed |= set(EXTENDABLE)
-    same_images = old.dataset.get("digest") == new.dataset.get("digest")
-    if same_images:
+    digest = old.dataset.get("digest")
+    same_images = digest == new.dataset.get("digest")
+    if same_images and digest:  # without one, only the path tells images apart
         allowed.add("data.dataset")
     changes = [
         line

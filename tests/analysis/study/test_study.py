@@ -139,6 +139,12 @@ def test_three_doublings_are_matched_by_all_widths_between_them():
     assert abs(cost["macs"] / goal["macs"] - 1) < 0.02
 
 
+def test_one_doubling_has_no_width_to_match():
+    base = load_config("study", sets=[*SMALL, "model.generator_widths=[16,16]"])
+    with pytest.raises(StudyError, match="one doubling, expected two or more"):
+        match_widths(base, Method.parse("resize:3"), (8, 1), "macs", {"macs": 9})
+
+
 def test_cost_of_one_generator_by_hand():
     """Dense, stride 1, and two transposed convolutions: inputs x taps x channels."""
     method = Method("transpose", "", 5)

@@ -284,6 +284,15 @@ def test_splits_in_any_spelling_are_kept_apart(tmp_path, names):
     assert [len(s.images_uint8) for s in splits] == [1, 1]
 
 
+def test_a_class_named_training_is_no_split(tmp_path):
+    for name in ("Training", "Walking"):
+        save(grey(100), tmp_path / name / "1.png")
+    assert load(tmp_path).labels.tolist() == [0, 1]
+    # With a folder `train` beside it, that is the split.
+    save(grey(200), tmp_path / "train" / "1.png")
+    assert load(tmp_path).images_uint8[:, 0, 0, 0].tolist() == [200]
+
+
 def test_oversized_npz_is_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "big.npz", images=np.zeros((9, 64, 64), np.uint8))
     monkeypatch.setattr(files, "MAX_BYTES", 9 * 64 * 64)

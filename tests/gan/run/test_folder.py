@@ -160,6 +160,13 @@ def test_equal_images_at_another_path_continue_the_run(tmp_path):
             folder.claim(facts("data.dataset=there/set", digest="cd"))
 
 
+def test_without_a_digest_another_path_is_another_data_set(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts("data.dataset=here/set", digest=""))
+        with pytest.raises(RunError, match="data.dataset: here/set -> there/set"):
+            folder.claim(facts("data.dataset=there/set", digest=""))
+
+
 @pytest.mark.parametrize(
     "name", ["generator.keras", "best/step-00000900", "samples/step-00002001.png"]
 )
