@@ -15,7 +15,7 @@ from gan.command_line import Command
 @click.option(
     "--full",
     is_flag=True,
-    help="Repeat each control 100 times for rates; this takes some 15 minutes.",
+    help="Repeat each control 100 times for rates; this takes some 8 minutes.",
 )
 @click.option("--seed", default=0, help="Seed of the images and the noise drawn.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
