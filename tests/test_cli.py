@@ -229,7 +229,7 @@ def test_a_budget_in_passes_over_few_images_gets_advice(tmp_path, monkeypatch):
 
     monkeypatch.setattr("gan.devices.make_strategy", stop)
     image = np.zeros((28, 28), np.uint8)
-    np.save(tmp_path / "few.npy", np.stack([image, image, image + 1]))
+    np.save(tmp_path / "few.npy", np.stack([image, image, image + 255]))
     _, output = call(train.main, "--dataset", tmp_path / "few.npy", "--epochs", 32)
     (note,) = [line for line in output.splitlines() if line.startswith("note: ")]
     assert "3 images (1 of them" in note and "32 passes are only 6 steps" in note
