@@ -1,4 +1,4 @@
-"""Loads the images to measure (from a run, an .npz or a folder) and real images.
+"""Loads the images to measure (from a run, a file or a folder) and real images.
 
 Nothing is resized or rescaled, because both would change a spectrum.
 """
@@ -15,8 +15,6 @@ import numpy as np
 from config.schema import Config, DataConfig
 from gan.data.dataset import Dataset, digest, load_dataset
 from gan.data.files import open_path
-from gan.data.images import to_uint8
-from gan.files import read_arrays
 from gan.run.environment import prepare_tensorflow
 
 MIN_IMAGES = 500
@@ -66,22 +64,26 @@ class Samples:
 
 
 def load_samples(
-    path: str | Path, num_images: int = 10_000, checkpoint: str = "latest"
+    path: str | Path,
+    num_images: int = 10_000,
+    checkpoint: str = "latest",
+    value_range: tuple[float, float] | None = None,
 ) -> Samples:
     """Loads images to be measured.
 
     Args:
-        path: a run folder, an .npz with `images`, or a folder of pictures.
+        path: a run folder, an .npz or .npy of images, or a folder of pictures.
         num_images: number of images. A run makes them from the seeds 0, 1, 2, ...; of
             other sources the first ones are taken, all if there are fewer.
         checkpoint: which checkpoint of a run: "latest", "best" or a step.
+        value_range: black and white in arrays of floats; None: -1 and 1.
 
     Raises:
         ValueError: if the images cannot be read or measured.
     """
     path = Path(path).resolve()
     if not (path / "config.json").is_file():
-        return read_path(path, num_images)
+        return read_path(path, num_images, value_range)
     prepare_tensorflow()
     from gan.sampling import open_run
 
@@ -125,18 +127,21 @@ def total_cost(layers: Sequence[Any]) -> dict[str, int]:
 
 
 def load_reference(
-    reference: str | None = None, samples: Samples | None = None
+    reference: str | None = None,
+    samples: Samples | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Samples:
     """Loads real images that fit the samples.
 
-    `reference` is an .npz, a folder or the name of a data set; None means the data set
-    that the samples' run was trained on, or Fashion-MNIST if there is no run.
+    `reference` is a file or a folder, as in `load_samples`, or the name of a data set;
+    None means the data set that the samples' run was trained on, or Fashion-MNIST if
+    there is no run.
 
     Raises:
         ValueError: if they cannot be read or measured, or do not fit.
     """
     if reference and Path(reference).exists():
-        real = read_path(Path(reference).resolve(), None)
+        real = read_path(Path(reference).resolve(), None, value_range)
     else:
         data = samples.data if samples else None
         config = DataConfig(dataset=reference) if reference else data or DataConfig()
@@ -189,53 +194,33 @@ def make_samples(
     )
 
 
-def read_path(path: Path, num_images: int | None) -> Samples:
-    """Reads the first images of an .npz or a folder; None: all images."""
-    facts = {"path": str(path)}
-    if path.suffix == ".npz" and path.is_file():
-        return make_samples(read_npz(path)[:num_images], path.stem, "file", facts)
-    if not path.is_dir():
-        raise SampleError(f"{path}: expected a run, an .npz file or a folder of images")
-    pictures = open_path(path, "train")
-    if len(pictures.shapes) > 1:
-        sizes = ", ".join("x".join(map(str, s)) for s in sorted(pictures.shapes))
-        raise SampleError(f"{path}: received images of several sizes ({sizes})")
-    images = [image for image, _ in islice(pictures.examples, num_images)]
+def read_path(
+    path: Path,
+    num_images: int | None,
+    value_range: tuple[float, float] | None = None,
+) -> Samples:
+    """Reads the first images of a file or a folder; None: all images.
+
+    Grey pictures among colour ones become colour, as in training. `value_range`: see
+    `gan.data.files.open_path`.
+    """
+    source = open_path(path, "train", value_range=value_range)
+    images = [image for image, _ in islice(source.examples, num_images)]
     if not images:
-        raise SampleError(f"{path}: no run and no images found here")
-    return make_samples(np.stack(images), path.name, "folder", facts)
-
-
-def read_npz(path: Path) -> np.ndarray:
-    """Reads `images` of an .npz, uint8 or floats in [-1, 1], as uint8 (N, H, W, C)."""
-    try:
-        images = read_arrays(path, ["images"])["images"]
-    except KeyError:
-        raise SampleError(f"{path}: expected an array called images") from None
-    except (OSError, ValueError) as error:
-        reason = "images of several sizes" if "Object arrays" in str(error) else error
-        raise SampleError(f"{path}: cannot be read ({reason})") from None
-    images = images[..., np.newaxis] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise SampleError(" ".join([f"{path}: no image found.", *source.all_notes()]))
+    if len(sizes := {image.shape[:2] for image in images}) > 1:
+        some = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
+        some += ", ..." * (len(sizes) > 3)
         raise SampleError(
-            f"{path}: received images of shape {images.shape}, expected (N, H, W) or "
-            "(N, H, W, C) with 1 or 3 channels"
+            f"{path}: received images of {len(sizes)} sizes ({some}), expected one "
+            "size, because resizing changes the spectrum"
         )
-    if np.issubdtype(images.dtype, np.floating):
-        return quantise(images, path.name)
-    if images.dtype != np.uint8:
-        raise SampleError(f"{path}: received {images.dtype}, expected uint8")
-    return images
-
-
-def quantise(images: np.ndarray, name: str) -> np.ndarray:
-    """Maps floats in [-1, 1] to uint8; SampleError if their range is another one."""
-    if not np.isfinite(images).all():
-        raise SampleError(f"{name}: received NaN or infinite values")
-    low, high = (float(f(initial=0)) for f in (images.min, images.max))
-    if max(-low, high) > 1.001 or low >= 0:
-        raise SampleError(
-            f"{name}: received floats in [{low:.3g}, {high:.3g}], expected uint8, or "
-            "floats in [-1, 1]"
-        )
-    return to_uint8(images)
+    channels = {image.shape[2] for image in images}
+    notes = source.all_notes()
+    if len(channels) > 1:
+        images = [np.broadcast_to(image, (*image.shape[:2], 3)) for image in images]
+        notes.append("Grey pictures among colour ones are taken as colour.")
+    kind = "folder" if path.is_dir() else "file"
+    name = path.name if path.is_dir() else path.stem
+    found = make_samples(np.stack(images), name, kind, {"path": str(path)})
+    return dataclasses.replace(found, notes=(*notes, *found.notes))

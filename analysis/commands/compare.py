@@ -36,6 +36,7 @@ LEGEND = (
 @options.num_images
 @options.checkpoint
 @options.reference
+@options.value_range
 @options.as_json
 @click.option("--figure", type=options.FILE, help="Write all numbers as one figure.")
 @options.figure_folder
@@ -48,7 +49,7 @@ def command(
 ) -> None:
     """Compares the checkerboards of SOURCES with each other and with predictions.
 
-    A source is a run, an .npz file or a folder of images, or a result of `spectra`.
+    A source is a run, a file or a folder of images, or a result of `spectra`.
     Only a run has a generator, and with it predictions and a cost.
     """
     prepare_tensorflow()

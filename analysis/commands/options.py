@@ -20,8 +20,13 @@ checkpoint = option(
     default="latest",
     help="Checkpoint of a run: latest, best or a step.",
 )
-reference = option(
-    "--reference", help="Real images: .npz file, folder or data set name."
+reference = option("--reference", help="Real images: file, folder or data set name.")
+value_range = option(
+    *("--range", "value_range"),
+    type=(float, float),
+    metavar="BLACK WHITE",
+    help="Range of the values in arrays of floats, for example 0 1. [default: -1 1]",
+    show_default=False,
 )
 as_json = option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 figure_folder = option(

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ LEGEND = (
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Weights of the feature network, written by tools/train_extractor.py.",
 )
+@options.value_range
 @options.as_json
 @click.option(
     "--figure",
@@ -84,11 +86,12 @@ def command(  # noqa: PLR0913
     num_images: int,
     reference: str | None,
     extractor: Path | None,
+    value_range: tuple[float, float] | None,
     as_json: bool,
     figure: Path | None,
     pairs: Path | None,
 ) -> None:
-    """Measures SOURCES (runs, .npz files or folders of images) against test images.
+    """Measures SOURCES (runs, files or folders of images) against test images.
 
     The real images are those of the first source. The tables also show the floor, which
     is the score of real training images, and the scores of the same images with noise
@@ -105,7 +108,8 @@ def command(  # noqa: PLR0913
     from analysis.quality.metrics import SMALLEST_NUM_IMAGES
     from analysis.quality.reference import ReferenceSet
 
-    loaded = load_all(sources, num_images, checkpoint)
+    load = partial(load_samples, num_images=num_images, value_range=value_range)
+    loaded = load_all(sources, checkpoint, load)
     first = next(iter(loaded.values()))
     data = DataConfig(reference) if reference else first.data or DataConfig()
     real = ReferenceSet.load(data, len(first.images_uint8), extractor)
@@ -136,24 +140,29 @@ def command(  # noqa: PLR0913
 
 
 def load_all(
-    sources: tuple[str, ...], num_images: int, checkpoint: str
+    sources: tuple[str, ...], checkpoint: str, load: Callable[..., Samples]
 ) -> dict[str, Samples]:
-    """Samples by the name of their row, without the beginning that all names share."""
+    """Samples by the name of their row, without the beginning that all names share.
+
+    `load` returns the samples of a source and a checkpoint.
+    """
     if len(sources) == 1:
-        return load(sources[0], num_images, checkpoint)
+        return load_one(sources[0], checkpoint, load)
     names = [str(Path(source)) for source in sources]
     common = len(re.sub("[^-/]*$", "", os.path.commonprefix(names)))
     return {
         " ".join([name[common:], *([row] if checkpoint == "all" else [])]): samples
         for name in dict.fromkeys(names)
-        for row, samples in load(name, num_images, checkpoint).items()
+        for row, samples in load_one(name, checkpoint, load).items()
     }
 
 
-def load(source: str, num_images: int, checkpoint: str) -> dict[str, Samples]:
+def load_one(
+    source: str, checkpoint: str, load: Callable[..., Samples]
+) -> dict[str, Samples]:
     """The samples of one source; "all" means every checkpoint of a run."""
     if checkpoint != "all":
-        samples = load_samples(source, num_images, checkpoint)
+        samples = load(source, checkpoint=checkpoint)
         step = samples.facts.get("step", -1)
         return {"samples" if step < 0 else f"step {step}": samples}
     from gan.run.checkpoint import available
@@ -161,7 +170,7 @@ def load(source: str, num_images: int, checkpoint: str) -> dict[str, Samples]:
     steps = [str(step) for step, _ in reversed(available(Path(source) / "state"))]
     if not steps:
         raise ValueError(f"{source}: --checkpoint all expects a run with checkpoints")
-    return {f"step {step}": load_samples(source, num_images, step) for step in steps}
+    return {f"step {step}": load(source, checkpoint=step) for step in steps}
 
 
 def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from gan.run.environment import prepare_tensorflow
 @options.num_images
 @options.checkpoint
 @options.reference
+@options.value_range
 @options.figure_folder
 def command(
     sources: tuple[str, ...], out: Path, figure_folder: Path | None, **loading: Any
 ) -> None:
     """Writes one HTML page about SOURCES.
 
-    A source is a run, an .npz file or a folder of images. The controls of the meter run
+    A source is a run, a file or a folder of images. The controls of the meter run
     first. If one of them fails, the page says so at its top and the exit status is 1.
     """
     prepare_tensorflow()
@@ -38,7 +39,8 @@ def command(
     for folder in filter(None, (out.parent, figure_folder)):
         folder.mkdir(parents=True, exist_ok=True)
     measured = load_sources(sources, **loading)
-    real = load_reference(loading["reference"], measured[0].samples)
+    chosen = loading["reference"], measured[0].samples, loading["value_range"]
+    real = load_reference(*chosen)
     controls = list(run_controls(real.images_uint8, real.labels, real_only=True))
     page, figures = make_page(measured, real, controls)
     out.write_text(page, encoding="utf-8")

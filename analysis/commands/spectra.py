@@ -30,6 +30,7 @@ LEGEND = (
 @options.num_images
 @options.checkpoint
 @options.reference
+@options.value_range
 @click.option(
     "--strides",
     metavar="S,S,...",
@@ -47,13 +48,14 @@ def command(  # noqa: PLR0913
     num_images: int,
     checkpoint: str,
     reference: str | None,
+    value_range: tuple[float, float] | None,
     strides: str | None,
     seed: int,
     out: Path | None,
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Looks for a checkerboard in SOURCE: a run, an .npz or a folder of images.
+    """Looks for a checkerboard in SOURCE: a run, a file or a folder of images.
 
     Without --reference the real images are those the run was trained on, else the
     bundled Fashion-MNIST. Half of them are the reference; the other half is read as the
@@ -63,8 +65,8 @@ def command(  # noqa: PLR0913
     from analysis.samples import load_reference, load_samples
 
     given = parse_strides(strides) if strides else None
-    samples = load_samples(source, num_images, checkpoint)
-    real = load_reference(reference, samples)
+    samples = load_samples(source, num_images, checkpoint, value_range)
+    real = load_reference(reference, samples, value_range)
     result = measure_samples(samples, real, given, seed)
     if out:
         result.save(out)

@@ -103,6 +103,7 @@ def load_sources(
     num_images: int = 10_000,
     checkpoint: str = "latest",
     reference: str | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> list[Source]:
     """Measures several sources, or loads what `spectra` measured.
 
@@ -110,10 +111,11 @@ def load_sources(
     beside them, if these agree.
 
     Args:
-        paths: run folders, .npz files of images or of results, folders of pictures.
+        paths: run folders, files of images or of results, folders of pictures.
         num_images: number of images per source.
         checkpoint: checkpoint of the runs: "latest", "best" or a step.
         reference: real images for all; None: those of each source, which must be equal.
+        value_range: black and white in arrays of floats; None: -1 and 1.
 
     Raises:
         ValueError: if a source cannot be measured, or two cannot be compared.
@@ -121,7 +123,7 @@ def load_sources(
     loaded = [
         load_measurement(path)
         if is_measurement(path)
-        else load_samples(path, num_images, checkpoint)
+        else load_samples(path, num_images, checkpoint, value_range)
         for path in paths
     ]
     found = {
@@ -135,7 +137,7 @@ def load_sources(
         if isinstance(one, Measurement):
             sources.append(Source(one.facts["samples"]["name"], one))
             continue
-        real_images = load_reference(reference, one)
+        real_images = load_reference(reference, one, value_range)
         size = one.images_uint8.shape[1:3]
         strides = one.strides or shared or strides_to_scan(*size)
         key = real_images.digest, strides

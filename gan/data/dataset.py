@@ -54,10 +54,7 @@ def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
         image = 255 - image if config.invert else image
         images.append(fit_image(image, size, channels, config.fit, config.background))
         labels.append(label)
-    notes = source.notes
-    if count := len(source.skipped):  # quoted: names may hold any character
-        names = ", ".join(map(repr, source.skipped[:5])) + ", ..." * (count > 5)
-        notes = [*notes, f"Unreadable files skipped: {count} ({names})."]
+    notes = source.all_notes()
     if not images:
         raise DataError(" ".join([f"{config.dataset}: no image found.", *notes]))
     stacked = np.stack(images)

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from gan.data.images import round_to_uint8
 from gan.data.source import DataError, Source, array_source
 from gan.files import MAX_BYTES, first_line
 
@@ -21,13 +22,19 @@ Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 GREY_MODES = ("1", "L", "LA", "La", "I")
 
 
-def open_path(path: Path, split: str, background: Colour = (0, 0, 0)) -> Source:
+def open_path(
+    path: Path,
+    split: str,
+    background: Colour = (0, 0, 0),
+    value_range: tuple[float, float] | None = None,
+) -> Source:
     """Opens a folder of pictures, a folder of IDX files, an .npz or an .npy.
 
-    `background` is the colour put under transparent pixels of pictures.
+    `background` is the colour put under transparent pixels of pictures; `value_range`
+    has black and white in arrays of floats. None: see `floats_to_uint8`.
     """
     if path.suffix in (".npz", ".npy") and path.is_file():
-        return open_arrays(path, split)
+        return open_arrays(path, split, value_range)
     if not path.is_dir():
         raise DataError(f"{path}: expected a folder of images, an .npz or an .npy file")
     if any(path.glob("*-images-idx3-ubyte*")):
@@ -178,17 +185,19 @@ def read_idx(path: Path) -> np.ndarray:
         return np.frombuffer(content, np.uint8).reshape(list(shape))
 
 
-def open_arrays(path: Path, split: str) -> Source:
+def open_arrays(
+    path: Path, split: str, value_range: tuple[float, float] | None
+) -> Source:
     """Opens an .npy of images or an .npz of images and, if it has them, labels."""
     keys = [(f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")]
     if split == "train":
-        keys.append(("images", "labels"))
+        keys += [("images", "labels"), ("arr_0", "arr_1")]  # the last: np.savez(x, y)
     with data_errors(path):
         if path.suffix == ".npy":
             if split != "train":
                 raise DataError(f"{path}: an .npy file has no {split} split")
             images = np.load(path, mmap_mode="r", allow_pickle=False)
-            return checked_source(path, images, None)
+            return checked_source(path, images, None, value_range)
         if not zipfile.is_zipfile(path):
             raise ValueError("not an .npz archive")
         # NumPy leaves a file open that it opened itself and cannot read.
@@ -200,25 +209,43 @@ def open_arrays(path: Path, split: str) -> Source:
                     if archive.zip.getinfo(f"{key}.npy").file_size > MAX_BYTES:
                         raise DataError(f"{path}: {key} exceeds {MAX_BYTES} bytes")
                 labels = archive[labels_key] if labels_key in archive else None
-                return checked_source(path, archive[images_key], labels)
+                images = archive[images_key]
+                return checked_source(path, images, labels, value_range)
             raise DataError(
                 f"{path}: no {split} split; received {', '.join(archive.files)}, "
                 f"expected {' or '.join(key for key, _ in keys)}"
             )
 
 
-def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Source:
-    """Checks type and shape of arrays that came from a file, and wraps them."""
+def checked_source(
+    path: Path,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    value_range: tuple[float, float] | None = None,
+) -> Source:
+    """Checks type and shape of arrays that came from a file, and wraps them.
+
+    The channels may be the last axis, or the second one as in PyTorch.
+    """
+    notes, shape = [], images.shape
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    elif images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        images = np.moveaxis(images, 1, 3)
+        notes.append(f"The channels are the second axis of the shape {shape}.")
+    is_float = np.issubdtype(images.dtype, np.floating)
+    is_image = images.ndim == 4 and images.shape[3] in (1, 3)
+    if not is_image or not (is_float or images.dtype == np.uint8):
         raise DataError(
-            f"{path}: received images of type {images.dtype} and shape {images.shape}, "
-            "expected uint8 (N, height, width) or (N, height, width, 1 or 3)"
+            f"{path}: received images of type {images.dtype} and shape {shape}, "
+            "expected uint8 or floats, (N, height, width) or (N, height, width, 1 or 3)"
         )
     if images.nbytes > MAX_BYTES or not images.size:
         raise DataError(f"{path}: {images.nbytes} bytes, expected 1 to {MAX_BYTES}")
-    notes = []
+    if is_float:
+        if value_range is None:
+            notes.append("The values -1 and 1 are taken as black and white.")
+        images = floats_to_uint8(images, value_range, path)
     if labels is not None and (
         labels.dtype.kind not in "iu" or labels.size != len(images)
     ):
@@ -231,6 +258,34 @@ def checked_source(path: Path, images: np.ndarray, labels: np.ndarray | None) ->
     source = array_source(path.resolve().stem, images, labels)
     source.notes += notes
     return source
+
+
+def floats_to_uint8(
+    images: np.ndarray, value_range: tuple[float, float] | None, path: Path
+) -> np.ndarray:
+    """Maps floats to uint8, black to 0 and white to 255; any shape.
+
+    Without `value_range` (black, white) these are -1 and 1, if the values reach below
+    -0.9. A set that does not could be one of 0 to 1 with small errors of rounding.
+    """
+    if not np.isfinite(images).all():
+        raise DataError(f"{path}: received NaN or infinite values")
+    low, high = float(images.min()), float(images.max())
+    black, white = value_range or (-1.0, 1.0)
+    if not black < white:
+        raise DataError(f"--range: received {black:g} {white:g}, expected black first")
+    slack = 0.001 * (white - black)
+    is_inside = black - slack <= low and high <= white + slack
+    if not is_inside or (value_range is None and low > -0.9):
+        expected = f"values from {black:g} to {white:g}"
+        raise DataError(
+            f"{path}: received floats in [{low:.3g}, {high:.3g}], expected {expected}; "
+            "convert them to uint8, or give --range to a command that measures images"
+        )
+    levels = (images.astype(np.float32) - np.float32(black)) * np.float32(
+        255 / (white - black)
+    )
+    return round_to_uint8(levels)
 
 
 @contextmanager

@@ -25,6 +25,16 @@ class Source:
     # Names of unreadable files; it grows while `examples` is read.
     skipped: list[str] = field(default_factory=list)
 
+    def all_notes(self) -> list[str]:
+        """The notes, and one about the unreadable files; to be read at the end."""
+        if not self.skipped:
+            return self.notes
+        # Names may hold any character, and are quoted.
+        names = ", ".join(map(repr, self.skipped[:5]))
+        names += ", ..." * (len(self.skipped) > 5)
+        unreadable = f"Unreadable files skipped: {len(self.skipped)} ({names})."
+        return [*self.notes, unreadable]
+
 
 def array_source(
     name: str, images_uint8: np.ndarray, labels: np.ndarray | None

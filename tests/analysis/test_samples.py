@@ -33,27 +33,63 @@ def test_floats_are_rounded_to_uint8(real: np.ndarray, tmp_path):
     floats = (real / 127.5 - 1).astype(np.float32)
     samples = load_samples(save(tmp_path, images=floats))
     assert np.array_equal(samples.images_uint8[..., 0], real)
+    assert "-1 and 1 are taken as black and white" in samples.notes[0]
+    # With a stated range nothing is assumed; every range gives the same images.
+    for black, white in ((0, 1), (0, 255), (-0.5, 0.5), (-1, 1)):
+        values = black + (white - black) * (real / 255.0)
+        path = save(tmp_path, images=values.astype(np.float32))
+        samples = load_samples(path, value_range=(black, white))
+        assert np.array_equal(samples.images_uint8[..., 0], real)
+        assert len(samples.notes) == 1  # that these are few images
+
+
+def test_a_range_that_is_not_sure_is_asked_for(real: np.ndarray, tmp_path):
+    """Values of 0 to 1 with errors of rounding below 0 are not of -1 to 1."""
+    floats = real / np.float32(255)
+    floats[0, 0, 0] = -1e-4
+    path = save(tmp_path, images=floats)
+    with pytest.raises(ValueError, match=r"floats in \[-0.0001, 1\].* --range"):
+        load_samples(path)
+    assert load_samples(path, value_range=(0, 1)).images_uint8.max() == 255
+    with pytest.raises(ValueError, match="expected values from 0 to 0.5"):
+        load_samples(path, value_range=(0, 0.5))
+    for wrong in ((1, 0), (1, 1)):
+        with pytest.raises(ValueError, match="expected black first"):
+            load_samples(path, value_range=wrong)
+
+
+def test_other_layouts_of_arrays_are_read(real: np.ndarray, tmp_path):
+    np.save(tmp_path / "one.npy", real)
+    colour = np.repeat(real[:, np.newaxis], 3, axis=1)  # (N, 3, H, W), as in PyTorch
+    expected = load_samples(save(tmp_path, images=real)).images_uint8
+    assert np.array_equal(load_samples(tmp_path / "one.npy").images_uint8, expected)
+    for key in ("x_train", "arr_0"):
+        path = save(tmp_path, **{key: real})
+        assert np.array_equal(load_samples(path).images_uint8, expected)
+    samples = load_samples(save(tmp_path, images=colour))
+    assert np.array_equal(samples.images_uint8, np.repeat(expected, 3, axis=3))
+    assert "second axis" in samples.notes[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda real: real[:499], "received 499 images, expected at least 500"),
-        (lambda real: real / 255, r"floats in \[0, 1\], expected uint8"),
+        (lambda real: real / 255, r"floats in \[0, 1\], expected values from -1 to 1"),
         (lambda real: real.astype(float), r"floats in \[0, 255\]"),
         (lambda real: np.where(real, np.nan, -0.5), "NaN or infinite"),
-        (lambda real: real.astype(np.int64), "received int64, expected uint8"),
+        (lambda real: real.astype(np.int64), "type int64 .* expected uint8"),
         (lambda real: np.full_like(real, 7), "every image is constant"),
         (lambda real: real[0], r"shape \(28, 28\)"),
         (lambda real: np.stack([real] * 2, axis=-1), r"\(600, 28, 28, 2\)"),
-        (lambda real: real[:0], "received 0 images"),
-        (lambda real: np.array([real[0], real[1, :9], None], object), "several sizes"),
+        (lambda real: real[:0], "0 bytes, expected 1 to"),
+        (lambda real: np.array([real[0], real[1, :9], None], object), "cannot be read"),
     ],
 )
 def test_wrong_arrays_are_refused_in_one_line(
     real: np.ndarray, tmp_path, change, message: str
 ):
-    with pytest.raises(SampleError, match=message) as error:
+    with pytest.raises(ValueError, match=message) as error:
         load_samples(save(tmp_path, images=change(real)))
     assert "\n" not in str(error.value)
 
@@ -66,13 +102,13 @@ def test_arrays_that_do_not_fit_into_memory_are_not_read(
     with pytest.raises(SampleError, match="constant"):  # it is read
         load_samples(path)
     # The limit is exceeded because the file of the array has a header.
-    monkeypatch.setattr("gan.files.MAX_BYTES", real.nbytes)
-    with pytest.raises(SampleError, match="cannot be read .* bytes, expected at most"):
+    monkeypatch.setattr("gan.data.files.MAX_BYTES", real.nbytes)
+    with pytest.raises(ValueError, match="images exceeds .* bytes"):
         load_samples(path)
 
 
 def test_wrong_files_are_refused_in_one_line(real: np.ndarray, tmp_path):
-    with pytest.raises(SampleError, match="array called images"):
+    with pytest.raises(ValueError, match="received pictures, expected .* images"):
         load_samples(save(tmp_path, pictures=real))
     broken = tmp_path / "broken.npz"
     broken.write_bytes(b"PK\x03\x04 not a zip file")
@@ -80,12 +116,12 @@ def test_wrong_files_are_refused_in_one_line(real: np.ndarray, tmp_path):
     with unnamed.open("wb") as stream:
         np.save(stream, real)
     for path in (broken, unnamed):
-        with pytest.raises(SampleError, match="cannot be read"):
+        with pytest.raises(ValueError, match="cannot be read"):
             load_samples(path)
-    with pytest.raises(SampleError, match=r"expected a run, an \.npz"):
+    with pytest.raises(ValueError, match=r"expected a folder of images, an \.npz"):
         load_samples(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SampleError, match="no run and no images"):
+    with pytest.raises(SampleError, match="no image found"):
         load_samples(tmp_path / "empty")
 
 
@@ -96,8 +132,25 @@ def test_a_folder_is_read_in_the_order_of_names(real: np.ndarray, tmp_path):
     assert samples.source == "folder"
     assert np.array_equal(samples.images_uint8[..., 0], real[:510])
     Image.new("L", (30, 28)).save(tmp_path / "wide.png")
-    with pytest.raises(SampleError, match=r"several sizes \(28x28x1, 28x30x1\)"):
+    with pytest.raises(SampleError, match=r"of 2 sizes \(28x28, 28x30\)"):
         load_samples(tmp_path)
+
+
+def test_pictures_are_measured_as_they_are_trained_on(real: np.ndarray, tmp_path):
+    """An unreadable file is named, a turned picture upright, grey becomes colour."""
+    colour = np.repeat(real[:520, 2:, :, np.newaxis], 3, axis=3)  # 26 x 28
+    for index, image in enumerate(colour):
+        Image.fromarray(image).save(tmp_path / f"{index:04}.png")
+    (tmp_path / "0000.png").write_bytes(b"no picture")
+    Image.fromarray(colour[1, ..., 0]).save(tmp_path / "0001.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned = Image.fromarray(np.rot90(colour[2]))
+    turned.save(tmp_path / "0002.png", exif=exif)
+    samples = load_samples(tmp_path)
+    assert np.array_equal(samples.images_uint8, colour[1:])
+    assert "Unreadable files skipped: 1 ('0000.png')." in samples.notes
+    assert "Grey pictures among colour ones are taken as colour." in samples.notes
 
 
 def test_doubtful_samples_are_noted(real: np.ndarray, tmp_path):

@@ -227,7 +227,7 @@ def test_npz_and_npy(tmp_path, images_key, labels_key):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 28, 28), np.float32)}, "float32"),
+        ({"images": np.zeros((2, 28, 28), np.float32)}, "floats in .*0, 0"),
         ({"images": np.zeros((2, 28, 28, 4), np.uint8)}, r"\(2, 28, 28, 4\)"),
         ({"images": np.zeros((0, 28, 28), np.uint8)}, "0 bytes"),
         ({"images": np.array([{}, {}])}, "allow_pickle"),
