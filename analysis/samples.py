@@ -54,13 +54,18 @@ class Samples:
     @property
     def size(self) -> str:
         """Height, width and channels, for example "28x28 px, grey"."""
-        height, width, channels = self.images_uint8.shape[1:]
-        return f"{height}x{width} px, {'grey' if channels == 1 else 'RGB'}"
+        return size_text(self.images_uint8)
 
     def describe(self) -> dict[str, Any]:
         """Name, source, digest, size, notes and facts, for JSON."""
         names = "name", "source", "digest", "size", "notes"
         return {name: getattr(self, name) for name in names} | self.facts
+
+
+def size_text(images: np.ndarray) -> str:
+    """Height, width and channels of images (N, H, W, C), as in `Samples.size`."""
+    height, width, channels = images.shape[1:]
+    return f"{height}x{width} px, {'grey' if channels == 1 else 'RGB'}"
 
 
 def load_samples(

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from analysis.commands import options
 from analysis.commands.tables import table_console
-from analysis.samples import Samples, load_samples
+from analysis.samples import SampleError, Samples, load_samples, size_text
 from config.schema import DataConfig
 from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
@@ -115,6 +115,12 @@ def command(  # noqa: PLR0913
     real = ReferenceSet.load(data, len(first.images_uint8), extractor)
     rows = {}
     for name, samples in loaded.items():
+        if samples.images_uint8.shape[1:] != real.test.images_uint8.shape[1:]:
+            raise SampleError(
+                f"{samples.name}: received images of {samples.size}; the real images "
+                f"of {real.test.name} have {size_text(real.test.images_uint8)}; name a "
+                "fitting set with --reference"
+            )
         images = samples.images_uint8[: real.num_images]
         scores, copies = real.measure(images), real.copies(images)
         rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}

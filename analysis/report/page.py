@@ -60,7 +60,7 @@ def make_page(
         conditions=conditions(sources[0]),
         measured=sources[0].measurement.facts,
         controls=controls,
-        failed=[control.name for control in controls if not control.passed],
+        failed=[control for control in controls if not control.passed],
         answers=[answer(source) for source in sources],
         facts=fact_rows(sources),
         cautions=cautions(sources),

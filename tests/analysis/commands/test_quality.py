@@ -106,3 +106,10 @@ def test_mistakes_are_answered_in_one_line(samples, arguments, message):
     assert result.exit_code == 1
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_samples_of_another_shape_name_the_option(samples):
+    np.savez("colour.npz", images=np.repeat(samples, 3, axis=3))
+    result = run("colour.npz")
+    assert "28x28 px, RGB; the real images of fashion_mnist have" in result.stderr
+    assert "--reference" in result.stderr

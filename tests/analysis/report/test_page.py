@@ -91,7 +91,7 @@ def test_the_page_is_whole(page):
     parsed = Page(text)
     assert not parsed.open
     assert parsed.links <= parsed.ids
-    assert "passed all 2 of its" in text and "Do not trust" not in text
+    assert "passed all 2 of its" in text and "The meter failed" not in text
     assert "&lt;b&gt;&amp;" in text and "<b>" not in text
     for section in ("What was compared", "Spectra", "Controls"):
         assert section in text
@@ -164,7 +164,7 @@ def test_a_failed_control_stands_at_the_top(sources, monkeypatch, tmp_path):
     assert result.exit_code == 1
     assert result.stderr.strip() == "Error: failed controls: C2 tone"
     text = out.read_text(encoding="utf-8")
-    assert text.index("Do not trust this page") < text.index("<h2")
+    assert text.index("The meter failed 1 of") < text.index("<h2")
     assert "passed all" not in text
     assert "Predicted and measured" not in text  # a file has no network
 
