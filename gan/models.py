@@ -57,9 +57,11 @@ class Build:
         return upsample(method, x, filters, size, kinds=self.kinds, **options)
 
     def activate(self, x: Any, name: str) -> Any:
-        """LeakyReLU."""
-        name = f"{name}_act"
-        return layers.LeakyReLU(self.slope, name=name, dtype=self.precision)(x)
+        """LeakyReLU, or ReLU where the slope is 0."""
+        options: dict[str, Any] = {"name": f"{name}_act", "dtype": self.precision}
+        if self.slope:
+            return layers.LeakyReLU(self.slope, **options)(x)
+        return layers.ReLU(**options)(x)
 
     def normalize(self, x: Any, name: str) -> Any:
         """Batch normalisation, then LeakyReLU."""

@@ -8,6 +8,7 @@ run folder that is still in use.
 
 import dataclasses
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -305,5 +306,7 @@ def time_step(plan: Plan, method: Method) -> float:
         train_steps(images, *inputs).numpy()
         return time.perf_counter() - start
 
+    # TensorFlow takes the functions of several methods for needless tracings of one.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     run(0, NUM_WARM_STEPS)
     return run(NUM_WARM_STEPS, NUM_TIMED_STEPS) / NUM_TIMED_STEPS

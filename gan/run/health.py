@@ -15,6 +15,16 @@ STATES = ("ok", "collapsing", "G-wins", "D-wins", "diverged")  # the worst comes
 POLICIES = ("warn", "stop")
 EXIT_CODE = 3  # of a run that an alarm stopped
 
+ADVICE = {  # docs/normal.md says more
+    "collapsing": "take the best checkpoint, and train again with lower learning "
+    "rates, larger batches, or --augment where images are few",
+    "G-wins": "lower the learning rate of the generator, or raise that of the "
+    "discriminator",
+    "D-wins": "lower the learning rate of the discriminator, raise train.r1_gamma, or "
+    "use --augment where images are few",
+    "diverged": "lower both learning rates, and use --precision float32",
+}
+
 CHANCE = {"bce": 2 * math.log(2), "hinge": 2.0, "lsgan": 0.25}
 TRANSIENT_STEPS = 100  # no alarm is raised by the first steps of a run
 SUSTAINED_STEPS = 200

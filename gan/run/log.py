@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import api as hparams
 
 from gan.data.images import to_picture
 from gan.files import first_line, write_atomically
-from gan.run.health import Status
+from gan.run.health import ADVICE, Status
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 # The losses with bce if the discriminator cannot tell real from generated images.
@@ -135,6 +135,8 @@ class RunLog:
         text = f"{status.state}: {status.reason}".removesuffix(": ")
         if say:
             self.say(f"alarm at step {step}: {text}")
+        if say and status.state in ADVICE:
+            self.say(f"what to do: {ADVICE[status.state]}; see docs/normal.md")
         self._line({"step": step, "alarm": text})
         self._events(step, lambda: tf.summary.text("alarm", text))
 

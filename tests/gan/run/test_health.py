@@ -12,7 +12,7 @@ from gan.losses import LOSSES
 from gan.run import checkpoint
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunFolder
-from gan.run.health import CHANCE, STATES, Alarms
+from gan.run.health import ADVICE, CHANCE, STATES, Alarms
 from gan.state import build_state
 from gan.training import train
 
@@ -64,6 +64,7 @@ def test_a_bad_value_must_last_two_hundred_steps(state, every):
     assert {s for step, s in states.items() if step < 300} == {"ok"}
     assert {s for step, s in states.items() if step >= 300} == {state}
     assert alarms.code == STATES.index(state)
+    assert state in ADVICE
     number = "150" if state == "diverged" else f"loss/d {BAD[state]['loss/d']:.2f}"
     assert number in alarms.status.reason
 
