@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,41 +24,67 @@ from gan.run.health import ADVICE, Status
 PLAIN_LINE_SECONDS = 10.0  # between two lines where there is no terminal
 # The losses with bce if the discriminator cannot tell real from generated images.
 REFERENCES = {"loss/reference_ln2": math.log(2), "loss/reference_2ln2": 2 * math.log(2)}
+# What TensorBoard says of a scalar: by its name in log.jsonl, else by the metric of a
+# quality score, else by the part of the name before "/".
 DESCRIPTIONS = {
-    "imaging_gain_db/stage1": "What the last upsampling leaves of low frequencies, in "
-    "dB of their size. Real images lie between real_low_stage1 and real_high_stage1.",
-    "fixed_pattern_levels/stage1": "Pattern of the last upsampling that is the same in "
-    "every sample, in grey levels. Real images lie between real_low_stage1 and "
-    "real_high_stage1.",
     "loss/g": "Generator loss. With bce, ln 2 = 0.693 is where D says 1/2 everywhere.",
     "loss/d": "Discriminator loss, real + generated. With bce, 2 ln 2 = 1.386 is where "
     "D says 1/2 everywhere; far below, D wins.",
+    "loss/d_real": "Part of the discriminator loss that comes from real images.",
+    "loss/d_fake": "Part of the discriminator loss that comes from generated images.",
+    "loss": "A loss with bce if the discriminator cannot tell real from generated.",
     "d/prob_real": "Mean D(x), the probability D gives to real images.",
     "d/prob_fake": "Mean D(G(z)), the probability D gives to generated images.",
-    "alarm/code": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
-    "copies/coarse": "Median distance of samples to their nearest training images, at "
-    "14 to 27 px, divided by that of new real images. Healthy: about 1 or more; below "
-    "0.7, samples may be memorised; 0: copies.",
+    "fcd": "Fréchet distance of features; lower is better, the floor is real images.",
+    "kcd": "Kernel distance of features; lower is better, the floor is real images.",
+    "density": "How densely samples lie among real images; real images: about 1.",
+    "coverage": "Fraction of real images with a sample nearby; higher is better.",
+    "diversity": "Distance between samples, divided by that of real images.",
+    "duplicates": "Fraction of samples that nearly equal another sample.",
+    "class_tv": "Difference of the mixtures of classes: 0 equal, 1 disjoint.",
+    "num_classes": "Number of classes that the samples have.",
+    "swd": "Distance of patches at one level of the pyramid; lower is better.",
+    "copies": "Median distance of samples to their nearest training images, at 14 to "
+    "27 px, divided by that of new real images. Healthy: about 1 or more; below 0.7, "
+    "samples may be memorised; 0: copies.",
+    "imaging_gain_db": "What an upsampling leaves of low frequencies, in dB of their "
+    "size; stage 1 is the last one. Real images lie between real_low and real_high.",
+    "fixed_pattern_levels": "Pattern of an upsampling that is the same in every "
+    "sample, in grey levels; stage 1 is the last one. Real images lie between real_low "
+    "and real_high.",
+    "eta": "Imbalance of the phases of a kernel; balanced: 0.",
     "gap/batch_vs_moving": "Mean difference in grey levels between samples normalised "
     "by the statistics of their batch and by the moving statistics.",
     "gap/raw_vs_ema": "Mean difference in grey levels between samples of the current "
     "and of the averaged generator.",
-    "time/compile_seconds": "First call of the compiled step, tracing included.",
-    "memory/peak_mib": "Peak memory of the GPU, or of this process without one.",
+    "grad_norm": "Norm of all gradients of a network.",
+    "lr": "Learning rate.",
+    "alarm": "0 ok, 1 collapsing, 2 G-wins, 3 D-wins, 4 diverged.",
+    "speed": "Mean over the steps since the last value, without compilation.",
+    "time": "Seconds since the start of this process, by kind of work.",
+    "memory": "Peak memory of the GPU, or of this process without one.",
 }
+# TensorBoard sorts groups of charts by name. A number before the name puts first what
+# people look at first.
+RANKS = {
+    **{"loss": 1, "samples": 2, "d": 3, "quality": 4, "copies": 4},
+    **{"imaging_gain_db": 5, "fixed_pattern_levels": 5, "eta": 6, "gap": 6},
+    **{"grad_norm": 7, "lr": 7, "alarm": 8, "speed": 9, "time": 9, "memory": 9},
+}
+SCORE = re.compile(r"([a-z_]+?)(?:_n\d+|\d+k)?/(.+)-validation(-floor)?")
 # Titles of the charts of scalars, by the tags in it, which are regular expressions.
 CHARTS = {
-    "loss/g$ loss/d$ loss/reference_.*": "losses; 0.693 and 1.386: D cannot tell real "
+    "1.loss/[gd]$ 1.loss/reference_.*": "losses; 0.693 and 1.386: D cannot tell real "
     "from generated (bce)",
-    "fcd[^/]*/.*": "distance of the samples; floor: real images",
-    "swd[^/]*/mean-.*": "distance of patches x 1000, mean over levels; floor: real "
+    "4.quality/fcd.*": "distance of the samples; floor: real images",
+    "4.quality/swd.mean.*": "distance of patches x 1000, mean over levels; floor: real "
     "images",
-    "copies/.*": "distance to training images; 1: as new images, below 0.7: memorised?",
-    "coverage[^/]*/.*": "fraction of real images with a sample nearby; floor: real "
+    "4.copies/.*": "distance to training images; new images: 1; memorised: below 0.7",
+    "4.quality/coverage.*": "fraction of real images with a sample nearby; floor: real "
     "images",
-    "imaging_gain_db/.*": "checkerboard: imaging gain in dB, with the band of real "
+    "5.imaging_gain_db/.*": "checkerboard: imaging gain in dB, with the band of real "
     "images",
-    "fixed_pattern_levels/.*": "checkerboard: fixed pattern in levels, with the band "
+    "5.fixed_pattern_levels/.*": "checkerboard: fixed pattern in levels, with the band "
     "of real images",
 }
 
@@ -142,7 +169,8 @@ class RunLog:
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Writes a picture, uint8 (height, width, channels), to TensorBoard."""
-        self._events(step, lambda: tf.summary.image(name, image[None]))
+        tag = tensorboard_tag(name)
+        self._events(step, lambda: tf.summary.image(tag, image[None]))
 
     def grid(self, step: int, image: np.ndarray) -> None:
         """Stores the sample grid of `step` as a file and in TensorBoard."""
@@ -226,8 +254,30 @@ def write_scalars(values: Mapping[str, float]) -> None:
     """Writes named numbers to the current event file."""
     for name, value in values.items():
         # TensorFlow keeps 0.7 kB for every Python number that it turns into a tensor.
-        number, description = np.float32(value), DESCRIPTIONS.get(name)
-        tf.summary.scalar(name, number, description=description)
+        number, tag = np.float32(value), tensorboard_tag(name)
+        tf.summary.scalar(tag, number, description=describe(name))
+
+
+def tensorboard_tag(name: str) -> str:
+    """The tag in TensorBoard of a name in log.jsonl.
+
+    The scores of samples are in the group "quality"; what else their names say is in
+    their descriptions.
+    """
+    if score := SCORE.fullmatch(name):
+        metric, level, floor = score.groups()
+        level = f" {level}" if metric == "swd" else ""
+        name = f"quality/{metric}{level}{' floor' if floor else ''}"
+    group = name.partition("/")[0]
+    return f"{RANKS[group]} {name}" if group in RANKS else name
+
+
+def describe(name: str) -> str | None:
+    """What TensorBoard says of the scalar `name`."""
+    score = SCORE.fullmatch(name)
+    group = score[1] if score else name.partition("/")[0]
+    text = DESCRIPTIONS.get(name, DESCRIPTIONS.get(group))
+    return f"{text} In log.jsonl: {name}." if score else text
 
 
 def chart_layout() -> layout_pb2.Layout:

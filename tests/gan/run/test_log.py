@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from config.loader import to_dict
 from config.schema import Config
-from gan.run.log import RunLog
+from gan.run.log import RunLog, describe, tensorboard_tag
 from gan.step import METRICS
 
 VALUES = dict.fromkeys(METRICS, 0.5) | {
@@ -59,7 +59,7 @@ def test_scalars_are_the_same_in_both_logs(trained):
     assert [line["step"] for line in losses] == list(range(1, 13))
     assert set(METRICS) < set(losses[0])
     for name in ("loss/g", "loss/d", "grad_norm/d", "d/prob_real", "lr/g"):
-        shown = tensors(found, name)
+        shown = tensors(found, tensorboard_tag(name))
         assert [step for step, _ in shown] == list(range(1, 13))
         for line, (_, value) in zip(losses, shown, strict=True):
             assert line[name] == pytest.approx(float(value), abs=1e-6)
@@ -82,19 +82,19 @@ def test_times_are_kept_apart(trained):
 
 def test_tensorboard_shows_grids_settings_layers_and_reference_lines(trained):
     found = events(trained)
-    assert {float(v) for _, v in tensors(found, "loss/reference_ln2")} == {
+    assert {float(v) for _, v in tensors(found, "1 loss/reference_ln2")} == {
         np.float32(math.log(2))
     }
-    assert float(tensors(found, "loss/reference_2ln2")[0][1]) == (
+    assert float(tensors(found, "1 loss/reference_2ln2")[0][1]) == (
         np.float32(2 * math.log(2))
     )
-    for name in ("samples/ema", "samples/raw"):
+    for name in ("2 samples/ema", "2 samples/raw"):
         pictures = tensors(found, name)
         assert [step for step, _ in pictures] == [0, 6, 12]
         width, height, png = pictures[-1][1]
         assert (int(width), int(height)) == (86, 86)  # 3 x 28 and two gaps
     np.testing.assert_array_equal(
-        tf.io.decode_png(tensors(found, "samples/ema")[-1][1][2])[..., 0],
+        tf.io.decode_png(tensors(found, "2 samples/ema")[-1][1][2])[..., 0],
         pixels(trained / "samples" / "step-00000012.png"),
     )
     text = tensors(found, "config")[0][1].item().decode()
@@ -105,7 +105,31 @@ def test_tensorboard_shows_grids_settings_layers_and_reference_lines(trained):
         for tag in found.Tags()["tensors"]
     }
     assert "hparams" in plugins.values() and "custom_scalars" in plugins.values()
-    assert "ln 2 = 0.693" in found.SummaryMetadata("loss/g").summary_description
+    assert "ln 2 = 0.693" in found.SummaryMetadata("1 loss/g").summary_description
+    scalars = [tag for tag, plugin in plugins.items() if plugin == "scalars"]
+    assert len(scalars) > 20
+    for tag in scalars:
+        assert found.SummaryMetadata(tag).summary_description, tag
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("fcd1k/fmnist-v1-0260e8a0-validation", "4 quality/fcd"),
+        ("fcd1k/fmnist-v1-0260e8a0-validation-floor", "4 quality/fcd floor"),
+        ("class_tv_n955/x-validation", "4 quality/class_tv"),
+        ("num_classes/x-validation", "4 quality/num_classes"),
+        ("swd_n955/16px-validation-floor", "4 quality/swd 16px floor"),
+        ("swd1k/mean-validation", "4 quality/swd mean"),
+        ("copies/coarse", "4 copies/coarse"),
+        ("time/step_seconds", "9 time/step_seconds"),
+        ("stage2_upsample/kernel", "stage2_upsample/kernel"),
+    ],
+)
+def test_what_people_look_at_first_is_first(name, tag):
+    assert tensorboard_tag(name) == tag
+    if tag[0] == "4":
+        assert name in describe(name) or name == "copies/coarse"
 
 
 def test_histograms_only_on_request(trained, log):
@@ -139,7 +163,7 @@ def test_infinity_is_null_since_json_has_no_word_for_it(log):
     text = (log.directory / "log.jsonl").read_text()
     line = json.loads(text, parse_constant=refuse)
     assert line == {"step": 1, "grad_norm/g": None, "loss/g": 0.5, "grad_norm/d": None}
-    assert tensors(events(log.directory), "grad_norm/g") == [(1, np.inf)]
+    assert tensors(events(log.directory), "7 grad_norm/g") == [(1, np.inf)]
 
 
 def test_a_log_full_of_garbage_does_not_stop_a_run(log):
@@ -174,7 +198,7 @@ def test_a_full_disk_costs_lines_and_one_warning_each(log, monkeypatch):
     assert text.count("warning: sample grids cannot be written (") == 1
     assert "No space left on device); training goes on" in text
     assert "TensorBoard" not in text  # that one still worked
-    assert len(tensors(events(log.directory), "loss/g")) == 3
+    assert len(tensors(events(log.directory), "1 loss/g")) == 3
 
 
 def test_a_disk_that_refuses_tensorboard_is_one_warning(log, monkeypatch):
