@@ -124,7 +124,8 @@ def target_shape(source: Source, config: DataConfig) -> tuple[int, int]:
     if sides - {(size, size)}:
         source.notes.append(
             f"Images with sides of {shortest} to {max(lengths)} px become "
-            f"{size}x{size} px (fit: {config.fit})."
+            f"{size}x{size} px (fit: {config.fit}); to change this, give --set "
+            "data.image_size=PX or --set data.fit=crop, pad or stretch."
         )
     return size, channels
 

@@ -33,6 +33,8 @@ class Source:
         names = ", ".join(map(repr, self.skipped[:5]))
         names += ", ..." * (len(self.skipped) > 5)
         unreadable = f"Unreadable files skipped: {len(self.skipped)} ({names})."
+        if any(name.lower().endswith((".heic", ".heif")) for name in self.skipped):
+            unreadable += " Convert HEIC pictures to PNG or JPEG."
         return [*self.notes, unreadable]
 
 

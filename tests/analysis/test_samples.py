@@ -142,6 +142,7 @@ def test_pictures_are_measured_as_they_are_trained_on(real: np.ndarray, tmp_path
     for index, image in enumerate(colour):
         Image.fromarray(image).save(tmp_path / f"{index:04}.png")
     (tmp_path / "0000.png").write_bytes(b"no picture")
+    (tmp_path / "x.HEIC").write_bytes(b"no picture either")
     Image.fromarray(colour[1, ..., 0]).save(tmp_path / "0001.png")
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -149,7 +150,8 @@ def test_pictures_are_measured_as_they_are_trained_on(real: np.ndarray, tmp_path
     turned.save(tmp_path / "0002.png", exif=exif)
     samples = load_samples(tmp_path)
     assert np.array_equal(samples.images_uint8, colour[1:])
-    assert "Unreadable files skipped: 1 ('0000.png')." in samples.notes
+    unreadable = "Unreadable files skipped: 2 ('0000.png', 'x.HEIC'). Convert HEIC "
+    assert unreadable + "pictures to PNG or JPEG." in samples.notes
     assert "Grey pictures among colour ones are taken as colour." in samples.notes
 
 
