@@ -30,6 +30,7 @@ from analysis.geometry.keras_layers import (
     LayerCall,
     LayerGeometry,
     NotPredicted,
+    NotRead,
     Shape,
     functional_graph,
     is_shuffle,
@@ -72,7 +73,7 @@ class LayerAudit:
     predicted_shape: Shape | None = None  # from the hyper-parameters
     checked: bool = False  # shape, and values where pixels move, were compared
     reason: str = ""  # why it was not checked
-    params: int = 0  # counted at each call of a shared layer
+    params: int = 0  # without those of parts that have an audit of their own
     macs: int = 0  # multiply-accumulates for one image
     axes: tuple[AxisGeometry, ...] = ()  # one per spatial axis, where pixels move
     # The axes of all such layers from the first spatial map to here; None where
@@ -110,11 +111,15 @@ def audit_model(
     def visit(call: LayerCall, signals: list[Signal]) -> list[Signal]:
         chains = {signal.chain for signal in signals}
         audit = audit_call(call, chains.pop() if len(chains) == 1 else None)
+        inner: list[LayerAudit] = []
+        if not audit.predicted_shape:
+            inner.extend(_inner_layers(call.layer, f"{call.name}/"))
+            own = audit.params - sum(part.params for part in inner)
+            audit = dataclasses.replace(audit, params=own)
         audits.append(audit)
         name = _last_activation(call.layer, [signal.activation for signal in signals])
         signal = Signal(audit.chain, len(audits) - 1, name)
-        if not audit.predicted_shape:
-            audits.extend(_inner_layers(call.layer, f"{call.name}/"))
+        audits.extend(inner)
         return [signal] * len(call.output_shapes)
 
     graph = functional_graph(model)
@@ -140,13 +145,15 @@ def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
     layer, shapes = call.layer, call.input_shapes
     audit = LayerAudit(
         name=call.name,
-        type=type(layer).__name__,
+        type=layer.kind if isinstance(layer, NotRead) else type(layer).__name__,
         input_shape=shapes[0] if shapes else None,
         output_shape=call.output_shapes[0] if call.output_shapes else None,
         params=layer.count_params() if getattr(layer, "built", False) else 0,
         chain=None,
     )
     try:
+        if isinstance(layer, NotRead):
+            raise NotPredicted("not read from the file, and its parameters not counted")
         if not isinstance(layer, keras.Layer) and not is_shuffle(layer):
             raise NotPredicted("an operation, not a layer")
         if not (isinstance(layer, SPATIAL) or _is_keras(layer)):
@@ -350,8 +357,11 @@ def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:
             reason = "its input shape is not known: call the model once"
             yield LayerAudit(name, type(layer).__name__, None, None, reason=reason)
         else:
-            built = tuple(layer.compute_output_shape(tuple(shape)))
-            call = LayerCall(name, layer, (tuple(shape),), (built,))
+            try:
+                built = (tuple(layer.compute_output_shape(tuple(shape))),)
+            except NotImplementedError:  # the cell of a recurrent layer
+                built = ()
+            call = LayerCall(name, layer, (tuple(shape),), built)
             yield dataclasses.replace(audit_call(call), chain=None)
 
 
@@ -366,7 +376,7 @@ def audit_summary(
         "num_errors": sum(finding.level == "error" for finding in found),
         "num_as_predicted": sum(audit.as_predicted for audit in audits),
         "num_not_checked": sum(not audit.checked for audit in audits),
-        "params": sum(audit.params for audit in audits),
+        "params": sum({audit.name: audit.params for audit in audits}.values()),
         "macs": sum(audit.macs for audit in audits),
     }
 

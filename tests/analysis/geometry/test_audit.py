@@ -313,14 +313,37 @@ def test_depth_to_space_is_checked_value_by_value(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "layer",
-    [layers.UpSampling2D(2, interpolation="lanczos3"), layers.Resizing(7, 4)],
+    ("layer", "why"),
+    [
+        (layers.UpSampling2D(2, interpolation="lanczos3"), "lanczos3 interpolation"),
+        (layers.Resizing(7, 4), "no enlargement by whole factors"),
+        (layers.Resizing(10, 12, interpolation="area"), "area interpolation"),
+        (layers.Resizing(10, 12, antialias=True), "antialias"),
+        (layers.Resizing(10, 12, pad_to_aspect_ratio=True), "pad_to_aspect_ratio"),
+    ],
 )
-def test_interpolations_without_a_geometry_are_checked_for_size_only(layer):
+def test_interpolations_without_a_geometry_are_checked_for_size_only(layer, why):
     (audit,) = audit_model(one_layer(layer, 5, 6, 2))
     assert audit.predicted_shape == audit.output_shape
     assert not audit.checked
-    assert audit.reason.startswith("only its size is predicted")
+    assert audit.reason == f"only its size is predicted: {why}"
+
+
+def test_parameters_are_counted_once():
+    """Neither again at each call of a shared layer, nor again inside a wrapper."""
+    inputs = keras.Input((8, 8, 3))
+    shared = layers.Conv2D(3, 1)
+    wrapped = layers.SpectralNormalization(layers.Conv2D(4, 3))
+    model = keras.Model(inputs, wrapped(shared(shared(inputs))))
+    audits = audit_model(model)
+    assert audit_summary("m", audits)["params"] == model.count_params()
+    assert [audit.checked for audit in audits] == [True, True, False, True]
+
+
+def test_a_recurrent_layer_is_not_checked():
+    inputs = keras.Input((8, 3))
+    audits = audit_model(keras.Model(inputs, layers.LSTM(4)(inputs)))
+    assert not any(audit.checked for audit in audits)
 
 
 @pytest.mark.parametrize(
