@@ -7,7 +7,7 @@ import click
 
 from analysis.commands.explain import checked_layers, layer_options
 from analysis.commands.options import FILE, option
-from analysis.geometry.formulas import Convolution
+from analysis.geometry.formulas import Convolution, counterparts
 from gan.command_line import Command
 
 
@@ -29,16 +29,18 @@ def command(out: Path, framework: str | None, **options: Any) -> None:
     savers = {".png": draw.save_picture, ".gif": draw.save_animation}
     if out.suffix not in savers:
         raise click.BadParameter(f"{out} does not end in {', '.join(savers)}")
-    layers = [_in_framework(layer, framework) for layer in checked_layers(options)]
+    layers = checked_layers(options)
+    if framework and not layers[0].framework.lower().endswith(framework):
+        layers = _in_other_framework(layers, framework)
     savers[out.suffix](draw.Scene(*layers), out)
     click.echo(out)
 
 
-def _in_framework(layer: Convolution, framework: str | None) -> Convolution:
-    """The layer, or the other framework's of the same sizes if that one is wanted."""
-    fits = framework is None or layer.framework.lower().endswith(framework)
-    found = layer if fits else layer.counterpart()
+def _in_other_framework(layers: list[Convolution], framework: str) -> list[Convolution]:
+    """The axes of the layer of the same sizes in `framework`."""
+    found = counterparts(layers)
     if found is None:
-        sizes = f"{layer.input_size} to {layer.geometry().output_size} px"
-        raise ValueError(f"{framework} has no such layer of {sizes}")
+        sizes = (f"{a.input_size} to {a.geometry().output_size} px" for a in layers)
+        text = " and ".join(dict.fromkeys(sizes))
+        raise ValueError(f"{framework} has no such layer of {text}")
     return found

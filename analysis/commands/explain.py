@@ -10,7 +10,7 @@ from rich.table import Table
 
 from analysis.commands.options import option
 from analysis.geometry.arithmetic import AxisGeometry, findings
-from analysis.geometry.formulas import Convolution
+from analysis.geometry.formulas import REFUSED, Convolution, counterparts, keras_refuses
 
 MAX_POSITIONS = 24  # in one row that fits a terminal
 MAX_MATRIX = 16
@@ -73,6 +73,8 @@ def checked_layers(options: dict[str, Any]) -> list[Convolution]:
             where = f"{layer.constructor_call()} on {layer.input_size} px"
             raise click.ClickException(f"{where}: {error}") from error
         layers.append(layer)
+    if keras_refuses(layers):
+        raise click.ClickException(REFUSED)
     return layers
 
 
@@ -85,12 +87,14 @@ def command(**options: Any) -> None:
     because the same size does not mean the same pixels. A size may differ between
     height and width: --kernel 5x3.
     """
-    for layer in dict.fromkeys(checked_layers(options)):
-        _explain(layer, Console(highlight=False))
+    layers = checked_layers(options)
+    others = counterparts(layers) or [None] * len(layers)
+    for layer, other in dict.fromkeys(zip(layers, others, strict=True)):
+        _explain(layer, other, Console(highlight=False))
 
 
-def _explain(layer: Convolution, console: Console) -> None:
-    axis, other = layer.geometry(), layer.counterpart()
+def _explain(layer: Convolution, other: Convolution | None, console: Console) -> None:
+    axis = layer.geometry()
     shown = [layer, *([other] if other else [])]
     shown.sort(key=lambda one: one.framework != "TensorFlow")
     axes = [one.geometry() for one in shown]

@@ -95,7 +95,7 @@ def command(
 
 def load_target(
     target: str, *, weights: bool, size: int | None, kernel_size: int | None, what: str
-) -> tuple[Any, tuple[int, int, int] | None]:
+) -> tuple[Any, tuple[int, int, int | None] | None]:
     """The model that TARGET names, and the shape of the images it should return."""
     from analysis.geometry.model_files import read_architecture
     from gan.models import build_discriminator, build_generator
@@ -123,7 +123,7 @@ def load_target(
         raise ValueError("--lines needs weights, and those of a file are not read")
     else:
         model = read_architecture(path)
-        return model, (size, size, model.outputs[0].shape[-1]) if size else None
+        return model, (size, size, None) if size else None
     if what == "discriminator":
         return build_discriminator(config, image_shape[0], image_shape[2]), None
     if weights and path.is_dir():
@@ -190,7 +190,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     for layer in summary["layers"]:
         if not layer["checked"]:
             console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
-        elif "torch" in layer:
+        if "torch" in layer:
             console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
     if patterns := summary.get("lines"):
         from analysis.checkerboard.words import CAUTION
@@ -198,10 +198,9 @@ def print_summary(summary: dict[str, Any]) -> None:
         for pattern in patterns:
             console.print(escape(_pattern_text(pattern)))
         console.print(CAUTION)
-    checked = len(summary["layers"]) - summary["num_not_checked"]
     console.print(
-        f"{checked} of {len(summary['layers'])} layers as predicted, "
-        f"{summary['num_errors']} errors; {summary['params']:,} parameters, "
+        f"{summary['num_as_predicted']} of {len(summary['layers'])} layers as "
+        f"predicted, {summary['num_errors']} errors; {summary['params']:,} parameters, "
         f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates per image"
     )
 

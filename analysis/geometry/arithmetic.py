@@ -12,17 +12,20 @@ TensorFlow's SAME padding is asymmetric and, for a transposed convolution, follo
 the *output* size, so it has its own builder here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import product
+from math import gcd
 from typing import Literal, NamedTuple
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Kind = Literal["conv", "pool", "pad", "crop", "transpose", "shuffle"] | Interpolation
 Level = Literal["error", "warning", "info"]
+ZeroCause = Literal["common factor", "kernel", "output padding", "dilation", "padding"]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 SCATTER_KINDS = ("transpose", "shuffle", *INTERPOLATIONS)
+MAX_PLACES = 8  # of outputs that a finding lists
 INSERTED, PADDED = -1, -2  # in ThreeSteps.cells: a zero, not an input index
 
 
@@ -162,9 +165,30 @@ class AxisGeometry:
         return min(before, self.output_size), min(after, self.output_size)
 
     @property
-    def zero_rows(self) -> tuple[int, ...]:
-        """Outputs that no input reaches: they are always zero (plus the bias)."""
-        return tuple(n for n, pairs in enumerate(self.terms) if not pairs)
+    def zero_positions(self) -> dict[ZeroCause, list[int]]:
+        """Outputs that no input reaches, by cause: always zero, apart from the bias.
+
+        A scatter reaches the positions `stride*j + dilation*tap` of its full output.
+        They are all multiples of gcd(stride, dilation), and a phase modulo the stride
+        that no tap has is never reached. The other causes lie at the ends of the map.
+        """
+        found: dict[ZeroCause, list[int]] = {}
+        taps, factor = self.taps_by_phase(), gcd(self.stride, self.dilation)
+        last = (self.input_size - 1) * self.stride + self.effective_kernel - 1
+        for n, pairs in enumerate(self.terms):
+            position = n + self.pad_before
+            if pairs:
+                continue
+            if not self.is_scatter:
+                cause: ZeroCause = "padding"
+            elif position % factor:
+                cause = "common factor"
+            elif not taps[position % self.stride]:
+                cause = "kernel"
+            else:
+                cause = "output padding" if position > last else "dilation"
+            found.setdefault(cause, []).append(n)
+        return found
 
     @property
     def shift_px(self) -> float:
@@ -250,13 +274,11 @@ def conv_axis(
         pads = {"valid": (0, 0), "causal": (reach - 1, 0)}
         before, after = pads[padding] if isinstance(padding, str) else (padding,) * 2
         output = max((i + before + after - reach) // max(s, 1) + 1, 0)
-    both = s > 1 and dilation > 1 and isinstance(padding, str)
-    padded = i + before + after
-    problems = _broken(
-        "error",
-        E3=(both, f"Keras refuses stride {s} with dilation {dilation}"),
-        E4=(output < 1, f"kernel reach {reach} exceeds {padded} px of input"),
+    text = (
+        f"the kernel spans {reach} px, the padded map has only {i + before + after}, "
+        "so there is no output: choose a smaller kernel or dilation, or pad more"
     )
+    problems = _broken("error", E4=(output < 1, text))
     return AxisGeometry(kind, i, output, kernel, s, dilation, before, after, problems)
 
 
@@ -287,8 +309,12 @@ def conv_transpose_axis(
         limit = max(s, d)
         problems = _broken(
             "error",
-            E1=(o < 1, f"the output would have {o} px"),
-            E2=(not 0 <= op < limit, f"output_padding {op} not in 0..{limit - 1}"),
+            E1=(o < 1, f"the output would have {o} px: reduce the padding"),
+            E2=(
+                not 0 <= op < limit,
+                f"PyTorch refuses output_padding {op}: choose 0..{limit - 1}, less "
+                "than the stride or the dilation",
+            ),
         )
         o = max(o, 0)
     else:
@@ -299,12 +325,18 @@ def conv_transpose_axis(
             o = full - (reach - reach % 2 if same else 0) + (op or 0)
         forward = -(-o // max(s, 1)) if same else (o - reach) // max(s, 1) + 1
         bad_op = op is not None and not 0 <= op < s
-        text = f"{o} px convolve to {max(forward, 0)}, not {i}: TensorFlow aborts"
+        text = (
+            f"TensorFlow aborts when it runs this layer, because a convolution of "
+            f"{o} px gives {max(forward, 0)} px and not {i}: "
+            + ("choose another output size" if op is None else "omit output_padding")
+        )
         problems = _broken(
             "error",
             E1=(not bad_op and (o < 1 or forward != i), text),
-            E2=(bad_op, f"output_padding {op} is not in 0..{s - 1} (stride {s})"),
-            E3=(s > 1 and d > 1, f"Keras refuses stride {s} with dilation {d}"),
+            E2=(
+                bad_op,
+                f"Keras refuses output_padding {op} at stride {s}: choose 0..{s - 1}",
+            ),
         )
         total = max(full - o, 0) if same else 0
         before, after = total // 2, total - total // 2
@@ -332,49 +364,98 @@ def pad_axis(input_size: int, before: int, after: int) -> AxisGeometry:
     """Zero padding; negative amounts crop."""
     kind: Kind = "crop" if min(before, after) < 0 else "pad"
     size = max(input_size + before + after, 0)
-    text = f"cropping {-before}+{-after} of {input_size} px"
+    text = f"nothing is left of {input_size} px after {-before} + {-after}: crop less"
     problems = _broken("error", E4=(size < 1, text))
     return AxisGeometry(kind, input_size, size, 1, 1, 1, before, after, problems)
 
 
 def findings(axis: AxisGeometry) -> tuple[Finding, ...]:
-    """The rules E1-E4 and W1-W6 that this axis breaks; warnings only if it can run."""
+    """The rules E1-E4, W1-W6 and W10 of this axis; warnings only if it can run."""
     if not axis.feasible or axis.kind not in ("conv", "transpose"):
         return axis.problems
-    k, s, reach, shift = axis.kernel, axis.stride, axis.effective_kernel, axis.shift_px
-    taps, scatter = axis.taps_by_phase(), axis.is_scatter
-    gaps = 0 in taps
-    num_zero, (before, after) = len(axis.zero_rows), axis.border_px
-    share = 100 * min(before + after, axis.output_size) / axis.output_size
-    extent = axis.output_size if scatter else axis.input_size
-    return _broken(
+    k, s, reach = axis.kernel, axis.stride, axis.effective_kernel
+    taps = axis.taps_by_phase()
+    fewer = axis.is_scatter and sum(
+        len(pairs) < taps[(n + axis.pad_before) % s]
+        for n, pairs in enumerate(axis.terms)
+    )
+    before, after = axis.border_px
+    extent = axis.output_size if axis.is_scatter else axis.input_size
+    rules = _broken(
         "warning",
         W1=(
-            len(set(taps)) > 1 and not gaps,
+            len(set(taps)) > 1 and 0 not in taps,
             f"kernel {k} is not a multiple of stride {s}, so the overlap is uneven "
-            f"({':'.join(map(str, taps))} taps by phase): choose a multiple",
+            f"({':'.join(map(str, taps))} taps by phase), which can show as a "
+            "checkerboard: choose a multiple, or train with `--upsample resize`",
         ),
-        W2=(
-            gaps,
-            f"kernel {k} leaves gaps at stride {s}, so {num_zero} rows are always zero"
-            f": choose at least {s} taps without dilation",
-        ),
-        W3=(shift != 0, f"unequal padding shifts the image by {shift:+g} output px"),
-        W4=(
-            scatter and axis.effective_pad_after < 0 and num_zero > 0 and not gaps,
-            f"no input reaches the last {num_zero} rows, so they are always zero: "
-            "reduce the output padding",
-        ),
+        W3=(axis.shift_px != 0, _shift_text(axis)),
         W5=(
-            scatter and before + after > 0,
-            f"{before} + {after} px at the ends ({share:.0f} %) get fewer taps",
+            fewer > 0,
+            f"{fewer} of {axis.output_size} positions, within {before} + {after} px "
+            "of the ends, get fewer taps than the others, which can show as a frame: "
+            "if it does, make a larger map and crop it",
         ),
         W6=(
             reach > extent,
-            f"the kernel spans {reach} px, the map only {extent}: "
-            "choose a smaller kernel",
+            f"the kernel spans {reach} px, the map only {extent}, so it always "
+            "overlaps the border: choose a smaller kernel",
         ),
     )
+    found = (*rules, *_zero_findings(axis))
+    return tuple(sorted(found, key=lambda finding: int(finding.code[1:])))
+
+
+def _shift_text(axis: AxisGeometry) -> str:
+    """W3 with its cause; a total that is odd cannot be split into equal halves."""
+    before, after = axis.pad_before, axis.effective_pad_after
+    if axis.is_scatter:
+        ends = f"{abs(after)} px {'cropped' if after >= 0 else 'added'} at the end"
+        cause = f"{before} px cropped at the start and {ends}"
+    else:
+        ends = f"{after} px after it" if after >= 0 else f"{-after} px before its end"
+        cause = f"windows that start {before} px before the map and end {ends}"
+    advice = "equal amounts at both ends avoid it"
+    if (before + after) % 2:
+        advice = "a kernel that spans one px more or less can avoid it"
+    return f"{cause} shift the image by {axis.shift_px:+g} output px: {advice}"
+
+
+def _zero_findings(axis: AxisGeometry) -> Iterator[Finding]:
+    """W2, W4 and W10: positions that are always zero, and the cause of each."""
+    s, d = axis.stride, axis.dilation
+    causes: dict[ZeroCause, tuple[str, str]] = {
+        "kernel": (
+            "W2",
+            f"kernel {axis.kernel} has no tap for them at stride {s}: choose {s} taps "
+            "or more",
+        ),
+        "output padding": (
+            "W4",
+            "they lie beyond all inputs: reduce the output padding",
+        ),
+        "padding": (
+            "W4",
+            "their windows meet no input: reduce the padding or the dilation",
+        ),
+        "common factor": (
+            "W10",
+            f"stride {s} and dilation {d} share the factor {gcd(s, d)}: choose a "
+            "dilation without a common factor, such as 1",
+        ),
+        "dilation": (
+            "W10",
+            f"the taps lie {d} px apart and too few inputs lie there: choose a "
+            "smaller dilation or a larger map",
+        ),
+    }
+    for cause, zero in axis.zero_positions.items():
+        code, why = causes[cause]
+        places = ", ".join(map(str, zero[:MAX_PLACES]))
+        if len(zero) > MAX_PLACES:
+            places += f", … {zero[-1]}"
+        text = f"{len(zero)} of {axis.output_size} positions ({places}) are always "
+        yield Finding(code, "warning", f"{text}zero apart from the bias, because {why}")
 
 
 def _connected(axes: Sequence[AxisGeometry]) -> Sequence[AxisGeometry]:

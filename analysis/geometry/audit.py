@@ -11,20 +11,26 @@ all layers so far, I3 padding by input size.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from keras import layers
 
 from analysis.geometry import arithmetic, values
 from analysis.geometry.arithmetic import AxisGeometry, Finding
 from analysis.geometry.formulas import torch_axis
 from analysis.geometry.keras_layers import (
+    CROPPINGS,
+    PADDINGS,
+    POOLS,
     REARRANGING,
     SPATIAL,
+    UPSAMPLINGS,
     LayerCall,
     LayerGeometry,
     NotPredicted,
+    NotRead,
     Shape,
     functional_graph,
     is_shuffle,
@@ -34,6 +40,26 @@ from analysis.geometry.keras_layers import (
 
 Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes)
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+
+# These layers and operations leave values in [-1, 1] there.
+KEEP_RANGE = (
+    *(*REARRANGING, *PADDINGS, *CROPPINGS, *POOLS, *UPSAMPLINGS, layers.Resizing),
+    *(layers.Concatenate, layers.Average, layers.Identity, layers.Dropout),
+)
+REARRANGE = ("Concatenate", "DepthToSpace", "GetItem", "Reshape", "Transpose")
+WRONG = "trust no number of this layer, and report it with the version of Keras"
+NO_TORCH_LAYER = "PyTorch has no layer of this kernel, stride and size: pad or crop"
+RECTIFIERS = layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU
+FULL_RANGE = ("tanh", "hard_tanh", "softsign")  # activations from -1 to 1
+
+
+class Signal(NamedTuple):
+    """What is known of one tensor of the model."""
+
+    chain: Chain = ()
+    index: int | None = None  # of the audit of the call that made it
+    activation: str = ""  # name of the last one, "none", or "" if it is not known
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class LayerAudit:
     predicted_shape: Shape | None = None  # from the hyper-parameters
     checked: bool = False  # shape, and values where pixels move, were compared
     reason: str = ""  # why it was not checked
-    params: int = 0  # counted at each call of a shared layer
+    params: int = 0  # without those of parts that have an audit of their own
     macs: int = 0  # multiply-accumulates for one image
     axes: tuple[AxisGeometry, ...] = ()  # one per spatial axis, where pixels move
     # The axes of all such layers from the first spatial map to here; None where
@@ -56,43 +82,57 @@ class LayerAudit:
     findings: tuple[Finding, ...] = ()
 
     @property
+    def as_predicted(self) -> bool:
+        """Whether the layer was checked and no error was found."""
+        return self.checked and all(f.level != "error" for f in self.findings)
+
+    @property
     def chain_by_axis(self) -> list[tuple[AxisGeometry, ...]]:
         """For each axis the chain's layers in order; empty if there is no chain."""
         return list(zip(*self.chain, strict=True)) if self.chain else []
 
 
 def audit_model(
-    model: Any, image_shape: tuple[int, int, int] | None = None
+    model: Any, image_shape: tuple[int, int, int | None] | None = None
 ) -> list[LayerAudit]:
     """Audits every layer that can be found.
 
     Args:
         model: A functional, Sequential, nested or subclassed model. A subclassed one
             must have been called once, and its layers are listed without their order.
-        image_shape: (height, width, channels) of the images that the model returns.
+        image_shape: (height, width, channels) of the images that the model returns;
+            None for any number of channels.
 
     Returns:
         One audit per call, in the order of the signal; errors are findings.
     """
     audits: list[LayerAudit] = []
 
-    def visit(call: LayerCall, chains: list[Chain]) -> list[Chain]:
-        chain = chains[0] if chains and len(set(chains)) == 1 else None
-        audit = audit_call(call, chain)
-        audits.append(audit)
+    def visit(call: LayerCall, signals: list[Signal]) -> list[Signal]:
+        chains = {signal.chain for signal in signals}
+        audit = audit_call(call, chains.pop() if len(chains) == 1 else None)
+        inner: list[LayerAudit] = []
         if not audit.predicted_shape:
-            audits.extend(_inner_layers(call.layer, f"{call.name}/"))
-        return [audit.chain] * len(call.output_shapes)
+            inner.extend(_inner_layers(call.layer, f"{call.name}/"))
+            own = audit.params - sum(part.params for part in inner)
+            audit = dataclasses.replace(audit, params=own)
+        audits.append(audit)
+        name = _last_activation(call.layer, [signal.activation for signal in signals])
+        signal = Signal(audit.chain, len(audits) - 1, name)
+        audits.extend(inner)
+        return [signal] * len(call.output_shapes)
 
     graph = functional_graph(model)
     if graph is None:
         audits.extend(_inner_layers(model, ""))
-    else:
-        propagate(model, [()] * len(graph.inputs), visit)
-    if image_shape and audits:
-        last = audits[-1]
-        found = (*last.findings, *_final_findings(last, model, image_shape))
-        audits[-1] = dataclasses.replace(last, findings=found)
+        return audits
+    outputs = propagate(model, [Signal()] * len(graph.inputs), visit)
+    for tensor, signal in zip(graph.outputs, outputs, strict=True):
+        if image_shape and signal.index is not None:
+            last = audits[signal.index]
+            final = _final_findings(tuple(tensor.shape), signal.activation, image_shape)
+            found = dict.fromkeys((*last.findings, *final))
+            audits[signal.index] = dataclasses.replace(last, findings=tuple(found))
     return audits
 
 
@@ -105,13 +145,15 @@ def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
     layer, shapes = call.layer, call.input_shapes
     audit = LayerAudit(
         name=call.name,
-        type=type(layer).__name__,
+        type=layer.kind if isinstance(layer, NotRead) else type(layer).__name__,
         input_shape=shapes[0] if shapes else None,
         output_shape=call.output_shapes[0] if call.output_shapes else None,
         params=layer.count_params() if getattr(layer, "built", False) else 0,
         chain=None,
     )
     try:
+        if isinstance(layer, NotRead):
+            raise NotPredicted("not read from the file, and its parameters not counted")
         if not isinstance(layer, keras.Layer) and not is_shuffle(layer):
             raise NotPredicted("an operation, not a layer")
         if not (isinstance(layer, SPATIAL) or _is_keras(layer)):
@@ -144,10 +186,12 @@ def _compare(
 ) -> tuple[str, list[Finding]]:
     """Why the layer is not checked, or "", and the errors found in checking it."""
     if built is None or built[1:] != geometry.output_shape[1:]:
-        text = f"predicted output {geometry.output_shape[1:]}, built {built}"
+        text = f"predicted output {geometry.output_shape[1:]}, built {built}: {WRONG}"
         return _difference(layer, "E6", text)
     axes = geometry.axes
-    if geometry.size_only or not axes or not all(axis.feasible for axis in axes):
+    if not all(axis.feasible for axis in axes):
+        return "it cannot run", []  # the rules say why
+    if geometry.size_only or not axes:
         return geometry.size_only, []
     try:
         computed = values.computed_values(layer, axes)
@@ -155,13 +199,13 @@ def _compare(
         return str(error), []
     expected = values.expected_values(layer, axes)
     if computed.shape != expected.shape:
-        text = f"predicted {expected.shape} px, computed {computed.shape}"
+        text = f"predicted {expected.shape} px, computed {computed.shape}: {WRONG}"
         return _difference(layer, "E6", text)
     shift = values.shift_between(computed, expected)
     if shift is None:
-        text = "the computed values are not those predicted"
+        text = f"the computed values are not those predicted: {WRONG}"
         return _difference(layer, "E7", text)
-    text = f"right size, but the computed values lie {shift} px from the prediction"
+    text = f"right size, but the values lie {shift} px from the prediction: {WRONG}"
     return "", [Finding("E7", "error", text)] if any(shift) else []
 
 
@@ -182,7 +226,13 @@ def _extend(
         return ()
     if isinstance(layer, REARRANGING):
         return None
-    return (*chain, geometry.axes) if geometry.axes else chain
+    if not geometry.axes:
+        return chain
+    # Something between that this audit does not follow may have changed the size.
+    sizes = [axis.input_size for axis in geometry.axes]
+    if chain and sizes != [axis.output_size for axis in chain[-1]]:
+        return None
+    return (*chain, geometry.axes)
 
 
 def _rules(axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
@@ -251,18 +301,44 @@ def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
         yield Finding("I3", "info", text)
 
 
+def _last_activation(layer: Any, before: list[str]) -> str:
+    """Name of the last activation behind a layer, given those of its inputs."""
+    name = type(layer).__name__
+    if isinstance(layer, layers.Wrapper):
+        return _last_activation(layer.layer, before)
+    is_operation = not isinstance(layer, keras.Layer)
+    if isinstance(layer, KEEP_RANGE) or (is_operation and name in REARRANGE):
+        return before[0] if len(set(before)) == 1 else ""
+    if isinstance(layer, RECTIFIERS):
+        return name
+    if is_operation:  # keras.ops.tanh is the operation Tanh
+        return name.lower() if hasattr(keras.activations, name.lower()) else "none"
+    if not _is_keras(layer) and not hasattr(layer, "activation"):
+        return ""
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "none"
+    return getattr(activation, "__name__", type(activation).__name__)
+
+
 def _final_findings(
-    last: LayerAudit, model: Any, image_shape: tuple[int, int, int]
+    shape: Shape, activation: str, image_shape: tuple[int, int, int | None]
 ) -> Iterator[Finding]:
-    """W7 and W8 of the model's output."""
-    shape = last.output_shape
-    if shape is None or shape[1:] != image_shape:
-        text = f"the output is {shape}, but the images are {image_shape}"
-        yield Finding("W7", "warning", text)
-    activation = getattr(model.layers[-1], "activation", None)
-    if activation is not keras.activations.tanh:
-        name = getattr(activation, "__name__", "none")
-        text = f"the images lie in [-1, 1], but the last activation is {name}: use tanh"
+    """W7 and W8 of one output of the model; what is not known is not compared."""
+    pairs = list(zip(shape[1:], image_shape, strict=False))
+    differ = any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    if differ or len(shape) != len(image_shape) + 1:
+        given, wanted = (
+            "x".join("?" if n is None else str(n) for n in sizes)
+            for sizes in (shape[1:], image_shape)
+        )
+        text = f"the output is {given}, but the images are {wanted}: change the first "
+        yield Finding("W7", "warning", text + "map, the strides or the filters")
+    if activation and activation not in FULL_RANGE:
+        text = (
+            "the images lie in [-1, 1], but the last layer that changes the range has "
+            f"the activation {activation}: end with tanh"
+        )
         yield Finding("W8", "warning", text)
 
 
@@ -281,8 +357,11 @@ def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:
             reason = "its input shape is not known: call the model once"
             yield LayerAudit(name, type(layer).__name__, None, None, reason=reason)
         else:
-            built = tuple(layer.compute_output_shape(tuple(shape)))
-            call = LayerCall(name, layer, (tuple(shape),), (built,))
+            try:
+                built = (tuple(layer.compute_output_shape(tuple(shape))),)
+            except NotImplementedError:  # the cell of a recurrent layer
+                built = ()
+            call = LayerCall(name, layer, (tuple(shape),), built)
             yield dataclasses.replace(audit_call(call), chain=None)
 
 
@@ -295,8 +374,9 @@ def audit_summary(
         "model": name,
         "layers": [_layer_summary(audit, torch) for audit in audits],
         "num_errors": sum(finding.level == "error" for finding in found),
+        "num_as_predicted": sum(audit.as_predicted for audit in audits),
         "num_not_checked": sum(not audit.checked for audit in audits),
-        "params": sum(audit.params for audit in audits),
+        "params": sum({audit.name: audit.params for audit in audits}.values()),
         "macs": sum(audit.macs for audit in audits),
     }
 
@@ -320,13 +400,21 @@ def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
         **{key: getattr(audit, key) for key in after},
         "findings": [finding._asdict() for finding in audit.findings],
     }
-    theirs = [other for axis in axes if torch and (other := torch_axis(axis))]
-    if theirs and len(theirs) == len(axes):
-        pads = [[other.pad_before, other.pad_after] for other in theirs]
-        shifts = [b - a.pad_before for a, (b, _) in zip(axes, pads, strict=True)]
-        difference = _torch_difference(axes[0], shifts)
-        layer["torch"] = {"pads": pads, "shift_px": shifts, "difference": difference}
+    is_convolution = axes and axes[0].kind in ("conv", "transpose")
+    if torch and is_convolution and all(axis.feasible for axis in axes):
+        layer["torch"] = _torch_summary(axes)
     return layer
+
+
+def _torch_summary(axes: Sequence[AxisGeometry]) -> dict[str, Any]:
+    """PyTorch's layer of the same sizes beside a convolution of Keras."""
+    theirs = [other for axis in axes if (other := torch_axis(axis))]
+    if len(theirs) < len(axes):
+        return {"pads": [], "shift_px": [], "difference": NO_TORCH_LAYER}
+    pads = [[other.pad_before, other.pad_after] for other in theirs]
+    shifts = [b - a.pad_before for a, (b, _) in zip(axes, pads, strict=True)]
+    difference = _torch_difference(axes[0], shifts)
+    return {"pads": pads, "shift_px": shifts, "difference": difference}
 
 
 def _torch_difference(axis: AxisGeometry, shifts: list[int]) -> str:

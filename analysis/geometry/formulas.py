@@ -1,10 +1,11 @@
 """One convolution as a user asks for it, and the formulas of its sizes as text.
 
-TensorFlow and PyTorch pad by different rules; `Convolution.counterpart` finds the other
+TensorFlow and PyTorch pad by different rules; `counterparts` finds the other
 framework's layer of the same sizes.
 """
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,11 @@ SIZES = {  # by operation, padding, and whether an output padding is given
     ("transpose", "number", False): "(i-1)*s - 2*p + k",
     ("transpose", "number", True): "(i-1)*s - 2*p + k + op",
 }
+REFUSED = (
+    "Keras refuses a stride above 1 together with a dilation above 1 (only its "
+    "depthwise and separable convolutions run them): make one of them 1, or give the "
+    "padding as a number of pixels for PyTorch's layer"
+)
 SAME_PADS = {"conv": "max((o-1)*s + k - i, 0)", "transpose": "max((i-1)*s + k - o, 0)"}
 
 
@@ -47,6 +53,8 @@ class Convolution:
 
     def geometry(self) -> AxisGeometry:
         """The geometry, or a ValueError that says why the framework refuses it."""
+        if keras_refuses([self]):
+            raise ValueError(REFUSED)
         shape = self.input_size, self.kernel, self.stride, self.padding
         if self.op == "transpose":
             axis = conv_transpose_axis(*shape, self.output_padding, self.dilation)
@@ -57,11 +65,6 @@ class Convolution:
         if not axis.feasible:
             raise ValueError("; ".join(problem.text for problem in axis.problems))
         return axis
-
-    def counterpart(self) -> "Convolution | None":
-        """The other framework's layer of the same sizes, if it has one."""
-        named = self.framework == "PyTorch"
-        return self._with_output_size(self.geometry().output_size, named)
 
     def _with_output_size(self, output_size: int, named: bool) -> "Convolution | None":
         """This layer with the first padding, by name or number, that gives the size."""
@@ -115,6 +118,26 @@ class Convolution:
         filled = re.sub(r"\b(k_e|op|[iokspd])\b", lambda m: str(values[m[1]]), formula)
         result = values.get(name, axis.pad_before + axis.pad_after)
         return f"{name} = {formula} = {filled} = {result}"
+
+
+def keras_refuses(layers: Sequence[Convolution]) -> bool:
+    """Whether Keras refuses one layer with these axes, because of stride and dilation.
+
+    It refuses them on different axes too. PyTorch runs such a layer.
+    """
+    strided = any(layer.stride > 1 for layer in layers)
+    dilated = any(layer.dilation > 1 for layer in layers)
+    return layers[0].framework == "TensorFlow" and strided and dilated
+
+
+def counterparts(layers: Sequence[Convolution]) -> list[Convolution] | None:
+    """The axes of the other framework's layer of the same sizes, if it has one."""
+    found = []
+    for layer in layers:
+        size, named = layer.geometry().output_size, layer.framework == "PyTorch"
+        if other := layer._with_output_size(size, named):
+            found.append(other)
+    return None if len(found) < len(layers) or keras_refuses(found) else found
 
 
 def torch_axis(axis: AxisGeometry) -> AxisGeometry | None:

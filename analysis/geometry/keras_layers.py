@@ -55,6 +55,19 @@ class NotPredicted(ValueError):
     """The layer or its input size is not known, so nothing is said about it."""
 
 
+class NotRead(keras.Layer):
+    """Stands for a layer of a file that is not read, and makes the `outputs` stated."""
+
+    def __init__(self, kind: str, outputs: Sequence[Shape], **options: Any) -> None:
+        super().__init__(**options)
+        self.kind, self.outputs = kind, outputs
+
+    def compute_output_spec(self, *inputs: Any) -> Any:
+        """Tensors of the shapes that the file states."""
+        made = [keras.KerasTensor(shape) for shape in self.outputs]
+        return made[0] if len(made) == 1 else made
+
+
 @dataclass(frozen=True)
 class LayerGeometry:
     """What a layer should do to its input; shapes have the batch axis first."""
@@ -106,18 +119,22 @@ def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
     channels = shape[1] if channels_first else shape[-1]
     sizes = _known(shape[2:] if channels_first else shape[1:-1])
     interpolation = getattr(layer, "interpolation", "nearest")
-    size_only = ""
+    why = []  # the values cannot be predicted
+    if interpolation not in arithmetic.INTERPOLATIONS:
+        why.append(f"{interpolation} interpolation")
     if isinstance(layer, layers.Resizing):
-        axes = _resizing_axes(layer, sizes)
         outputs: tuple[int, ...] = (layer.height, layer.width)
-        if not axes:
-            why = "not an enlargement by whole factors"
-            size_only = f"only its size is predicted: {why}"
+        pairs = list(zip(sizes, outputs, strict=True))
+        if any(new % old for old, new in pairs):
+            why.append("no enlargement by whole factors")
+        options = ("antialias", "crop_to_aspect_ratio", "pad_to_aspect_ratio")
+        why.extend(option for option in options if getattr(layer, option))
+        factors = () if why else ((old, new // old) for old, new in pairs)
+        axes = tuple(arithmetic.resize_axis(*pair, interpolation) for pair in factors)
     else:
         axes = axis_geometries(layer, sizes)
         outputs = tuple(axis.output_size for axis in axes)
-        if interpolation not in arithmetic.INTERPOLATIONS:
-            size_only = f"only its size is predicted: {interpolation} interpolation"
+    size_only = f"only its size is predicted: {', '.join(why)}" if why else ""
     lengths = [n for a in axes for n in (a.output_size, a.effective_kernel, a.stride)]
     if max((*sizes, *outputs, *lengths)) > MAX_AXIS_PX:
         raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
@@ -162,17 +179,6 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
         settings = [tuple(sign * amount for amount in side) for side in sides]
     each = [v if isinstance(v, tuple | list) else (v,) * rank for v in settings]
     return tuple(builder(*values) for values in zip(sizes, *each, strict=True))
-
-
-def _resizing_axes(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...]:
-    """Geometry of a Resizing by whole factors; empty for any other."""
-    pairs = list(zip(sizes, (layer.height, layer.width), strict=True))
-    ratio = layer.crop_to_aspect_ratio or layer.pad_to_aspect_ratio
-    known = layer.interpolation in arithmetic.INTERPOLATIONS
-    if ratio or layer.antialias or not known or any(new % old for old, new in pairs):
-        return ()
-    kind = layer.interpolation
-    return tuple(arithmetic.resize_axis(old, new // old, kind) for old, new in pairs)
 
 
 def _macs(

@@ -3,10 +3,15 @@
 A `.keras` file is a zip whose `config.json` may name any Python object, and ways around
 the safe mode of Keras' own `load_model` have been found again and again. Here only the
 JSON is read; each class in it is looked up in the lists below before Keras sees it, and
-a name that is not listed is refused. Weights are neither read nor allocated.
+a name that is not listed is refused. In place of a layer that is not listed, the model
+may have a `NotRead`, which knows nothing of it but its name and its output's size.
+Weights are neither read nor allocated.
 """
 
 import json
+import mmap
+import re
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,19 +19,35 @@ from typing import Any
 
 import keras
 
-from analysis.geometry.keras_layers import MERGES, POINTWISE, REARRANGING, SPATIAL
+from analysis.geometry.keras2 import modernize
+from analysis.geometry.keras_layers import (
+    MERGES,
+    POINTWISE,
+    REARRANGING,
+    SPATIAL,
+    NotRead,
+)
+from analysis.geometry.stand_ins import StandIn, with_stand_ins
 from gan.upsampling import PACKAGE
 
 MAX_CONFIG_BYTES = 8 * 2**20
 MAX_PARAMS = 500_000_000
 MAX_NUMBER = 2**20  # the largest size, stride or width that a real model needs
 MAX_TEXT = 200  # characters of a name
+MAX_REASON = 500  # characters of a message of Keras
 # A layer belongs in these lists only if building it runs nothing but Keras' own code.
 AUDITED = [kind.__name__ for kind in (*SPATIAL, *POINTWISE, *MERGES, *REARRANGING)]
 OTHER_LAYERS = (
-    "CenterCrop Dense Dot Embedding GRU InputLayer LSTM MultiHeadAttention "
-    "RepeatVector Resizing"
+    "Bidirectional CenterCrop Dense Dot Embedding GRU InputLayer LSTM "
+    "MultiHeadAttention RepeatVector Resizing SpectralNormalization TimeDistributed"
 ).split()
+# These layers of Keras hold code or open files.
+REFUSED_LAYERS = (
+    "FlaxLayer IntegerLookup JaxLayer Lambda StringLookup TextVectorization TFSMLayer "
+    "TorchModuleWrapper"
+).split()
+# Other names of Keras' own packages are no layers.
+LAYER_MODULE = re.compile(r"(tf_)?keras\.(src\.)?(layers|ops)\b")
 INITIALIZERS = """
 Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal
 LecunUniform Ones Orthogonal RandomNormal RandomUniform TruncatedNormal VarianceScaling
@@ -36,8 +57,12 @@ ALLOWED = {  # class names by module
     "keras.layers": [*AUDITED, *OTHER_LAYERS],
     "keras": ["DTypePolicy", "Sequential"],
     "keras.src.models.functional": ["Functional"],
-    "keras.src.ops.numpy": ["Add", "Divide", "Multiply", "Subtract"],
-    "keras.src.ops.nn": ["DepthToSpace", "LeakyRelu", "Relu", "Sigmoid"],
+    "keras.src.ops.numpy": """
+        Absolute Add Clip Concatenate Divide ExpandDims Flip GetItem Maximum Mean
+        Minimum Multiply Negative Pad Repeat Reshape Sqrt Square Squeeze Subtract Sum
+        Tanh Transpose
+    """.split(),
+    "keras.src.ops.nn": "DepthToSpace Elu Gelu LeakyRelu Relu Sigmoid Silu".split(),
     "keras.initializers": INITIALIZERS,
     "keras.regularizers": ["L1", "L1L2", "L2", "OrthogonalRegularizer"],
     "keras.constraints": ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"],
@@ -50,6 +75,7 @@ softplus softsign sparse_plus sparsemax squareplus swish tanh tanh_shrink thresh
 """.split()
 UNUSED = ("compile_config", "build_config", "shared_object_id")
 MODELS = ("Functional", "Sequential")
+VALUES = ("__ellipsis__", "__keras_tensor__", "__slice__")  # arguments of a call
 
 
 class ModelFileError(ValueError):
@@ -85,11 +111,12 @@ def _read_config(path: Path) -> dict[str, Any]:
             magic = file.read(8)
             file.seek(0)
             if magic.startswith(b"\x89HDF"):
-                raise ModelFileError("HDF5 files are not read; save it again as .keras")
+                raise ModelFileError(_hdf5_advice(file))
             if magic.startswith(b"PK"):
                 with zipfile.ZipFile(file) as archive:
                     if archive.namelist().count("config.json") != 1:
-                        raise ModelFileError("a zip file without one config.json")
+                        text = "a zip file without one config.json, expected a .keras"
+                        raise ModelFileError(f"{text} file of model.save")
                     with archive.open("config.json") as member:
                         data = member.read(MAX_CONFIG_BYTES + 1)
             else:
@@ -100,24 +127,41 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ModelFileError, OSError):
         raise
     except Exception as error:  # a damaged zip file raises many kinds
-        raise ModelFileError(f"not a Keras architecture: {_one_line(error)}") from error
+        raise ModelFileError(f"not a Keras architecture: {_reason(error)}") from error
     name = config.get("class_name") if isinstance(config, dict) else None
-    if name not in MODELS:
+    if name not in (*MODELS, "Model"):
         text = f"received a model of class {str(name)[:MAX_TEXT]!r}, expected one of "
         raise ModelFileError(text + " or ".join(MODELS))
     return config
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_TEXT]
+def _hdf5_advice(file: Any) -> str:
+    """What to do with an HDF5 file, which can hold a model or weights alone."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        whole = data.find(b"model_config") >= 0
+    if whole:
+        todo = "load it with keras.models.load_model and save it with "
+        return f"HDF5 files are not read: {todo}model.save('model.keras')"
+    todo = "build the model, then model.load_weights and model.save('model.keras')"
+    return f"HDF5 files are not read, and this one has weights but no layers: {todo}"
+
+
+def _reason(error: Exception) -> str:
+    """Why Keras refuses something, in one line; Keras says it after the config."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    before, _, reason = text.rpartition("Exception encountered: ")
+    if kinds := re.findall(r"class '(?:[\w.]+\.)?(\w+)'", before):
+        reason = f"{kinds[-1]}: {reason}"
+    line = " ".join(reason.split()) + " is missing" * isinstance(error, KeyError)
+    return line if len(line) <= MAX_REASON else line[:MAX_REASON] + " …"
 
 
 def _build(config: dict[str, Any]) -> Any:
     """The model; its variables stay uninitialised."""
     try:
         with keras.StatelessScope(initialize_variables=False):
-            checked = _checked(config)
-            model = keras.saving.deserialize_keras_object(checked, safe_mode=True)
+            checked, custom = _checked(modernize(config)), {"NotRead": NotRead}
+            model = keras.saving.deserialize_keras_object(checked, custom, True)
             if not model.built:
                 raise ModelFileError("the input's shape is not given")
             if model.count_params() > MAX_PARAMS:
@@ -126,7 +170,7 @@ def _build(config: dict[str, Any]) -> Any:
     except ModelFileError:
         raise
     except Exception as error:  # Keras raises many kinds on a damaged file
-        raise ModelFileError(f"Keras cannot build it: {_one_line(error)}") from error
+        raise ModelFileError(f"Keras cannot build it: {_reason(error)}") from error
 
 
 def _checked(node: Any, key: str = "") -> Any:
@@ -134,34 +178,65 @@ def _checked(node: Any, key: str = "") -> Any:
     if isinstance(node, dict):
         is_object = "registered_name" in node or "module" in node
         if "class_name" in node:
-            _check_class(node)
+            _check_class(node, key)
         elif is_object or key.endswith("activation"):
             what = f"an object without a class for {key[:MAX_TEXT]!r}"
             raise ModelFileError(f"{what} is not allowed")
+        if node.get("class_name") in MODELS:
+            node = {**node, "config": with_stand_ins(node["config"], _is_read)}
         return {k: _checked(v, k) for k, v in node.items() if k not in UNUSED}
     if isinstance(node, list):
         return [_checked(item, key) for item in node]
     if isinstance(node, str):
-        if len(node) > MAX_TEXT or not node.isprintable():
-            what = f"the text for {key[:MAX_TEXT]!r}"
-            raise ModelFileError(f"{what} is too long or not printable")
-        if key.endswith("activation") and node not in ACTIVATIONS:
-            raise ModelFileError(f"activation {node!r} is not allowed")
+        _check_text(node, key)
     if isinstance(node, int | float) and key != "seed" and not abs(node) <= MAX_NUMBER:
         raise ModelFileError(f"{key[:MAX_TEXT]!r}: {node} is out of range")
     return node
 
 
-def _check_class(node: dict[str, Any]) -> None:
+def _check_text(text: str, key: str) -> None:
+    """Refuses a long text, and an activation that is not listed."""
+    if len(text) > MAX_TEXT or not text.isprintable():
+        what = f"the text for {key[:MAX_TEXT]!r}"
+        raise ModelFileError(f"{what} is too long or not printable")
+    if key.endswith("activation") and text not in ACTIVATIONS:
+        raise ModelFileError(f"activation {text!r} is not allowed")
+
+
+def _is_read(layer: dict[str, Any]) -> bool:
+    """Whether a layer is to be built or refused, not to be replaced by a stand-in."""
+    module, name = str(layer.get("module") or ""), layer["class_name"]
+    package = module.split(".")[0]
+    if package in sys.stdlib_module_names or name in REFUSED_LAYERS:
+        return True
+    if package in ("keras", "tf_keras") and not LAYER_MODULE.match(module):
+        return True
+    return name in ALLOWED.get(module, ())
+
+
+def _check_class(node: dict[str, Any], key: str) -> None:
     """Refuses an object whose module and class are not listed."""
     module, name = node.get("module"), node["class_name"]
-    if name == "__keras_tensor__" and module is None:
+    if (name in VALUES and module is None) or isinstance(node, StandIn):
         return
     if name not in ALLOWED.get(str(module), ()):
-        what = node["config"] if isinstance(node.get("config"), str) else name
-        found = f"{str(what)[:MAX_TEXT]!r} of module {str(module)[:MAX_TEXT]!r}"
-        text = "is not allowed: only built-in Keras layers are"
-        raise ModelFileError(f"{found} {text}")
+        text = "this audit reads only the classes of Keras that it lists"
+        if name in REFUSED_LAYERS:
+            text = "it holds code or opens files, so use other layers or keras.ops"
+        elif key == "layers" and not _is_read(node):
+            text = (
+                "this audit does not read it, and the file does not state the size of "
+                "its output: put a layer behind it, such as Activation('linear')"
+            )
+        raise ModelFileError(f"{_described(node)} is not allowed: {text}")
     if node.get("registered_name") not in (None, name, f"{PACKAGE}>{name}"):
         registered = str(node["registered_name"])[:MAX_TEXT]
         raise ModelFileError(f"{name!r} is registered as {registered!r}")
+
+
+def _described(node: dict[str, Any]) -> str:
+    """The class, or the function, that an object names."""
+    config, module = node.get("config"), node.get("module")
+    what = config if isinstance(config, str) else node["class_name"]
+    where = f" of module {str(module)[:MAX_TEXT]!r}" if module else ""
+    return f"{str(what)[:MAX_TEXT]!r}{where}"

@@ -154,7 +154,6 @@ def test_infeasible_layers_are_flagged_before_any_call():
 def test_the_other_errors_are_those_keras_raises():
     for axis, code in (
         (conv_transpose_axis(3, 5, 2, "valid", 2), "E2"),
-        (conv_transpose_axis(3, 5, 2, dilation=2), "E3"),
         (conv_axis(3, 5, padding="valid"), "E4"),
     ):
         assert [problem.code for problem in axis.problems] == [code]
@@ -419,9 +418,94 @@ def test_findings(axis, codes):
 
 def test_zero_rows_are_zero():
     axis = conv_transpose_axis(3, 2, 3)
-    assert axis.zero_rows == (2, 5, 8)
+    assert axis.zero_positions == {"kernel": [2, 5, 8]}
     got = tf_transpose(np.ones((1, 3)), taps(2), 3, 9)[0]
-    assert tuple(np.flatnonzero(got == 0)) == axis.zero_rows
+    assert list(np.flatnonzero(got == 0)) == [2, 5, 8]
+
+
+def random_axes(count):
+    """Layers that can run, by the rules of Keras and of PyTorch, most of them odd."""
+    integers = random.Random(5)
+    while count:
+        i, k, s, d = (integers.randint(1, high) for high in (12, 6, 5, 6))
+        pad, op = integers.randint(0, (k - 1) * d + 1), integers.randrange(max(s, d))
+        name = integers.choice(["same", "valid"])
+        keras_op = integers.choice([None, integers.randrange(s)])
+        for axis in (
+            conv_transpose_axis(i, k, s, pad, op, d),
+            conv_transpose_axis(i, k, s, name, keras_op),
+            conv_transpose_axis(i, k, 1, name, None, d),
+            conv_axis(i, k, s, integers.choice([name, "causal", pad]), d),
+        ):
+            count -= axis.feasible
+            if axis.feasible:
+                yield axis
+
+
+def test_positions_that_are_always_zero_have_the_cause_that_explains_them():
+    """What each cause says is taken away, and then the position is reached."""
+    seen = set()
+    for axis in random_axes(3000):
+        i, k, s, d = axis.input_size, axis.kernel, axis.stride, axis.dilation
+        n = range(axis.output_size)
+        if not axis.is_scatter:
+            starts = [s * at - axis.pad_before for at in n]
+            reached = [any(0 <= a + d * t < i for t in range(k)) for a in starts]
+        else:
+            full = {s * j + d * t for j in range(i) for t in range(k)}
+            endless = {s * j + d * t for j in range(-99, 99) for t in range(k)}
+            any_kernel = {s * j + d * t for j in range(-99, 99) for t in range(30)}
+            reached = [at + axis.pad_before in full for at in n]
+        zero = axis.zero_positions
+        assert sorted(sum(zero.values(), [])) == [at for at in n if not reached[at]]
+        for cause, position in (
+            (c, at + axis.pad_before) for c in zero for at in zero[c]
+        ):
+            seen.add(cause)
+            if axis.is_scatter:
+                assert (position not in any_kernel) == (cause == "common factor")
+                assert (position in endless) == (
+                    cause in ("output padding", "dilation")
+                )
+                assert (position > max(full)) or cause != "output padding"
+        codes = {finding.code for finding in arithmetic.findings(axis)}
+        assert bool(zero) == bool(codes & {"W2", "W4", "W10"}), axis
+    assert seen == {"common factor", "kernel", "output padding", "dilation", "padding"}
+
+
+def test_where_dilation_leaves_zeros_is_said_and_why():
+    shared = conv_transpose_axis(4, 3, 2, 2, 1, 2)  # PyTorch: stride 2, dilation 2
+    (text,) = [f.text for f in arithmetic.findings(shared) if f.code == "W10"]
+    assert "4 of 8 positions (1, 3, 5, 7) are always zero" in text
+    assert "stride 2 and dilation 2 share the factor 2" in text
+    coprime = conv_transpose_axis(4, 3, 2, 3, 1, 3)
+    assert coprime.zero_positions == {}
+    small = conv_transpose_axis(2, 3, 1, "valid", None, 5)  # Keras, a map of 2 px
+    assert small.zero_positions == {"dilation": [2, 3, 4, 7, 8, 9]}
+    assert conv_transpose_axis(5, 3, 1, "valid", None, 5).zero_positions == {}
+
+
+@pytest.mark.parametrize(
+    ("axis", "text"),
+    [
+        (conv_axis(28, 5, 2), "start 1 px before the map and end 2 px after it"),
+        (conv_axis(10, 1, 2, 0), "start 0 px before the map and end 1 px before its"),
+        (conv_transpose_axis(7, 5, 2), "1 px cropped at the start and 2 px cropped"),
+        (conv_transpose_axis(3, 1, 2), "0 px cropped at the start and 1 px added"),
+    ],
+)
+def test_the_cause_of_a_shift_is_what_the_layer_does(axis, text):
+    (shift,) = [f.text for f in arithmetic.findings(axis) if f.code == "W3"]
+    assert text in shift
+    assert "spans one px more or less" in shift
+
+
+def test_positions_with_fewer_taps_are_counted_one_by_one():
+    """Inside the border of a dilated kernel, some positions have all their taps."""
+    axis = conv_transpose_axis(8, 2, 1, "valid", None, 3)
+    assert axis.overlap() == [1, 1, 1, 2, 2, 2, 2, 2, 1, 1, 1]
+    (text,) = [f.text for f in arithmetic.findings(axis) if f.code == "W5"]
+    assert "6 of 11 positions, within 3 + 3 px of the ends" in text
 
 
 def test_impossible_sizes_are_refused():

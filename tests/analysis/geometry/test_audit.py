@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import keras
 import numpy as np
@@ -170,6 +171,91 @@ def test_an_infeasible_layer_is_flagged_without_running_it(kernel):
     assert audit.predicted_shape == (None, 12, 12, 1)
 
 
+def test_a_layer_that_cannot_run_does_not_count_as_predicted():
+    layer = layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
+    audits = audit_model(one_layer(layer, 7, 7, 1))
+    assert (audits[0].checked, audits[0].reason) == (False, "it cannot run")
+    summary = audit_summary("m", audits)
+    assert (summary["num_as_predicted"], summary["num_errors"]) == (0, 1)
+
+
+def test_a_layer_with_an_error_does_not_count_as_predicted():
+    audits = audit_model(one_layer(Shifted(2, 5, 2, padding="same"), 7, 7, 3))
+    assert audits[0].checked
+    assert audit_summary("m", audits)["num_as_predicted"] == 0
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+    ("strides", "dilation"),
+    [(2, (3, 1)), (2, 2), (3, 2), (2, (1, 4)), ((1, 2), (2, 1)), ((3, 2), (2, 3))],
+)
+def test_depthwise_layers_with_stride_and_dilation(strides, dilation, padding):
+    """Keras runs them with the padding of the input size, which the values confirm."""
+    options = {"strides": strides, "dilation_rate": dilation, "padding": padding}
+    for layer in (
+        layers.DepthwiseConv2D(3, depth_multiplier=2, **options),
+        layers.SeparableConv2D(5, (3, 2), **options),
+        layers.DepthwiseConv2D(3, data_format="channels_first", **options),
+    ):
+        shape = (4, 14, 13) if layer.data_format == "channels_first" else (14, 13, 4)
+        (audit,) = assert_predicted(one_layer(layer, *shape)).values()
+        assert audit_summary("m", [audit])["num_as_predicted"] == 1
+
+
+def test_the_pads_of_a_depthwise_layer_with_stride_and_dilation(monkeypatch):
+    layer = layers.DepthwiseConv2D(3, 2, dilation_rate=(3, 1), padding="same")
+    model = one_layer(layer, 14, 14, 8)
+    (audit,) = audit_model(model)
+    assert (audit.output_shape, pads(audit)) == ((None, 7, 7, 8), [(2, 3), (0, 1)])
+    right = keras_layers.arithmetic.conv_axis
+
+    def moved(*args):
+        axis = right(*args)
+        return dataclasses.replace(axis, pad_before=axis.pad_before + 1)
+
+    monkeypatch.setattr(keras_layers.arithmetic, "conv_axis", moved)
+    (audit,) = audit_model(model)
+    assert "E7" in codes(audit)
+
+
+def test_depthwise_layers_of_one_dimension():
+    for kind, padding in itertools.product(
+        (layers.DepthwiseConv1D, layers.SeparableConv1D), ("same", "valid")
+    ):
+        options = {"strides": 2, "dilation_rate": 3, "padding": padding}
+        width = {} if kind is layers.DepthwiseConv1D else {"filters": 5}
+        layer = kind(kernel_size=3, **width, **options)
+        assert_predicted(one_layer(layer, 15, 4))
+
+
+def test_unequal_strides_of_a_depthwise_layer_are_not_checked():
+    """TensorFlow does not run them, whatever Keras declares."""
+    layer = layers.DepthwiseConv2D(3, (1, 2), padding="same")
+    (audit,) = audit_model(one_layer(layer, 8, 8, 1))
+    assert not audit.checked
+    assert "did not run" in audit.reason
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_zeros_of_a_dilated_transposed_layer_are_listed(padding):
+    layer = layers.Conv2DTranspose(1, 2, padding=padding, dilation_rate=(1, 5))
+    (audit,) = audit_model(one_layer(layer, 6, 2, 1))
+    (text,) = [f.text for f in audit.findings if f.code == "W10"]
+    zeros = {"same": "2 of 2 positions (0, 1)", "valid": "3 of 7 positions (2, 3, 4)"}
+    assert text.startswith(f"width: {zeros[padding]} are always zero")
+
+
+def test_no_chain_is_followed_through_a_change_of_size():
+    inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(2, 3, padding="same")(inputs)
+    x = layers.Concatenate(axis=1)([x, x])
+    up = layers.Conv2DTranspose(1, 4, 2, padding="same")
+    audits = audit_model(keras.Model(inputs, up(x)))
+    assert audits[-1].output_shape == (None, 32, 16, 1)
+    assert (audits[-1].checked, audits[-1].chain) == (True, None)
+
+
 def test_a_size_that_is_not_fixed_is_not_guessed():
     (audit,) = audit_model(one_layer(layers.Conv2D(2, 3), None, None, 3))
     assert (audit.checked, audit.reason) == (False, "its input size is not fixed")
@@ -227,14 +313,37 @@ def test_depth_to_space_is_checked_value_by_value(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "layer",
-    [layers.UpSampling2D(2, interpolation="lanczos3"), layers.Resizing(7, 4)],
+    ("layer", "why"),
+    [
+        (layers.UpSampling2D(2, interpolation="lanczos3"), "lanczos3 interpolation"),
+        (layers.Resizing(7, 4), "no enlargement by whole factors"),
+        (layers.Resizing(10, 12, interpolation="area"), "area interpolation"),
+        (layers.Resizing(10, 12, antialias=True), "antialias"),
+        (layers.Resizing(10, 12, pad_to_aspect_ratio=True), "pad_to_aspect_ratio"),
+    ],
 )
-def test_interpolations_without_a_geometry_are_checked_for_size_only(layer):
+def test_interpolations_without_a_geometry_are_checked_for_size_only(layer, why):
     (audit,) = audit_model(one_layer(layer, 5, 6, 2))
     assert audit.predicted_shape == audit.output_shape
     assert not audit.checked
-    assert audit.reason.startswith("only its size is predicted")
+    assert audit.reason == f"only its size is predicted: {why}"
+
+
+def test_parameters_are_counted_once():
+    """Neither again at each call of a shared layer, nor again inside a wrapper."""
+    inputs = keras.Input((8, 8, 3))
+    shared = layers.Conv2D(3, 1)
+    wrapped = layers.SpectralNormalization(layers.Conv2D(4, 3))
+    model = keras.Model(inputs, wrapped(shared(shared(inputs))))
+    audits = audit_model(model)
+    assert audit_summary("m", audits)["params"] == model.count_params()
+    assert [audit.checked for audit in audits] == [True, True, False, True]
+
+
+def test_a_recurrent_layer_is_not_checked():
+    inputs = keras.Input((8, 3))
+    audits = audit_model(keras.Model(inputs, layers.LSTM(4)(inputs)))
+    assert not any(audit.checked for audit in audits)
 
 
 @pytest.mark.parametrize(
@@ -356,3 +465,61 @@ def test_the_final_size_and_range_are_compared_with_the_images():
     assert "W7" not in codes(audit_model(generator, (32, 32, 1))[-1])
     sigmoid = one_layer(layers.Activation("sigmoid"), 28, 28, 1)
     assert codes(audit_model(sigmoid, (28, 28, 1))[-1]) == ["W8"]
+    assert codes(audit_model(sigmoid, (28, 28, None))[-1]) == ["W8"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "images", "expected"),
+    [
+        ((None, None, 3), (64, 64, None), []),
+        ((None, None, 3), (64, 64, 1), ["W7"]),
+        ((32, None, 3), (64, 64, None), ["W7"]),
+        ((64, 64, 3), (64, 64, 3), []),
+    ],
+)
+def test_a_size_that_is_only_unknown_is_not_called_wrong(shape, images, expected):
+    (audit,) = audit_model(one_layer(layers.Activation("tanh"), *shape), images)
+    assert codes(audit) == expected
+
+
+def tanh_layer(name):
+    return layers.Conv2D(1, 1, activation="tanh", name=name)
+
+
+def test_the_range_of_every_output_is_judged():
+    inputs = keras.Input((8, 8, 2))
+    head = keras.Sequential([keras.Input((8, 8, 2)), tanh_layer("conv")], name="head")
+    outputs = {
+        "good": layers.Reshape((8, 8, 1))(head(inputs)),
+        "bad": layers.Conv2D(1, 1, activation="sigmoid", name="bad")(inputs),
+        "scaled": layers.Rescaling(0.5, name="scaled")(tanh_layer("before")(inputs)),
+        "operation": keras.ops.tanh(layers.Conv2D(1, 1, name="linear")(inputs)),
+        "wrapped": layers.TimeDistributed(layers.Conv1D(1, 1, activation="tanh"))(
+            inputs
+        ),
+        "custom": Mystery()(inputs),
+        "relu": layers.ReLU(name="relu")(inputs),
+    }
+    audits = audit_model(keras.Model(inputs, outputs), (8, 8, 1))
+    found = {
+        audit.name: finding.text.split("activation ")[1].split(":")[0]
+        for audit in audits
+        for finding in audit.findings
+        if finding.code == "W8"
+    }
+    assert found == {"bad": "sigmoid", "scaled": "none", "relu": "ReLU"}
+
+
+def test_the_range_of_a_nested_head_is_not_that_of_the_layer_listed_last():
+    """The output ends in tanh, a second head that is listed later does not."""
+    body = keras.Sequential(
+        [keras.Input((4, 4, 2)), layers.Conv2D(2, 3, padding="same")], name="body"
+    )
+    head = keras.Sequential([keras.Input((4, 4, 2)), tanh_layer("out")], name="head")
+    model = keras.Sequential([keras.Input((4, 4, 2)), body, head])
+    audits = audit_model(model, (4, 4, 1))
+    assert not {"W7", "W8"} & {code for audit in audits for code in codes(audit)}
+    swapped = keras.Sequential(
+        [keras.Input((4, 4, 2)), layers.Conv2D(2, 1, activation="tanh"), body]
+    )
+    assert codes(audit_model(swapped, (4, 4, 2))[-1]) == ["W8"]

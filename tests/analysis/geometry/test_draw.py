@@ -4,7 +4,9 @@ import itertools
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -14,7 +16,7 @@ from PIL import Image
 from analysis.commands.draw import command as draw
 from analysis.commands.explain import command as explain
 from analysis.geometry.draw import COLOURS, Scene, under_kernel
-from analysis.geometry.formulas import Convolution
+from analysis.geometry.formulas import Convolution, counterparts, keras_refuses
 
 SEED = "--input 7 --kernel 5 --stride 2 --padding same".split()
 
@@ -51,16 +53,33 @@ def test_the_numbers_put_in_give_the_value_printed():
 
 def test_a_counterpart_has_the_same_sizes_in_the_other_framework():
     for layer in layers():
-        other = layer.counterpart()
-        if other:
+        for other in counterparts([layer]) or []:
             assert other.framework != layer.framework
             assert other.geometry().output_size == layer.geometry().output_size
-    assert (
-        Convolution("conv", 9, 3, 2, 2, dilation=2).counterpart() is None
-    )  # Keras refuses
-    torch = Convolution("transpose", 7, 5, 2).counterpart()
-    assert torch == Convolution("transpose", 7, 5, 2, 2, 1)
-    assert Convolution("transpose", 7, 4).counterpart() is None
+    torch = Convolution("transpose", 7, 5, 2, 2, 1)
+    assert counterparts([Convolution("transpose", 7, 5, 2)]) == [torch]
+    assert counterparts([Convolution("transpose", 7, 4)]) is None
+
+
+def test_keras_refuses_stride_and_dilation_even_on_different_axes():
+    strided, dilated = (
+        Convolution("conv", 9, 3, 2, "valid"),
+        Convolution("conv", 9, 3, 1, "valid", dilation=2),
+    )
+    assert keras_refuses([strided, dilated])
+    assert not keras_refuses([strided, strided])
+    with pytest.raises(ValueError, match="dilation_rate"):
+        keras.layers.Conv2D(1, 3, (2, 1), dilation_rate=(1, 2))
+    theirs = [replace(axis, padding=0) for axis in (strided, dilated)]
+    assert counterparts(theirs[:1]) and counterparts(theirs[1:])
+    assert counterparts(theirs) is None
+    options = "--op conv --input 9 --kernel 3 --stride 2x1 --dilation 1x2".split()
+    refused = CliRunner().invoke(explain, options)
+    assert refused.exit_code == 1
+    assert "Keras refuses a stride above 1" in refused.output
+    assert refused.output.count("\n") == 1
+    result = CliRunner().invoke(explain, [*options, "--padding", "0"])
+    assert "The other framework has no layer of these sizes" in result.output
 
 
 def test_explain_shows_both_windows():
@@ -93,7 +112,10 @@ def test_explain_needs_no_tensorflow():
     ("options", "reason"),
     [
         ("--input 3 --kernel 4 --stride 2 --output-padding 0", "TensorFlow aborts"),
-        ("--op conv --input 3 --kernel 5 --padding valid", "kernel reach 5 exceeds 3"),
+        (
+            "--op conv --input 3 --kernel 5 --padding valid",
+            "kernel spans 5 px, the padded map has only 3",
+        ),
         ("--input 3 --kernel 3 --padding 5", "output would have -5 px"),
         ("--input 3 --kernel 3 --padding half", "not same|valid|N"),
         ("--input 3 --kernel 0", "not in 1..1024"),

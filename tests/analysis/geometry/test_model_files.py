@@ -1,5 +1,7 @@
+import importlib
 import json
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ from keras import layers
 
 from analysis.geometry.audit import audit_model
 from analysis.geometry.model_files import (
+    ALLOWED,
     MAX_CONFIG_BYTES,
     ModelFileError,
     read_architecture,
@@ -138,6 +141,187 @@ def test_a_name_registered_by_this_process_is_not_reached(tmp_path):
         with pytest.raises(ModelFileError, match=key):
             read_architecture(path)
     assert ran == []
+
+
+KERAS_2 = Path(__file__).parent / "keras2"  # `to_json` of tf_keras 2.21 and older
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "shape"),
+    [
+        ("generator", 41_685, (28, 28, 1)),  # BatchNormalization(axis=[3]), alpha
+        ("unet", 271, (16, 16, 3)),  # depthwise and separable layers with groups
+        ("nested", 84, (8, 8, 3)),  # calls of a nested model, counted from 1
+        ("version_2_15", 804, (14, 14, 4)),
+        ("version_2_2", 80, (18, 18, 8)),  # no modules, no input layer
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "keras"])
+def test_models_of_keras_2_are_read(tmp_path, name, params, shape, form):
+    path = KERAS_2 / f"{name}.json"
+    if form == "keras":
+        path = write_zip(tmp_path / "m.keras", path.read_text())
+    model = read_architecture(path)
+    assert (model.count_params(), model.output_shape) == (params, (None, *shape))
+    audits = audit_model(model)
+    assert audits and all(audit.as_predicted for audit in audits)
+
+
+def test_each_call_of_a_nested_model_of_keras_2_is_found():
+    """Counted from 0, the third call would get the second one's output twice."""
+    model = read_architecture(KERAS_2 / "nested.json")
+    block, add = model.get_layer("block"), model.layers[-1]
+    outputs = [node.output_tensors[0] for node in block._inbound_nodes[-3:]]
+    inputs = [node.input_tensors[0] for node in block._inbound_nodes[-3:]]
+    assert inputs[2] is outputs[1]
+    assert add._inbound_nodes[0].input_tensors == [outputs[0], outputs[2]]
+
+
+def edited_keras_2(tmp_path, name, edit):
+    model = json.loads((KERAS_2 / f"{name}.json").read_text())
+    edit(model["config"])
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(model))
+    return path
+
+
+def test_groups_that_mean_something_are_not_dropped(tmp_path):
+    def edit(config):
+        config["layers"][1]["config"]["groups"] = 2
+
+    path = edited_keras_2(tmp_path, "version_2_15", edit)
+    with pytest.raises(ModelFileError) as caught:
+        read_architecture(path)
+    reason = "Conv2DTranspose: Unrecognized keyword arguments passed to Conv2DTranspose"
+    assert f"{reason}: {{'groups': 2}}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_operation_of_tf_keras_2_is_not_checked_and_the_rest_is(tmp_path):
+    def edit(config):  # the operations at the end have no stated size
+        del config["layers"][4:]
+        config["output_layers"] = [["conv2d_6", 0, 0]]
+
+    path = edited_keras_2(tmp_path, "ops", edit)
+    audits = audit_model(read_architecture(path))
+    assert [(a.type, a.checked) for a in audits] == [
+        ("Conv2D", True),
+        ("TFOpLambda", False),
+        ("Conv2D", True),
+    ]
+    assert audits[1].output_shape == (None, 16, 16, 3)
+    assert "not read from the file" in audits[1].reason
+    with pytest.raises(ModelFileError, match="put a layer behind it"):
+        read_architecture(KERAS_2 / "ops.json")
+
+
+class Unknown(layers.Layer):
+    """A layer of the user's own, which no reader of a file has."""
+
+    def __init__(self, num_outputs=1, **options):
+        super().__init__(**options)
+        self.num_outputs = num_outputs
+
+    def call(self, inputs, other=None):
+        x = inputs[:, ::2] if other is None else inputs + other
+        return x if self.num_outputs == 1 else [x] * self.num_outputs
+
+    def get_config(self):
+        return {**super().get_config(), "num_outputs": self.num_outputs}
+
+
+def unknown_inside():
+    """Models with a layer of the user's own somewhere in the middle."""
+    inputs = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(3, 3, padding="same")
+    yield keras.Model(inputs, layers.Conv2D(2, 1)(Unknown()(conv(inputs))))
+    a, b = Unknown(2)(inputs)
+    yield keras.Model(inputs, layers.Concatenate()([conv(b), a]))
+    joined = Unknown()(conv(inputs), other=layers.ReLU()(inputs))
+    yield keras.Model(inputs, layers.Flatten()(joined))
+    yield keras.Sequential([inputs, Unknown(), layers.ReLU(), layers.Conv2D(2, 1)])
+    nested = keras.Sequential([inputs, Unknown(), layers.Conv2D(2, 1)])
+    yield keras.Sequential([inputs, conv, nested, layers.ReLU()])
+    shared = Unknown()
+    yield keras.Model(
+        inputs, layers.Add()([conv(shared(inputs)), shared(conv(inputs))])
+    )
+
+
+def test_a_layer_that_is_not_listed_is_not_checked_and_the_rest_is(tmp_path):
+    for model in unknown_inside():
+        path = tmp_path / "m.keras"
+        model.save(path)
+        read = audit_model(read_architecture(path))
+        for audit, mine in zip(read, audit_model(model), strict=True):
+            shapes = audit.name, audit.type, audit.input_shape, audit.output_shape
+            expected = mine.name, mine.type, mine.input_shape, mine.output_shape
+            assert shapes == expected
+            assert audit.as_predicted == (audit.type != "Unknown")
+
+
+def test_a_layer_that_is_not_listed_is_refused_where_its_size_is_not_stated(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    path = tmp_path / "m.keras"
+    keras.Model(inputs, Unknown()(inputs)).save(path)
+    with pytest.raises(ModelFileError, match="'Unknown'.*put a layer behind it"):
+        read_architecture(path)
+
+
+@pytest.mark.parametrize("name", ["Lambda", "TFSMLayer", "system", "get_file"])
+def test_a_hostile_layer_is_refused_in_the_middle_too(tmp_path, name):
+    """Here its output size is stated."""
+    model = with_layer(*HOSTILE[name])
+    last = model["config"]["layers"].pop()
+    model["config"]["layers"].insert(3, last)
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(model))
+    with pytest.raises(ModelFileError, match=f"'{name}'.*is not allowed: "):
+        read_architecture(path)
+
+
+def test_operations_of_keras_are_read(tmp_path):
+    inputs = keras.Input((8, 8, 6))
+    x = keras.ops.concatenate([inputs[..., :3], inputs[:, ::-1, :, 3:]], axis=-1)
+    x = keras.ops.reshape(layers.Conv2D(4, 3)(x), (-1, 12, 12))
+    model = keras.Model(inputs, keras.ops.tanh(x))
+    (tmp_path / "m.json").write_text(model.to_json())
+    assert read_architecture(tmp_path / "m.json").output_shape == (None, 12, 12)
+
+
+def test_every_name_that_is_listed_exists():
+    for module, names in ALLOWED.items():
+        for name in names:
+            assert hasattr(importlib.import_module(module), name), (module, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("whole", "load it with keras.models.load_model"),
+        ("only.weights", "weights but no layers: build the model, then"),
+    ],
+)
+def test_a_file_of_weights_is_not_taken_for_a_model(tmp_path, name, words):
+    path = tmp_path / f"{name}.h5"
+    model = small_model()
+    model.save(path) if name == "whole" else model.save_weights(path)
+    with pytest.raises(ModelFileError, match=words):
+        read_architecture(path)
+
+
+def test_no_message_names_the_module_none(tmp_path):
+    model = json.loads(small_model().to_json())
+    for layer in model["config"]["layers"]:
+        del layer["module"]
+    model["config"]["layers"][2] = {"class_name": "Mine", "config": {"name": "mine"}}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(model))
+    assert [a.checked for a in audit_model(read_architecture(path))] == [1, 0, 1]
+    model["config"]["layers"].append(model["config"]["layers"].pop(2))
+    path.write_text(json.dumps(model))
+    with pytest.raises(ModelFileError, match="m.json: 'Mine' is not allowed"):
+        read_architecture(path)
 
 
 def test_too_many_parameters_are_refused_before_they_are_allocated(tmp_path):
