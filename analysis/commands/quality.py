@@ -156,7 +156,7 @@ def load(source: str, num_images: int, checkpoint: str) -> dict[str, Samples]:
         samples = load_samples(source, num_images, checkpoint)
         step = samples.facts.get("step", -1)
         return {"samples" if step < 0 else f"step {step}": samples}
-    from gan.run.checkpoint import available
+    from gan.run.manifest import available
 
     steps = [str(step) for step, _ in reversed(available(Path(source) / "state"))]
     if not steps:
