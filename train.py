@@ -20,18 +20,15 @@ from rich.table import Table
 from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
 from config.sizes import resolve, with_widths
-from gan.command_line import Command, option, setting_options
+from gan.command_line import Command, option, setting_options, start_options
 from gan.data.dataset import BUNDLED, load_dataset
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
+from gan.run.start import Origin, advice, find_start, with_absolute_path
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from gan.evaluation import Observer
-
-FEW_IMAGES = 10_000  # fewer ones give a short training at the usual number of passes
 
 
 class TrainCommand(Command):
@@ -92,6 +89,7 @@ class TrainCommand(Command):
     default="warn",
     help="warn: log it; stop: save the state and end with exit code 3.",
 )
+@start_options
 @option("Output", "--run", "name", metavar="NAME", help="Name of the run folder.")
 @option(
     "Output",
@@ -103,7 +101,14 @@ class TrainCommand(Command):
 )
 @click.version_option(package_name="dcgan-seams")
 @option("Output", "--dry-run", is_flag=True, help="Print the plan and stop.")
-def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
+def main(
+    preset: str,
+    sets: tuple[str, ...],
+    resume: str | None,
+    fork: str | None,
+    init_from: str | None,
+    **options: Any,
+) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
 
     All settings are in config/schema.py; --set reaches those that have no flag. To see
@@ -118,16 +123,22 @@ def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
         raise ConfigError(
             f"--replicas: received with --strategy {strategy}, expected with mirrored"
         )
-    config = read_options(preset, options, sets)
+    given = {"--resume": resume, "--fork": fork, "--init-from": init_from}
+    start = find_start(options["runs_dir"], options["name"], given)
+    config = start.check(read_options(preset, options, sets, start.settings))
     name = options["name"] or default_name(config, preset)
-    directory = run_directory(options["runs_dir"], name)
+    directory = start.directory or run_directory(options["runs_dir"], name)
     if options["dry_run"]:
+        if start.origin:
+            click.echo(start.origin.parent)
         show_plan(config, directory, minutes)
     else:
-        sys.exit(run(config, directory, options))
+        sys.exit(run(config, directory, start.origin, options))
 
 
-def read_options(preset: str, options: dict[str, Any], sets: Sequence[str]) -> Config:
+def read_options(
+    preset: str, options: dict[str, Any], sets: Sequence[str], base: Config | None
+) -> Config:
     """Makes the Config; either --steps or --epochs replaces the preset's budget."""
     # The options of settings have names such as train__batch_size.
     flags = {k.replace("__", "."): v for k, v in options.items() if "__" in k}
@@ -138,25 +149,20 @@ def read_options(preset: str, options: dict[str, Any], sets: Sequence[str]) -> C
         raise ConfigError(f"--steps: received {num_steps}, expected at least 1")
     if epochs is not None:
         flags["train.num_steps"] = 0
-    return load_config(preset, flags, sets)
+    return load_config(preset, flags, sets, base)
 
 
-def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
+def run(
+    config: Config, directory: Path, origin: Origin | None, options: dict[str, Any]
+) -> int:
     """Loads the images, trains, and returns the exit code."""
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     dataset = load_dataset(config.data)
-    in_passes = not config.train.num_steps
-    config = resolve(config, *dataset.images_uint8.shape[:2])
-    path = Path(config.data.dataset).expanduser()
-    if config.data.dataset not in BUNDLED and path.exists():
-        # The run can then be measured from any folder.
-        data = replace(config.data, dataset=str(path.resolve()))
-        config = replace(config, data=data)
-    for note in dataset.notes:
+    notes = [*dataset.notes, *advice(config, dataset.images_uint8)]
+    config = with_absolute_path(resolve(config, *dataset.images_uint8.shape[:2]))
+    for note in notes:
         say(f"note: {note}")
-    if in_passes and len(dataset.images_uint8) < FEW_IMAGES:
-        say(f"note: {advice(config, dataset.images_uint8)}")
 
     prepare_tensorflow()
     from gan.devices import Processes, check_fits, make_strategy, process_folder
@@ -189,6 +195,7 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
             console=console,
             on_alarm=options["on_alarm"],
             strategy=strategy,
+            origin=origin,
         )
     grids = (directory / "samples").glob("step-*.png")
     say(f"newest samples: {max(grids, default='none')}")
@@ -199,18 +206,6 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
         say(f"measure them: python -m analysis spectra {shlex.quote(str(directory))}")
         say(f"finished: {outcome.step} steps; samples and generator in {directory}")
     return outcome.exit_code
-
-
-def advice(config: Config, images_uint8: "np.ndarray") -> str:
-    """Says what helps when a budget in passes over few images gives few steps."""
-    num_images = len(images_uint8)
-    num_copies = num_images - len({image.tobytes() for image in images_uint8})
-    return (
-        f"{num_images} images ({num_copies} of them exact copies of others) are few, "
-        f"so that {config.train.epochs:g} passes are only {config.train.num_steps} "
-        "steps; give the budget with --steps and try --augment "
-        "colour,translation,cutout, or take the recipe --config emoji"
-    )
 
 
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:

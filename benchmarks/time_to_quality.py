@@ -147,7 +147,7 @@ def score(run: Path, num_images: int) -> list[dict[str, Any]]:
     from analysis.quality.reference import ReferenceSet
     from analysis.samples import load_samples
     from config.schema import DataConfig
-    from gan.run.checkpoint import available
+    from gan.run.manifest import available
 
     reference = ReferenceSet.load(DataConfig(), num_images)
     course = []

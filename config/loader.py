@@ -1,6 +1,7 @@
 """From presets, flags and `--set` to one checked Config, and back to plain data.
 
-Precedence: defaults < preset < flags < `--set section.key=value`; the last one wins.
+Precedence: defaults, or the settings of another run < preset < flags < `--set
+section.key=value`; the last one wins.
 """
 
 import dataclasses
@@ -18,7 +19,10 @@ Settings = dict[str, dict[str, Any]]
 
 
 def load_config(
-    preset: str = "", flags: Mapping[str, Any] | None = None, sets: Sequence[str] = ()
+    preset: str = "",
+    flags: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    base: Config | None = None,
 ) -> Config:
     """Resolves a configuration.
 
@@ -26,6 +30,7 @@ def load_config(
         preset: the name of a preset in `config/`, or the path of a TOML file.
         flags: the value of each `section.key`; None: it was not given.
         sets: texts `section.key=value`, in which the value is written as in TOML.
+        base: the settings that hold where no other is given; None: the defaults.
 
     Raises:
         ConfigError: naming the key, what was received and what is allowed.
@@ -39,7 +44,20 @@ def load_config(
         if not equals:
             raise ConfigError(f"--set: received {text!r}, expected section.key=value")
         put(settings, key.strip(), literal(value.strip()))
-    return from_dict(settings)
+    given = from_dict(settings)  # checks them
+    if not base:
+        return given
+    return from_dict(overlay(to_dict(base), settings))
+
+
+def overlay(base: Settings, given: Settings) -> Settings:
+    """The settings of `base` with those of `given` in their place.
+
+    A budget in epochs replaces one in steps.
+    """
+    if "epochs" in given.get("train", {}):
+        base["train"]["num_steps"] = 0
+    return {section: base[section] | given.get(section, {}) for section in base}
 
 
 def read_preset(preset: str) -> Settings:

@@ -80,3 +80,20 @@ def setting_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help=rules["help"] + default,
         )(function)
     return function
+
+
+def start_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds the options with which a run starts from another one."""
+    texts = {
+        "--resume RUN": "Continue a run, which is a folder or a name in --runs-dir, "
+        "with its own settings; only the budget and what is logged and kept may be "
+        "given.",
+        "--fork RUN[@STEP|@best]": "Start the run --run NAME from the state of RUN, "
+        "with the settings of RUN where no others are given.",
+        "--init-from RUN[@STEP|@best]": "The same from the weights of RUN's networks "
+        "alone, at step 0.",
+    }
+    for text, help in reversed(texts.items()):
+        flag, metavar = text.split()
+        function = option("Start", flag, metavar=metavar, help=help)(function)
+    return function

@@ -22,8 +22,8 @@ from gan.data.dataset import latents_from_seeds
 from gan.data.images import to_uint8
 from gan.files import first_line
 from gan.models import build_generator
-from gan.run.checkpoint import available, verify
 from gan.run.folder import RunError, read_run
+from gan.run.manifest import available, verify
 
 Renderer = Callable[[np.ndarray], np.ndarray]
 RENDER_BATCH_SIZE = 64

@@ -21,10 +21,12 @@ from gan.data.dataset import Dataset
 from gan.devices import Processes
 from gan.evaluation import EARLY_GRIDS, Evaluation, Observer
 from gan.run import checkpoint, environment
-from gan.run.checkpoint import CheckpointError, Restored
+from gan.run.checkpoint import Restored
 from gan.run.folder import RunFolder, RunRecord
 from gan.run.health import Alarms
 from gan.run.log import RunLog
+from gan.run.manifest import CheckpointError, available
+from gan.run.start import Origin
 from gan.state import TrainState, build_state
 from gan.step import METRICS, batch_inputs, make_train_steps
 
@@ -52,6 +54,7 @@ def train(  # noqa: PLR0913
     console: Console | None = None,
     on_alarm: str = "warn",
     strategy: tf.distribute.Strategy | None = None,
+    origin: Origin | None = None,
 ) -> Outcome:
     """Trains a run, or continues it exactly from its newest checkpoint.
 
@@ -64,9 +67,11 @@ def train(  # noqa: PLR0913
         console: shows messages and progress; None: nothing is shown.
         on_alarm: "warn", or "stop" after saving the state.
         strategy: the devices, see `gan.devices`; each process calls this function.
+        origin: the checkpoint of another run from which a new run starts.
 
     Raises:
-        RunError: when the folder belongs to another configuration.
+        RunError: when the folder belongs to another configuration, or the networks
+            are not those of `origin`.
         CheckpointError: when no checkpoint is valid, or the last one cannot be saved.
         TrainingError: when a loss, a gradient or a variable is not finite.
     """
@@ -74,22 +79,21 @@ def train(  # noqa: PLR0913
     strategy = strategy or tf.distribute.get_strategy()
     processes = Processes(strategy)
     if not processes.is_chief:  # workers only compute; the chief reports and decides
-        make_observers, console, on_alarm = tuple, None, "warn"
+        make_observers, console, on_alarm, origin = tuple, None, "warn", None
 
-    # State: new, or that of the newest checkpoint.
-    record = make_record(config, dataset, strategy.num_replicas_in_sync)
-    folder.claim(record)
+    # State: new, that of the newest checkpoint, or that of another run.
     _, size, _, channels = dataset.images_uint8.shape
     state = build_state(config, size, channels, strategy)
+    record = make_record(config, dataset, strategy.num_replicas_in_sync, origin)
+    record, changes, restored = checkpoint.connect(folder, record, state, origin)
     alarms = Alarms(config.train.loss, on_alarm)
-    restored = checkpoint.restore_newest(folder.state, state.checkpoint)
     old_environment = read_facts(restored, alarms) if restored else {}
     processes.broadcast(state.raw_variables())
     first = step = int(state.step.numpy())
 
     with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        announce_resume(log, restored, old_environment, record)
+        announce_start(log, restored, old_environment, record, changes)
         show_augmented(log, restored, config, dataset.images_uint8)
         checkpoints = checkpoint.RunCheckpoints(folder, state, record, log.say)
         evaluation = Evaluation(config, state, log, alarms, checkpoints)
@@ -155,13 +159,16 @@ def train(  # noqa: PLR0913
     return Outcome(step, *(stop or ()))
 
 
-def make_record(config: Config, dataset: Dataset, replicas: int) -> RunRecord:
+def make_record(
+    config: Config, dataset: Dataset, replicas: int, origin: Origin | None
+) -> RunRecord:
     """Collects the content of config.json."""
     num_images, size, _, channels = dataset.images_uint8.shape
     description = {"name": dataset.name, "digest": dataset.digest}
     shape = {"num_images": num_images, "image_size": size, "channels": channels}
     software = environment.describe_environment(replicas)
-    return RunRecord(config, description | shape, software)
+    parent = origin.parent if origin else None
+    return RunRecord(config, description | shape, software, parent)
 
 
 def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
@@ -169,6 +176,8 @@ def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
     try:
         if "alarms" in restored.facts:
             alarms.load_state_dict(restored.facts["alarms"])
+        else:  # a run that has just started from another one
+            alarms.step = restored.step
         return dict(restored.facts.get("environment", {}))
     except (KeyError, TypeError, AttributeError, ValueError):
         raise CheckpointError(
@@ -177,23 +186,36 @@ def read_facts(restored: Restored, alarms: Alarms) -> dict[str, Any]:
         ) from None
 
 
-def announce_resume(
-    log: RunLog, restored: Restored | None, old: dict[str, Any], record: RunRecord
+def announce_start(
+    log: RunLog,
+    restored: Restored | None,
+    old: dict[str, Any],
+    record: RunRecord,
+    changes: Sequence[str],
 ) -> None:
-    """Says where a run continues, and what may keep it from being bit-exact.
+    """Says from where a run starts or continues, and what is not as it was.
 
-    `old` is the environment in which the checkpoint was written.
+    `old` is the environment in which the checkpoint was written, and `changes` are the
+    settings that have changed since the last call.
     """
+    if record.parent:
+        log.say(str(record.parent))
+    moved = [line for line in changes if line.startswith("data.dataset: ")]
+    for line in moved:
+        log.say(f"data found at another path: {line.partition(': ')[2]}")
+    if others := [line for line in changes if line not in moved]:
+        log.say(f"settings changed: {'; '.join(others)}")
     if restored is None:
         return
     for warning in restored.warnings:
         log.say(f"warning: {warning}")
     num_steps, new = record.config.train.num_steps, record.environment
-    log.say(f"continuing after step {restored.step} of {num_steps}")
+    if restored.step:
+        log.say(f"continuing after step {restored.step} of {num_steps}")
     changed = [key for key in new if key in old and old[key] != new[key]]
-    if changes := [f"{key}: {old[key]} -> {new[key]}" for key in changed]:
+    if differences := [f"{key}: {old[key]} -> {new[key]}" for key in changed]:
         text = "not bit-exact from here, the environment has changed"
-        log.say(f"warning: {text}: {'; '.join(changes)}")
+        log.say(f"warning: {text}: {'; '.join(differences)}")
 
 
 def show_augmented(
@@ -235,7 +257,7 @@ def training_error(
     """
     alarms.add_non_finite(reason)
     log.status(step, alarms.status, say=False)
-    kept = [path.name for _, path in checkpoint.available(folder.state)]
+    kept = [path.name for _, path in available(folder.state)]
     return TrainingError(
         f"{reason}; last good checkpoint: {kept[0] if kept else 'none yet'}; "
         "try a lower learning rate or --precision float32"

@@ -171,7 +171,7 @@ def load_one(
         samples = load(source, checkpoint=checkpoint)
         step = samples.facts.get("step", -1)
         return {"samples" if step < 0 else f"step {step}": samples}
-    from gan.run.checkpoint import available
+    from gan.run.manifest import available
 
     steps = [str(step) for step, _ in reversed(available(Path(source) / "state"))]
     if not steps:

@@ -52,8 +52,8 @@ from analysis.study.plan import (
 from config.schema import Config
 from gan.data.dataset import Dataset, latents_from_seeds, load_dataset
 from gan.models import build_generator
-from gan.run.checkpoint import available
 from gan.run.folder import RunFolder, RunInUse
+from gan.run.manifest import available
 from gan.sampling import open_run
 from gan.state import build_state
 from gan.step import batch_inputs, make_train_steps

@@ -84,7 +84,9 @@ def open_source(config: DataConfig, split: str) -> Source:
         red, green, blue = (255 - c if config.invert else c for c in colour)
         return open_path(path, split, (red, green, blue))
     if name.startswith((".", "~", "/")) or path.suffix in (".npz", ".npy"):
-        raise DataError(f"{name}: no such folder or file")
+        raise DataError(
+            f"{name}: no such folder or file; give the images' path with --dataset"
+        )
     from gan.data.tfds import open_tfds  # imports TensorFlow
 
     return open_tfds(name, split)

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from gan.files import write_atomically
 from gan.run import checkpoint
-from gan.run.checkpoint import CheckpointError
 from gan.run.folder import (
     CONFIG,
     RunError,
@@ -24,6 +23,7 @@ from gan.run.folder import (
     parse_record,
     read_run,
 )
+from gan.run.manifest import CheckpointError, available, clean, set_aside, verify
 from gan.sampling import load_exported
 from gan.state import TrainState, build_state
 
@@ -54,13 +54,13 @@ def check_run(folder: RunFolder) -> Report:
 
 def check_files(directory: Path, report: Report) -> None:
     """Removes half-written files, and sets damaged checkpoints aside."""
-    for path in checkpoint.clean(directory):
+    for path in clean(directory):
         report.repaired.append(f"{path}, left by a killed process, removed")
-    for _, path in checkpoint.available(directory):
+    for _, path in available(directory):
         try:
-            checkpoint.verify(path)
+            verify(path)
         except CheckpointError as error:
-            aside = checkpoint.set_aside(path)
+            aside = set_aside(path)
             report.repaired.append(f"{path} set aside as {aside.name}: {error}")
 
 
@@ -90,9 +90,9 @@ def check_config(folder: RunFolder, report: Report) -> RunRecord | None:
 
 def newest_record(directory: Path) -> RunRecord | None:
     """The record in the newest checkpoint that has one; early versions wrote none."""
-    for _, path in checkpoint.available(directory):
+    for _, path in available(directory):
         try:
-            return parse_record(checkpoint.verify(path)["facts"])
+            return parse_record(verify(path)["facts"])
         except ValueError:
             continue
     return None
@@ -100,13 +100,14 @@ def newest_record(directory: Path) -> RunRecord | None:
 
 def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
     """Restores every checkpoint into `state`, the newest one last."""
+    # Earlier versions kept only the averaged generator of the best step.
     average = tf.train.Checkpoint(ema_generator=state.ema_generator)
-    found = [(path, average) for _, path in checkpoint.available(folder.best)]
-    steps = checkpoint.available(folder.state)
+    found = [(path, average) for _, path in available(folder.best)]
+    steps = available(folder.state)
     found += [(path, state.checkpoint) for _, path in reversed(steps)]
     for path, reader in found:
         try:
-            checkpoint.read(path, reader)
+            checkpoint.read(path, reader, whole=reader is not average)
         except CheckpointError as error:
             report.broken.append(str(error))
             continue

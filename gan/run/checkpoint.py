@@ -1,12 +1,10 @@
 """Checkpoints: committed whole or not at all, and verified before they are read.
 
-A checkpoint is a folder `step-00001000/` with TensorFlow's files and a manifest of
-their sizes and SHA-256 sums. It is written under a temporary name and appears by one
-rename, after everything in it has reached the disk. TensorFlow's own `checkpoint` file
-is not used, because a damaged one makes a run start again without a message.
+The files and their manifest are described in `manifest.py`. TensorFlow's own
+`checkpoint` file is not used, because a damaged one makes a run start again without a
+message.
 """
 
-import hashlib
 import json
 import shutil
 import uuid
@@ -18,18 +16,26 @@ from typing import Any
 
 import tensorflow as tf
 
-from config.schema import UserError
-from gan.files import fingerprint, first_line, flush, read_text, write_atomically
-from gan.run.folder import RunFolder, RunRecord
-from gan.state import TrainState
+from config.loader import differences
+from config.schema import Config, ConfigError
+from gan.files import fingerprint, first_line, flush, write_atomically
+from gan.run.folder import FORK, RunError, RunFolder, RunRecord
+from gan.run.manifest import (
+    MANIFEST,
+    REPLACED,
+    CheckpointError,
+    available,
+    checksum,
+    clean,
+    put_back,
+    remove,
+    set_aside,
+    verify,
+)
+from gan.run.start import Origin
+from gan.state import TrainState, build_state
 
-MANIFEST = "manifest.json"
 RATE_SCALE = "rate_scale/.ATTRIBUTES/VARIABLE_VALUE"  # its key in a checkpoint
-REPLACED = ".old-"  # prefix of a checkpoint while a new one of its step takes its place
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written, or none can be read."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,18 @@ def restore_newest(directory: Path, checkpoint: tf.train.Checkpoint) -> Restored
     return None
 
 
-def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
-    """Restores every variable from a verified checkpoint, or raises."""
+def read(path: Path, checkpoint: tf.train.Checkpoint, *, whole: bool = True) -> None:
+    """Restores every variable from a verified checkpoint, or raises.
+
+    It must hold no other variables, unless `whole` is false.
+    """
     try:
         with old_rate_scale(path, checkpoint):
-            checkpoint.read(str(path / "ckpt")).assert_consumed()
+            status = checkpoint.read(str(path / "ckpt"))
+            if whole:
+                status.assert_consumed()
+            else:
+                status.expect_partial().assert_existing_objects_matched()
     except CheckpointError:
         raise
     # ValueError: of other shapes. AssertionError: of other variables.
@@ -128,6 +141,77 @@ def read(path: Path, checkpoint: tf.train.Checkpoint) -> None:
             f"code ({first_line(error)}); continue with the version that wrote it, or "
             "start a new run with --run NAME"
         ) from None
+
+
+def connect(
+    folder: RunFolder, record: RunRecord, state: TrainState, origin: Origin | None
+) -> tuple[RunRecord, list[str], Restored | None]:
+    """Connects a folder with a run, and gives `state` the run's newest checkpoint.
+
+    A run with an origin begins with a checkpoint, so that it never needs its parent
+    again.
+
+    Returns:
+        The record and the changed settings, as `RunFolder.claim` does, and what was
+        restored, if anything.
+    """
+    if origin:  # before the folder is claimed, because it may refuse
+        inherit(origin, record.config, state)
+    record, changes = folder.claim(record)
+    if origin:
+        step, keep = int(state.step.numpy()), record.config.run.keep_checkpoints
+        save(folder.state, step, state.checkpoint, record.to_json(), keep)
+    restored = restore_newest(folder.state, state.checkpoint)
+    if record.parent and not restored:
+        raise RunError(
+            f"{folder.directory} was {record.parent} and has lost its first state; "
+            "remove the folder, and give the command that made it again"
+        )
+    return record, changes, restored
+
+
+def inherit(origin: Origin, config: Config, state: TrainState) -> None:
+    """Gives a new run the state of its parent, or the weights of its networks.
+
+    Raises:
+        ConfigError: when no step is left to train.
+        RunError: naming the settings that make other variables than the parent has.
+    """
+    step, num_steps = origin.parent.step, config.train.num_steps
+    if origin.parent.kind == FORK and num_steps <= step:
+        raise ConfigError(
+            f"train.num_steps: received {num_steps}, expected more than {step}, the "
+            "step of the parent; give a larger budget with --steps"
+        )
+    data, old = origin.record.dataset, origin.record.config
+    try:
+        if origin.parent.kind == FORK:
+            read(origin.path, state.checkpoint)
+            return
+        source = build_state(old, data["image_size"], data["channels"])
+        read(origin.path, source.checkpoint)
+        for name in ("generator", "ema_generator", "discriminator"):
+            getattr(state, name).set_weights(getattr(source, name).get_weights())
+    except (CheckpointError, ValueError) as error:
+        *_, size, channels = state.generator.output_shape
+        changes = [
+            line
+            for line in differences(old, config)
+            if line.startswith(("model.", "train.precision"))
+        ]
+        shape = data["image_size"], data["channels"]
+        if shape != (size, channels):
+            changes.append(
+                f"images of {shape[0]} px and {shape[1]} channels -> {size} px and "
+                f"{channels}"
+            )
+        if not changes:
+            raise
+        raise RunError(
+            f"{origin.path}: its state does not fit the networks that these settings "
+            f"make: {'; '.join(changes)}; leave them as they are, or start a new run "
+            "without a parent"
+        ) from error
 
 
 @contextmanager
@@ -153,86 +237,11 @@ def old_rate_scale(path: Path, checkpoint: tf.train.Checkpoint) -> Iterator[None
         del checkpoint.rate_scale
 
 
-def available(directory: Path) -> list[tuple[int, Path]]:
-    """Steps and folders of all committed checkpoints, newest first, not verified."""
-    found = []
-    for path in directory.glob("step-*"):
-        digits = path.name.removeprefix("step-")
-        if path.is_dir() and digits.isdigit():
-            found.append((int(digits), path))
-    return sorted(found, reverse=True)
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """Checks every file of a checkpoint against its manifest, which it returns."""
-    try:
-        manifest = json.loads(read_text(path / MANIFEST))
-        recorded = manifest.pop("sha256", None)  # early versions wrote none
-        if recorded not in (None, checksum(manifest)):
-            raise ValueError
-        files, step, facts = (manifest.pop(key) for key in ("files", "step", "facts"))
-        if manifest or not isinstance(files, dict) or not isinstance(facts, dict):
-            raise TypeError
-        name = f"step-{step:08d}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{MANIFEST} is missing or unreadable") from None
-    if path.name != name or "ckpt.index" not in files:
-        raise CheckpointError(f"{MANIFEST} does not belong to {path.name}")
-    for name, expected in files.items():
-        if Path(name).name != name:
-            raise CheckpointError(f"{MANIFEST} names {name!r} outside the folder")
-        try:
-            actual = fingerprint(path / name)
-        except (OSError, ValueError):
-            raise CheckpointError(f"{name} is missing or unreadable") from None
-        if actual != expected:
-            raise CheckpointError(f"{name} differs from its recorded size or sha256")
-    return {"step": step, "files": files, "facts": facts}
-
-
-def checksum(manifest: dict[str, Any]) -> str:
-    """SHA-256 of the manifest's values, with which damage of the manifest is found."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def clean(directory: Path) -> list[Path]:
-    """Removes the files that a killed writer left behind, and returns their paths."""
-    put_back(directory)
-    patterns = (".tmp-*", ".del-*", f"{REPLACED}*")
-    found = [path for pattern in patterns for path in directory.glob(pattern)]
-    for path in found:
-        shutil.rmtree(path, ignore_errors=True)
-    return found
-
-
-def put_back(directory: Path) -> None:
-    """Undoes a replacement that was interrupted between its two renames."""
-    for path in directory.glob(f"{REPLACED}*"):
-        final = directory / path.name.removeprefix(REPLACED)
-        if not final.exists():
-            path.rename(final)
-
-
-def set_aside(path: Path) -> Path:
-    """Renames a damaged checkpoint to `corrupt-…`, and returns its new path."""
-    step = path.name.removeprefix("step-")
-    aside = path.with_name(f"corrupt-{step}-{uuid.uuid4().hex[:8]}")
-    path.rename(aside)
-    return aside
-
-
-def remove(path: Path) -> None:
-    """Removes a checkpoint in such a way that no reader ever finds a part of it."""
-    doomed = path.with_name(f".del-{path.name}")
-    path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
 class RunCheckpoints:
     """The checkpoints of one run, and its exported generator.
 
     `state/` holds the newest states, from which the run continues; `best/` holds the
-    averaged generator with the lowest score so far.
+    state whose averaged generator has the lowest score so far.
     """
 
     def __init__(
@@ -265,18 +274,18 @@ class RunCheckpoints:
             self.say(f"warning: {error}; training goes on")
 
     def keep_best(self, step: int, score: str, value: float) -> None:
-        """Keeps the averaged generator if no earlier one had a lower score."""
+        """Keeps the state if no earlier averaged generator had a lower score."""
         if self.best.get("score") == score and not value < self.best["value"]:
             return
-        facts = {"score": score, "value": value}
-        average = tf.train.Checkpoint(ema_generator=self.state.ema_generator)
-        directory = self.folder.best
+        best = {"score": score, "value": value}
+        facts = self.record.to_json() | best
+        directory, whole = self.folder.best, self.state.checkpoint
         try:
-            kept = save(directory, step, average, facts, keep=2, replace=True)
+            kept = save(directory, step, whole, facts, keep=2, replace=True)
         except CheckpointError as error:
             self.say(f"warning: best {error}")
             return
-        self.best = facts
+        self.best = best
         for _, path in available(directory):
             if path != kept:
                 remove(path)

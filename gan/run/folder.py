@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +17,21 @@ from gan.files import read_text, remove_temporaries, write_atomically
 CONFIG = "config.json"
 MAX_IMAGE_SIZE = 1024  # px, as `data.image_size` allows
 MAX_WEIGHTS = 1 << 28  # in the largest layers together: 1 GiB in float32
-# A larger step budget continues the same run; any other change makes another run.
+# A larger step budget continues the same run.
 EXTENDABLE = ("train.num_steps", "train.epochs")
+# These change no bit of the state, so they may change while a run goes on: batches and
+# noise depend on seed and step alone, evaluations render with networks of their own,
+# and one trace of the step serves calls of any number of steps.
+WATCHING = (
+    "train.steps_per_call",
+    "run.log_every_steps",
+    "run.evaluate_every_steps",
+    "run.checkpoint_every_steps",
+    "run.keep_checkpoints",
+    "run.grid_images",
+    "run.histograms",
+)
+FORK, INIT = "fork", "init"  # kinds of parents: the whole state, or the networks alone
 
 
 class RunError(UserError):
@@ -30,12 +43,27 @@ class RunInUse(RunError):
 
 
 @dataclass(frozen=True)
+class Parent:
+    """The checkpoint of another run from which a run started."""
+
+    kind: str  # FORK or INIT
+    run: str  # the name of its folder
+    step: int
+    digest: str  # SHA-256 of its manifest
+
+    def __str__(self) -> str:
+        verb = "forked" if self.kind == FORK else "initialised"
+        return f"{verb} from {self.run} at step {self.step} ({self.digest[:12]})"
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The content of config.json."""
 
     config: Config
     dataset: dict[str, Any]  # name, digest, num_images, image_size and channels
     environment: dict[str, Any]  # versions and devices where the run was started
+    parent: Parent | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain data; `parse_record` is the inverse."""
@@ -93,13 +121,25 @@ def parse_record(content: Any) -> RunRecord:
                 raise ValueError(f"{key}: {dataset[key]!r}")
         environment = dict(content.get("environment", {}))
         config = from_dict(content["config"])
+        parent = parse_parent(content.get("parent"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the record of a run: {error!r}") from None
     if size > MAX_IMAGE_SIZE or size % 4 or channels not in (1, 3):
         raise ValueError(f"received images of {size} px and {channels} channels")
     if (weights := num_weights(config.model, size)) > MAX_WEIGHTS:
         raise ValueError(f"{weights} weights, expected at most {MAX_WEIGHTS}")
-    return RunRecord(config, dataset, environment)
+    return RunRecord(config, dataset, environment, parent)
+
+
+def parse_parent(content: Any) -> Parent | None:
+    """Reads the parent in config.json; a run that started by itself has none."""
+    if content is None:
+        return None
+    parent = Parent(**content)
+    texts = parent.kind, parent.run, parent.digest
+    if not all(isinstance(text, str) for text in texts) or type(parent.step) is not int:
+        raise ValueError(f"parent: {content!r}")
+    return parent
 
 
 def num_weights(model: ModelConfig, image_size: int) -> int:
@@ -161,33 +201,33 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def claim(self, record: RunRecord) -> bool:
-        """Connects the folder with a run; true when it already belonged to it.
+    def claim(self, record: RunRecord) -> tuple[RunRecord, list[str]]:
+        """Connects the folder with a run, new or already in it.
+
+        Returns:
+            The record with its parent, and the settings that have changed since.
 
         Raises:
             RunError: with the list of differences, when it belongs to another run; and
                 when it holds results but no checkpoint.
         """
-        path = self.directory / CONFIG
+        old = read_run(self.directory) if (self.directory / CONFIG).exists() else None
         if not [*self.state.glob("step-*"), *self.state.glob("corrupt-*")]:
-            self.refuse_lost_state(record.config.run.checkpoint_every_steps)
-        known = path.exists()
-        if known:
-            old = read_run(self.directory)
-            if changes := forbidden_changes(old, record):
-                raise RunError(
-                    f"{self.directory} was made with other settings "
-                    f"({'; '.join(changes)}); choose another name with --run"
-                )
-            if old.config == record.config:
-                return True
-        elif any(self.state.glob("step-*")):
+            before = (old or record).config.run.checkpoint_every_steps
+            self.refuse_lost_state(before)
+        elif not old:
             raise RunError(
                 f"{self.directory} has checkpoints but no {CONFIG} that describes "
                 "them; put it back or choose another name with --run"
             )
-        self.write_config(record)
-        return known
+        changes: list[str] = []
+        if old:
+            refuse_changes(self.directory, old, record)
+            record = replace(record, parent=old.parent)
+            changes = differences(old.config, record.config)
+        if changes or not old:
+            self.write_config(record)
+        return record, changes
 
     def refuse_lost_state(self, checkpoint_every_steps: int) -> None:
         """Refuses to start over where a run has left results but no checkpoint.
@@ -228,12 +268,26 @@ def refuse_links(directory: Path) -> None:
             )
 
 
+def refuse_changes(directory: Path, old: RunRecord, new: RunRecord) -> None:
+    """Refuses to continue a run with other settings, and says where they can be used.
+
+    Raises:
+        RunError: with the list of differences.
+    """
+    if changes := forbidden_changes(old, new):
+        raise RunError(
+            f"{directory} was made with other settings ({'; '.join(changes)}); to use "
+            f"the new ones, start a new run with --run NAME, or go on from the state "
+            f"of this one with --fork {directory} --run NAME"
+        )
+
+
 def forbidden_changes(old: RunRecord, new: RunRecord) -> list[str]:
     """Differences with which a run cannot be continued.
 
     Equal images may lie at another path.
     """
-    allowed = set()
+    allowed = set(WATCHING)
     if new.config.train.num_steps >= old.config.train.num_steps:
         allowed |= set(EXTENDABLE)
     digest = old.dataset.get("digest")

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.hparams import api as hparams
@@ -127,6 +128,7 @@ class RunLog:
     def begin(self, step: int, settings: dict[str, dict[str, Any]], text: str) -> None:
         """Logs settings and layers; removes lines of steps that are done again."""
         self._guard("log.jsonl", lambda: self._truncate(step))
+        self._guard("TensorBoard", lambda: self._start_session(step + 1))
         self._progress.update(self._task, completed=step)
 
         def write() -> None:
@@ -136,7 +138,7 @@ class RunLog:
             tf.summary.text("layers", f"```\n{text}\n```")
             # HParams takes single values only.
             single = {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
-            hparams.hparams(single)
+            hparams.hparams(single, trial_id=self.directory.name)
             charts = custom_scalar.pb(chart_layout()).SerializeToString()
             tf.summary.experimental.write_raw_pb(charts, step=0)
 
@@ -203,6 +205,15 @@ class RunLog:
 
     def _open(self) -> None:
         self._writer = tf.summary.create_file_writer(str(self.directory))
+
+    def _start_session(self, step: int) -> None:
+        """Tells TensorBoard to forget what earlier files say of `step` and later."""
+        status = SessionLog(status=SessionLog.START)
+        event = Event(wall_time=time.time(), step=step, session_log=status)
+        # No function of tf.summary writes such an event.
+        tf.raw_ops.ImportEvent(
+            writer=self._writer._resource, event=event.SerializeToString()
+        )
 
     def _events(self, step: int, write: Callable[[], Any]) -> None:
         """Calls `write`, whose summaries go to the event file as those of `step`."""
