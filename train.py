@@ -21,7 +21,7 @@ from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
 from config.sizes import resolve, with_widths
 from gan.command_line import Command, option, setting_options
-from gan.data.dataset import BUNDLED, load_dataset
+from gan.data.dataset import BUNDLED, load_for_training
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
@@ -145,14 +145,8 @@ def run(config: Config, directory: Path, options: dict[str, Any]) -> int:
     """Loads the images, trains, and returns the exit code."""
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    dataset = load_dataset(config.data)
     in_passes = not config.train.num_steps
-    config = resolve(config, *dataset.images_uint8.shape[:2])
-    path = Path(config.data.dataset).expanduser()
-    if config.data.dataset not in BUNDLED and path.exists():
-        # The run can then be measured from any folder.
-        data = replace(config.data, dataset=str(path.resolve()))
-        config = replace(config, data=data)
+    config, dataset = load_for_training(config)
     for note in dataset.notes:
         say(f"note: {note}")
     if in_passes and len(dataset.images_uint8) < FEW_IMAGES:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from config.schema import Config, DataConfig
+from config.schema import Config, DataConfig, UserError
 from gan.data.dataset import Dataset, digest, load_dataset
 from gan.data.files import open_path
-from gan.data.images import to_uint8
+from gan.data.images import round_to_uint8
 from gan.files import read_arrays
 from gan.run.environment import prepare_tensorflow
 
@@ -23,7 +23,7 @@ MIN_IMAGES = 500
 ADVISED_IMAGES = 2000
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """The images cannot be measured; the message is one line for the user."""
 
 
@@ -33,7 +33,7 @@ class Samples:
 
     Attributes:
         images_uint8: uint8 (N, H, W, C), C 1 or 3.
-        source: "run", "file", "folder" or "data set".
+        source: "run", "file", "folder", "array" or "data set".
         digest: hexadecimal sha256 of shape and bytes.
         facts: more about the source, as far as it is known: path, split, step,
             upsample, training_seed, latent_seeds.
@@ -125,17 +125,20 @@ def total_cost(layers: Sequence[Any]) -> dict[str, int]:
 
 
 def load_reference(
-    reference: str | None = None, samples: Samples | None = None
+    reference: str | Samples | None = None, samples: Samples | None = None
 ) -> Samples:
     """Loads real images that fit the samples.
 
-    `reference` is an .npz, a folder or the name of a data set; None means the data set
-    that the samples' run was trained on, or Fashion-MNIST if there is no run.
+    `reference` is an .npz, a folder or the name of a data set, or images in memory;
+    None means the data set that the samples' run was trained on, or Fashion-MNIST if
+    there is no run.
 
     Raises:
         ValueError: if they cannot be read or measured, or do not fit.
     """
-    if reference and Path(reference).exists():
+    if isinstance(reference, Samples):
+        real = reference
+    elif reference and Path(reference).exists():
         real = read_path(Path(reference).resolve(), None)
     else:
         data = samples.data if samples else None
@@ -215,12 +218,7 @@ def read_npz(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         reason = "images of several sizes" if "Object arrays" in str(error) else error
         raise SampleError(f"{path}: cannot be read ({reason})") from None
-    images = images[..., np.newaxis] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise SampleError(
-            f"{path}: received images of shape {images.shape}, expected (N, H, W) or "
-            "(N, H, W, C) with 1 or 3 channels"
-        )
+    images = with_channels(images, str(path))
     if np.issubdtype(images.dtype, np.floating):
         return quantise(images, path.name)
     if images.dtype != np.uint8:
@@ -228,14 +226,73 @@ def read_npz(path: Path) -> np.ndarray:
     return images
 
 
-def quantise(images: np.ndarray, name: str) -> np.ndarray:
-    """Maps floats in [-1, 1] to uint8; SampleError if their range is another one."""
+def from_array(
+    images: Any,
+    name: str = "images",
+    value_range: tuple[float, float] | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> Samples:
+    """Returns images in memory as samples.
+
+    Args:
+        images: (N, H, W) or (N, H, W, C) with 1 or 3 channels, such as a NumPy array or
+            a tensor.
+        name: how results call them.
+        value_range: the values of black and white, such as (-1, 1) or (0, 1); None: the
+            images are uint8.
+        strides: of the upsamplings of the model that made them, first to last.
+
+    Raises:
+        SampleError: if type, shape or range are others, or the images are too few.
+    """
+    array = with_channels(np.asarray(images), name)
+    if value_range is not None:
+        array = quantise(array, name, value_range)
+    elif array.dtype != np.uint8:
+        raise SampleError(
+            f"{name}: received {array.dtype}, expected uint8, or the values of black "
+            "and white, such as value_range=(-1, 1)"
+        )
+    return dataclasses.replace(make_samples(array, name, "array", {}), strides=strides)
+
+
+def with_channels(images: np.ndarray, name: str) -> np.ndarray:
+    """Returns (N, H, W) or (N, H, W, C) as (N, H, W, C), C 1 or 3."""
+    images = images[..., np.newaxis] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise SampleError(
+            f"{name}: received images of shape {images.shape}, expected (N, H, W) or "
+            "(N, H, W, C) with 1 or 3 channels"
+        )
+    return images
+
+
+def quantise(
+    images: np.ndarray, name: str, value_range: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Maps numbers to uint8; SampleError if their range is another one.
+
+    `value_range` holds the values of black and white. None stands for (-1, 1), where
+    images without a negative value are refused: they are probably in [0, 1].
+    """
+    black, white = map(float, value_range or (-1, 1))
+    images = images.astype(np.float32)
+    if not black < white:
+        raise SampleError(
+            f"{name}: received value_range=({black:g}, {white:g}), expected the value "
+            "of black and a larger one of white"
+        )
     if not np.isfinite(images).all():
         raise SampleError(f"{name}: received NaN or infinite values")
-    low, high = (float(f(initial=0)) for f in (images.min, images.max))
-    if max(-low, high) > 1.001 or low >= 0:
+    low, high = float(images.min(initial=white)), float(images.max(initial=black))
+    slack = (white - black) / 2000  # rounding
+    outside = low < black - slack or high > white + slack
+    if outside or (value_range is None and low >= 0):
+        expected = f"[{black:g}, {white:g}]"
+        if value_range is None:
+            expected = f"uint8, or floats in {expected}"
         raise SampleError(
-            f"{name}: received floats in [{low:.3g}, {high:.3g}], expected uint8, or "
-            "floats in [-1, 1]"
+            f"{name}: received values in [{low:.3g}, {high:.3g}], expected {expected}"
         )
-    return to_uint8(images)
+    levels = (images - black) * (255 / (white - black))
+    return round_to_uint8(levels)

@@ -3,13 +3,14 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from config.schema import DataConfig
+from config.schema import Config, DataConfig
+from config.sizes import resolve
 from gan.data.files import open_path
 from gan.data.images import fit_image, parse_colour
 from gan.data.source import DataError, Source, array_source
@@ -35,6 +36,25 @@ class Dataset:
     labels: np.ndarray | None  # int64 (N,)
     digest: str  # hexadecimal sha256 of shape and bytes of the images
     notes: tuple[str, ...]  # a sentence for each thing that was skipped or changed
+
+
+def load_for_training(config: Config) -> tuple[Config, Dataset]:
+    """Loads the training images, and sets what depends on them.
+
+    Returns:
+        The settings with the number of steps, the widths, and the absolute path of
+        images that are not bundled, so that the run can be measured from any folder.
+
+    Raises:
+        UserError: if the images cannot be read, or the network does not fit their size.
+    """
+    dataset = load_dataset(config.data)
+    config = resolve(config, *dataset.images_uint8.shape[:2])
+    path = Path(config.data.dataset).expanduser()
+    if config.data.dataset not in BUNDLED and path.exists():
+        data = replace(config.data, dataset=str(path.resolve()))
+        config = replace(config, data=data)
+    return config, dataset
 
 
 def load_dataset(config: DataConfig, split: str = "train") -> Dataset:
