@@ -21,11 +21,11 @@ from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
 from config.sizes import resolve, with_widths
 from gan.command_line import Command, option, setting_options, start_options
-from gan.data.dataset import BUNDLED, load_dataset
+from gan.data.dataset import BUNDLED
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
-from gan.run.start import Origin, advice, find_start, with_absolute_path
+from gan.run.start import Origin, find_start, load_for_training
 
 if TYPE_CHECKING:
     from gan.evaluation import Observer
@@ -158,10 +158,8 @@ def run(
     """Loads the images, trains, and returns the exit code."""
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    dataset = load_dataset(config.data)
-    notes = [*dataset.notes, *advice(config, dataset.images_uint8)]
-    config = with_absolute_path(resolve(config, *dataset.images_uint8.shape[:2]))
-    for note in notes:
+    config, dataset = load_for_training(config)
+    for note in dataset.notes:
         say(f"note: {note}")
 
     prepare_tensorflow()

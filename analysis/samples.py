@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from config.schema import Config, DataConfig
+from config.schema import Config, DataConfig, UserError
 from gan.data.dataset import Dataset, digest, load_dataset
-from gan.data.files import open_path
+from gan.data.files import array_to_uint8, open_path
 from gan.run.environment import prepare_tensorflow
 
 MIN_IMAGES = 500
 ADVISED_IMAGES = 2000
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """The images cannot be measured; the message is one line for the user."""
 
 
@@ -31,7 +31,7 @@ class Samples:
 
     Attributes:
         images_uint8: uint8 (N, H, W, C), C 1 or 3.
-        source: "run", "file", "folder" or "data set".
+        source: "run", "file", "folder", "array" or "data set".
         digest: hexadecimal sha256 of shape and bytes.
         facts: more about the source, as far as it is known: path, split, step,
             upsample, training_seed, latent_seeds.
@@ -132,20 +132,22 @@ def total_cost(layers: Sequence[Any]) -> dict[str, int]:
 
 
 def load_reference(
-    reference: str | None = None,
+    reference: str | Samples | None = None,
     samples: Samples | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> Samples:
     """Loads real images that fit the samples.
 
-    `reference` is a file or a folder, as in `load_samples`, or the name of a data set;
-    None means the data set that the samples' run was trained on, or Fashion-MNIST if
-    there is no run.
+    `reference` is a file or a folder, as in `load_samples`, the name of a data set, or
+    images in memory; None means the data set that the samples' run was trained on, or
+    Fashion-MNIST if there is no run.
 
     Raises:
         ValueError: if they cannot be read or measured, or do not fit.
     """
-    if reference and Path(reference).exists():
+    if isinstance(reference, Samples):
+        real = reference
+    elif reference and Path(reference).exists():
         real = read_path(Path(reference).resolve(), None, value_range)
     else:
         data = samples.data if samples else None
@@ -229,3 +231,26 @@ def read_path(
     name = path.name if path.is_dir() else path.stem
     found = make_samples(np.stack(images), name, kind, {"path": str(path)})
     return dataclasses.replace(found, notes=(*notes, *found.notes))
+
+
+def from_array(
+    images: Any,
+    name: str = "images",
+    value_range: tuple[float, float] | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> Samples:
+    """Returns images in memory as samples.
+
+    Args:
+        images: uint8 or floats (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3, such
+            as a NumPy array or a tensor.
+        name: how results call them.
+        value_range: black and white in floats; None: -1 and 1.
+        strides: of the upsamplings of the model that made them, first to last.
+
+    Raises:
+        ValueError: if type, shape or range are others, or the images are too few.
+    """
+    array, notes = array_to_uint8(np.asarray(images), value_range, name)
+    found = make_samples(array, name, "array", {})
+    return dataclasses.replace(found, notes=(*notes, *found.notes), strides=strides)

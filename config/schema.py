@@ -24,6 +24,10 @@ class UserError(ValueError):
 
     exit_code = 1  # of the command that ends with it
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows instead of a traceback."""
+        return [f"Error: {self}"]
+
 
 class ConfigError(UserError):
     """A setting is unknown, of the wrong type, or out of its range."""

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
 
 if TYPE_CHECKING:  # it imports TensorFlow
+    from matplotlib.figure import Figure
+
     from analysis.quality.reference import ReferenceSet
 
 Rows = dict[str, dict[str, float]]  # name of a row -> its scores
@@ -104,69 +107,126 @@ def command(  # noqa: PLR0913
     clean-fid or torch-fidelity, with 10,000 test images.
     """
     prepare_tensorflow()
-    from analysis.quality.figures import draw_nearest_pairs, draw_training
-    from analysis.quality.metrics import SMALLEST_NUM_IMAGES
+    chosen = num_images, checkpoint, reference, extractor, value_range
+    scores = measure(sources, *chosen)
+    if figure:
+        scores.draw_training().savefig(figure, dpi=150)
+    if pairs:
+        scores.draw_pairs().savefig(pairs, dpi=120)
+    if as_json:
+        click.echo(json.dumps(to_json(scores), indent=2))
+    else:
+        print_scores(scores)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of all sources against the real images of the first one.
+
+    Attributes:
+        loaded: samples by the label of their source and the name of their row.
+        rows: scores of samples by the name of their row.
+        baselines: scores of real training images, and of the same with noise.
+    """
+
+    real: "ReferenceSet"
+    loaded: dict[str, dict[str, Samples]]
+    rows: Rows
+    baselines: Rows
+
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know."""
+        from analysis.quality.metrics import SMALLEST_NUM_IMAGES
+
+        samples = [it for group in self.loaded.values() for it in group.values()]
+        notes = [note for it in samples for note in it.notes]
+        notes = list(dict.fromkeys([*notes, *self.real.test.notes]))
+        if self.real.num_images < SMALLEST_NUM_IMAGES:
+            notes.append(
+                f"There are {self.real.num_images} real images to compare with; FCD "
+                f"and other scores of features need {SMALLEST_NUM_IMAGES}."
+            )
+        return notes
+
+    def draw_training(self) -> "Figure":
+        """Draws a line of scores over training for each source."""
+        from analysis.quality.figures import draw_training
+
+        lines = {
+            label: [(it.facts.get("step", -1), self.rows[row]) for row, it in g.items()]
+            for label, g in self.loaded.items()
+        }
+        return draw_training(lines, self.baselines, self.real)
+
+    def draw_pairs(self) -> "Figure":
+        """Draws samples of the last source beside their nearest training images."""
+        from analysis.quality.figures import draw_nearest_pairs
+
+        *_, last = list(self.loaded.values())[-1].values()
+        images = last.images_uint8[: self.real.num_images]
+        copies = self.real.copies(images)["pixels"]
+        return draw_nearest_pairs(images, self.real.train.images_uint8, copies)
+
+
+def measure(
+    sources: Sequence[str | Samples],
+    num_images: int = 10_000,
+    checkpoint: str = "latest",
+    reference: str | None = None,
+    extractor: Path | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> Scores:
+    """Measures sources against real images; the arguments are the options."""
     from analysis.quality.reference import ReferenceSet
 
     load = partial(load_samples, num_images=num_images, value_range=value_range)
     loaded = load_all(sources, checkpoint, load)
-    first = next(iter(loaded.values()))
+    samples = {row: it for group in loaded.values() for row, it in group.items()}
+    first = next(iter(samples.values()))
     data = DataConfig(reference) if reference else first.data or DataConfig()
     real = ReferenceSet.load(data, len(first.images_uint8), extractor)
     rows = {}
-    for name, samples in loaded.items():
-        if samples.images_uint8.shape[1:] != real.test.images_uint8.shape[1:]:
+    for row, it in samples.items():
+        if it.images_uint8.shape[1:] != real.test.images_uint8.shape[1:]:
             raise SampleError(
-                f"{samples.name}: received images of {samples.size}; the real images "
-                f"of {real.test.name} have {size_text(real.test.images_uint8)}; name a "
+                f"{it.name}: received images of {it.size}; the real images of "
+                f"{real.test.name} have {size_text(real.test.images_uint8)}; name a "
                 "fitting set with --reference"
             )
-        images = samples.images_uint8[: real.num_images]
-        scores, copies = real.measure(images), real.copies(images)
-        rows[name] = scores | {f"copy_{key}": c.ratio for key, c in copies.items()}
-    baselines = real.baselines()
-    if figure:
-        steps = [samples.facts.get("step", 0) for samples in loaded.values()]
-        points = list(zip(steps, rows.values(), strict=True))
-        draw_training(points, baselines, real).savefig(figure, dpi=150)
-    if pairs:
-        train = real.train.images_uint8
-        draw_nearest_pairs(images, train, copies["pixels"]).savefig(pairs, dpi=120)
-    notes = [note for samples in loaded.values() for note in samples.notes]
-    notes = list(dict.fromkeys([*notes, *real.test.notes]))
-    if real.num_images < SMALLEST_NUM_IMAGES:
-        notes.append(
-            f"There are {real.num_images} real images to compare with; FCD and other "
-            f"scores of features need {SMALLEST_NUM_IMAGES}."
-        )
-    if as_json:
-        click.echo(json.dumps(to_json(real, rows | baselines, notes), indent=2))
-    else:
-        print_table(real, rows, baselines, notes)
+        images = it.images_uint8[: real.num_images]
+        copies = {f"copy_{key}": c.ratio for key, c in real.copies(images).items()}
+        rows[row] = real.measure(images) | copies
+    return Scores(real, loaded, rows, real.baselines())
 
 
 def load_all(
-    sources: tuple[str, ...], checkpoint: str, load: Callable[..., Samples]
-) -> dict[str, Samples]:
-    """Samples by the name of their row, without the beginning that all names share.
+    sources: Sequence[str | Samples], checkpoint: str, load: Callable[..., Samples]
+) -> dict[str, dict[str, Samples]]:
+    """Samples by the label of their source and the name of their row.
 
-    `load` returns the samples of a source and a checkpoint.
+    The labels of several sources lack the beginning that all of them share. `load`
+    returns the samples of a path and a checkpoint.
     """
     if len(sources) == 1:
-        return load_one(sources[0], checkpoint, load)
-    names = [str(Path(source)) for source in sources]
-    common = len(re.sub("[^-/]*$", "", os.path.commonprefix(names)))
+        rows = load_one(sources[0], checkpoint, load)
+        return {next(iter(rows.values())).name: rows}
+    named = {s.name if isinstance(s, Samples) else str(Path(s)): s for s in sources}
+    common = len(re.sub("[^-/]*$", "", os.path.commonprefix(list(named))))
     return {
-        " ".join([name[common:], *([row] if checkpoint == "all" else [])]): samples
-        for name in dict.fromkeys(names)
-        for row, samples in load_one(name, checkpoint, load).items()
+        name[common:]: {
+            " ".join([name[common:], *([row] if checkpoint == "all" else [])]): samples
+            for row, samples in load_one(source, checkpoint, load).items()
+        }
+        for name, source in named.items()
     }
 
 
 def load_one(
-    source: str, checkpoint: str, load: Callable[..., Samples]
+    source: str | Samples, checkpoint: str, load: Callable[..., Samples]
 ) -> dict[str, Samples]:
     """The samples of one source; "all" means every checkpoint of a run."""
+    if isinstance(source, Samples):
+        return {"samples": source}
     if checkpoint != "all":
         samples = load(source, checkpoint=checkpoint)
         step = samples.facts.get("step", -1)
@@ -179,27 +239,27 @@ def load_one(
     return {f"step {step}": load(source, checkpoint=step) for step in steps}
 
 
-def to_json(real: "ReferenceSet", rows: Rows, notes: list[str]) -> dict[str, Any]:
+def to_json(scores: Scores) -> dict[str, Any]:
     """What --json prints; numbers that are not finite become null."""
+    real = scores.real
     finite = {
-        row: {real.name(k): v if math.isfinite(v) else None for k, v in scores.items()}
-        for row, scores in rows.items()
+        row: {real.name(k): v if math.isfinite(v) else None for k, v in values.items()}
+        for row, values in (scores.rows | scores.baselines).items()
     }
     facts = {"extractor": real.extractor.id, "num_images": real.num_images}
     facts["reference"] = f"{real.test.name}, {real.test.split}"
     facts["reference_digest"] = real.test.digest
-    return facts | {"notes": notes, "scores": finite}
+    return facts | {"notes": scores.notes(), "scores": finite}
 
 
-def print_table(
-    real: "ReferenceSet", rows: Rows, baselines: Rows, notes: list[str]
-) -> None:
+def print_scores(scores: Scores) -> None:
     """Prints the scores of features and the distances of patches, with their legends.
 
     Both tables have the samples first, then the floor and the noise levels.
     """
     from analysis.quality.metrics import expected_coverage
 
+    real, rows, baselines = scores.real, scores.rows, scores.baselines
     console, floor = table_console(), baselines["floor"]
     against = f"{real.num_images} images against as many"
     against += f" of {real.test.name}, {real.test.split}"
@@ -217,7 +277,7 @@ def print_table(
         headings = {key: key.removeprefix("swd_") for key in levels}
         console.print(make_table(title, headings, distance_cell, (rows, baselines)))
         console.print(PATCH_LEGEND)
-    for note in notes:
+    for note in scores.notes():
         console.print(f"Note: {note}")
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -12,7 +13,11 @@ from analysis.checkerboard.meter import Reading
 from analysis.checkerboard.words import decibels, gain_text, levels_text
 from analysis.commands import options
 from analysis.commands.tables import table_console
+from analysis.samples import load_reference, load_samples
 from gan.command_line import Command
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEGEND = (
     "Stage: 1 is the last upsampling. Gain: what the low frequencies of an image leave "
@@ -62,9 +67,6 @@ def command(  # noqa: PLR0913
     bundled Fashion-MNIST. Half of them are the reference; the other half is read as the
     samples are, and stands beside every reading.
     """
-    from analysis.checkerboard.figures import draw_spectra
-    from analysis.samples import load_reference, load_samples
-
     given = parse_strides(strides) if strides else None
     samples = load_samples(source, num_images, checkpoint, value_range)
     real = load_reference(reference, samples, value_range)
@@ -72,9 +74,7 @@ def command(  # noqa: PLR0913
     if out:
         result.save(out)
     if figure:
-        power, real_power = result.arrays["power"], result.arrays["real_power"]
-        drawn = draw_spectra(power, real_power, result.layout, samples.name)
-        drawn.savefig(figure, dpi=150)
+        draw(result).savefig(figure, dpi=150)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=2))
     else:
@@ -90,6 +90,15 @@ def parse_strides(text: str) -> tuple[int, ...]:
             f"--strides: received {text!r}, expected numbers like 2,2, one above 1"
         )
     return strides
+
+
+def draw(result: Measurement) -> "Figure":
+    """Draws the spectra of samples and real images."""
+    from analysis.checkerboard.figures import draw_spectra
+
+    power, real_power = result.arrays["power"], result.arrays["real_power"]
+    name = result.facts["samples"]["name"]
+    return draw_spectra(power, real_power, result.layout, name)
 
 
 def print_measurement(result: Measurement) -> None:

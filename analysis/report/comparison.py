@@ -99,10 +99,10 @@ class Source:
 
 
 def load_sources(
-    paths: Sequence[str],
+    paths: Sequence[str | Samples],
     num_images: int = 10_000,
     checkpoint: str = "latest",
-    reference: str | None = None,
+    reference: str | Samples | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> list[Source]:
     """Measures several sources, or loads what `spectra` measured.
@@ -111,7 +111,8 @@ def load_sources(
     beside them, if these agree.
 
     Args:
-        paths: run folders, files of images or of results, folders of pictures.
+        paths: run folders, files of images or of results, folders of pictures, or
+            images in memory.
         num_images: number of images per source.
         checkpoint: checkpoint of the runs: "latest", "best" or a step.
         reference: real images for all; None: those of each source, which must be equal.
@@ -121,7 +122,9 @@ def load_sources(
         ValueError: if a source cannot be measured, or two cannot be compared.
     """
     loaded = [
-        load_measurement(path)
+        path
+        if isinstance(path, Samples)
+        else load_measurement(path)
         if is_measurement(path)
         else load_samples(path, num_images, checkpoint, value_range)
         for path in paths

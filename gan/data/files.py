@@ -223,29 +223,8 @@ def checked_source(
     labels: np.ndarray | None,
     value_range: tuple[float, float] | None = None,
 ) -> Source:
-    """Checks type and shape of arrays that came from a file, and wraps them.
-
-    The channels may be the last axis, or the second one as in PyTorch.
-    """
-    notes, shape = [], images.shape
-    if images.ndim == 3:
-        images = images[..., np.newaxis]
-    elif images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
-        images = np.moveaxis(images, 1, 3)
-        notes.append(f"The channels are the second axis of the shape {shape}.")
-    is_float = np.issubdtype(images.dtype, np.floating)
-    is_image = images.ndim == 4 and images.shape[3] in (1, 3)
-    if not is_image or not (is_float or images.dtype == np.uint8):
-        raise DataError(
-            f"{path}: received images of type {images.dtype} and shape {shape}, "
-            "expected uint8 or floats, (N, height, width) or (N, height, width, 1 or 3)"
-        )
-    if images.nbytes > MAX_BYTES or not images.size:
-        raise DataError(f"{path}: {images.nbytes} bytes, expected 1 to {MAX_BYTES}")
-    if is_float:
-        if value_range is None:
-            notes.append("The values -1 and 1 are taken as black and white.")
-        images = floats_to_uint8(images, value_range, path)
+    """Checks type and shape of arrays that came from a file, and wraps them."""
+    images, notes = array_to_uint8(images, value_range, path)
     if labels is not None and (
         labels.dtype.kind not in "iu" or labels.size != len(images)
     ):
@@ -260,8 +239,38 @@ def checked_source(
     return source
 
 
+def array_to_uint8(
+    images: np.ndarray, value_range: tuple[float, float] | None, name: Path | str
+) -> tuple[np.ndarray, list[str]]:
+    """Checks type and shape of an array of images; returns uint8 (N, H, W, C), notes.
+
+    The channels may be the last axis, or the second one as in PyTorch. Errors name the
+    array `name`.
+    """
+    notes, shape = [], images.shape
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    elif images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        images = np.moveaxis(images, 1, 3)
+        notes.append(f"The channels are the second axis of the shape {shape}.")
+    is_float = np.issubdtype(images.dtype, np.floating)
+    is_image = images.ndim == 4 and images.shape[3] in (1, 3)
+    if not is_image or not (is_float or images.dtype == np.uint8):
+        raise DataError(
+            f"{name}: received images of type {images.dtype} and shape {shape}, "
+            "expected uint8 or floats, (N, height, width) or (N, height, width, 1 or 3)"
+        )
+    if images.nbytes > MAX_BYTES or not images.size:
+        raise DataError(f"{name}: {images.nbytes} bytes, expected 1 to {MAX_BYTES}")
+    if is_float:
+        if value_range is None:
+            notes.append("The values -1 and 1 are taken as black and white.")
+        images = floats_to_uint8(images, value_range, name)
+    return images, notes
+
+
 def floats_to_uint8(
-    images: np.ndarray, value_range: tuple[float, float] | None, path: Path
+    images: np.ndarray, value_range: tuple[float, float] | None, name: Path | str
 ) -> np.ndarray:
     """Maps floats to uint8, black to 0 and white to 255; any shape.
 
@@ -269,17 +278,19 @@ def floats_to_uint8(
     -0.9. A set that does not could be one of 0 to 1 with small errors of rounding.
     """
     if not np.isfinite(images).all():
-        raise DataError(f"{path}: received NaN or infinite values")
+        raise DataError(f"{name}: received NaN or infinite values")
     low, high = float(images.min()), float(images.max())
     black, white = value_range or (-1.0, 1.0)
     if not black < white:
-        raise DataError(f"--range: received {black:g} {white:g}, expected black first")
+        raise DataError(
+            f"{name}: received the range {black:g} {white:g}, expected black first"
+        )
     slack = 0.001 * (white - black)
     is_inside = black - slack <= low and high <= white + slack
     if not is_inside or (value_range is None and low > -0.9):
         expected = f"values from {black:g} to {white:g}"
         raise DataError(
-            f"{path}: received floats in [{low:.3g}, {high:.3g}], expected {expected}; "
+            f"{name}: received floats in [{low:.3g}, {high:.3g}], expected {expected}; "
             "convert them to uint8, or give --range to a command that measures images"
         )
     levels = (images.astype(np.float32) - np.float32(black)) * np.float32(

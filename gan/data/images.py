@@ -11,6 +11,8 @@ from PIL import Image, ImageColor, ImageOps
 
 from config.schema import ConfigError
 
+VIEWED_PX = 168  # 6 x 28: width of one image in a picture to be looked at
+
 
 def to_float(images_uint8: np.ndarray) -> np.ndarray:
     """Maps uint8 0..255 to float32 [-1, 1]; any shape."""
@@ -52,6 +54,26 @@ def to_picture(image_uint8: np.ndarray) -> Image.Image:
     """Makes a Pillow image of uint8 (H, W, 1) or (H, W, 3)."""
     grey = image_uint8.shape[2] == 1
     return Image.fromarray(image_uint8[..., 0] if grey else image_uint8)
+
+
+def magnify(picture: Image.Image, scale: int) -> Image.Image:
+    """Enlarges a picture by nearest neighbour, which shows every pixel as it is."""
+    return ImageOps.scale(picture, scale, Image.Resampling.NEAREST)
+
+
+def viewing_scale(
+    image_px: int, picture_px: int, least_px: int = 0, most_px: int = 1400
+) -> int:
+    """Returns the whole factor by which a picture is enlarged to be looked at.
+
+    Args:
+        image_px: width of an image in the picture, which becomes about VIEWED_PX wide.
+        picture_px: the longer side of the picture.
+        least_px: what this side has at least after the enlargement.
+        most_px: what it has at most, unless it is longer already.
+    """
+    wanted = max(round(VIEWED_PX / image_px), math.ceil(least_px / picture_px))
+    return max(1, min(wanted, most_px // picture_px))
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from config.schema import Config, ConfigError
 from config.sizes import resolve
-from gan.data.dataset import BUNDLED
+from gan.data.dataset import BUNDLED, Dataset, load_dataset
 from gan.run.folder import (
     CONFIG,
     FORK,
@@ -165,6 +165,22 @@ def find_origin(kind: str, directory: Path, which: str) -> Origin:
         return Origin(path, record, parent)
     reason = "; ".join(problems) or f"steps: {kept}"
     raise RunError(f"{directory} has no usable checkpoint {which!r} ({reason})")
+
+
+def load_for_training(config: Config) -> tuple[Config, Dataset]:
+    """Loads the training images, and sets what depends on them.
+
+    Returns:
+        The settings with the number of steps, the widths and an absolute path, and the
+        images, with advice among their notes.
+
+    Raises:
+        UserError: if the images cannot be read, or the network does not fit their size.
+    """
+    dataset = load_dataset(config.data)
+    notes = *dataset.notes, *advice(config, dataset.images_uint8)
+    config = with_absolute_path(resolve(config, *dataset.images_uint8.shape[:2]))
+    return config, replace(dataset, notes=notes)
 
 
 def with_absolute_path(config: Config) -> Config:
