@@ -13,7 +13,10 @@ sources = click.argument(
     "sources", nargs=-1, required=True, type=click.Path(exists=True)
 )
 num_images = option(
-    "--n", "num_images", default=10_000, help="Number of images per source."
+    *("--n", "num_images"),
+    type=click.IntRange(1),
+    default=10_000,
+    help="Number of images per source.",
 )
 checkpoint = option(
     "--checkpoint",

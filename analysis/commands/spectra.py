@@ -81,8 +81,10 @@ def command(  # noqa: PLR0913
 def parse_strides(text: str) -> tuple[int, ...]:
     """Reads "2,2"."""
     parts = text.split(",")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"--strides: received {text!r}, expected numbers like 2,2")
+    if all(int(part) == 1 for part in parts):
+        raise ValueError(f"--strides: received {text!r}, expected one of 2 or more")
     return tuple(int(part) for part in parts)
 
 
