@@ -88,7 +88,7 @@ def command(**options: Any) -> None:
     height and width: --kernel 5x3.
     """
     layers = checked_layers(options)
-    others = counterparts(layers) or [None] * len(layers)
+    others = counterparts(layers) or (None, None)
     for layer, other in dict.fromkeys(zip(layers, others, strict=True)):
         _explain(layer, other, Console(highlight=False))
 

@@ -198,9 +198,11 @@ def print_summary(summary: dict[str, Any]) -> None:
         for pattern in patterns:
             console.print(escape(_pattern_text(pattern)))
         console.print(CAUTION)
+    known = all(layer["predicted_shape"] for layer in summary["layers"])
     console.print(
         f"{summary['num_as_predicted']} of {len(summary['layers'])} layers as "
-        f"predicted, {summary['num_errors']} errors; {summary['params']:,} parameters, "
+        f"predicted, {summary['num_errors']} errors; {'' if known else 'at least '}"
+        f"{summary['params']:,} parameters, "
         f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates per image"
     )
 

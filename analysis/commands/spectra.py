@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913
 def parse_strides(text: str) -> tuple[int, ...]:
     """Reads "2,2"."""
     parts = text.split(",")
-    strides = tuple(int(part) for part in parts if part.isdigit())
+    strides = tuple(int(part) for part in parts if part.isdecimal())
     if len(strides) < len(parts) or math.prod(strides) < 2:
         raise ValueError(
             f"--strides: received {text!r}, expected numbers like 2,2, one above 1"

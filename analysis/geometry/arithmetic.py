@@ -427,8 +427,8 @@ def _zero_findings(axis: AxisGeometry) -> Iterator[Finding]:
     causes: dict[ZeroCause, tuple[str, str]] = {
         "kernel": (
             "W2",
-            f"kernel {axis.kernel} has no tap for them at stride {s}: choose {s} taps "
-            "or more",
+            f"kernel {axis.kernel} has no tap for them at stride {s}: choose a "
+            f"multiple of {s}, or train with `--upsample resize`",
         ),
         "output padding": (
             "W4",

@@ -10,6 +10,7 @@ all layers so far, I3 padding by input size.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ KEEP_RANGE = (
 REARRANGE = ("Concatenate", "DepthToSpace", "GetItem", "Reshape", "Transpose")
 WRONG = "trust no number of this layer, and report it with the version of Keras"
 NO_TORCH_LAYER = "PyTorch has no layer of this kernel, stride and size: pad or crop"
+ROUNDING_PERCENT = 1e-9  # of a Fourier transform of small whole numbers
 RECTIFIERS = layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU
 FULL_RANGE = ("tanh", "hard_tanh", "softsign")  # activations from -1 to 1
 
@@ -58,7 +60,7 @@ class Signal(NamedTuple):
     """What is known of one tensor of the model."""
 
     chain: Chain = ()
-    index: int | None = None  # of the audit of the call that made it
+    made_by: int | None = None  # place of the audit of the call that made it
     activation: str = ""  # name of the last one, "none", or "" if it is not known
 
 
@@ -128,11 +130,11 @@ def audit_model(
         return audits
     outputs = propagate(model, [Signal()] * len(graph.inputs), visit)
     for tensor, signal in zip(graph.outputs, outputs, strict=True):
-        if image_shape and signal.index is not None:
-            last = audits[signal.index]
+        if image_shape and signal.made_by is not None:
+            last = audits[signal.made_by]
             final = _final_findings(tuple(tensor.shape), signal.activation, image_shape)
             found = dict.fromkeys((*last.findings, *final))
-            audits[signal.index] = dataclasses.replace(last, findings=tuple(found))
+            audits[signal.made_by] = dataclasses.replace(last, findings=tuple(found))
     return audits
 
 
@@ -253,9 +255,10 @@ def _chain_finding(axes: Sequence[AxisGeometry], chain: Chain) -> Iterator[Findi
         return
     rows = list(zip(*chain, strict=True))
     size = _joined([str(row[0].input_size) for row in rows])
-    reached = _joined([str(arithmetic.chain_output_field(row)) for row in rows])
+    fields = [min(arithmetic.chain_output_field(r), r[-1].output_size) for r in rows]
+    reached = _joined([str(field) for field in fields])
     shift = _joined([f"{arithmetic.chain_shift(row):+g}" for row in rows], ", ")
-    text = f"one pixel of the first map ({size} px) reaches {reached} px here; "
+    text = f"one pixel of the first map ({size} px) spreads over {reached} px here; "
     yield Finding("I2", "info", f"{text}the image is shifted by {shift} px")
 
 
@@ -279,8 +282,11 @@ def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
     spectrum = np.abs(np.fft.fft(axis.taps_by_phase()))
     strongest = int(np.argmax(spectrum[1 : axis.stride // 2 + 1])) + 1
     share = 100 * spectrum[strongest] / spectrum[0]
-    text = "with equal weights, a constant input gives a spectral line at "
-    text += f"{strongest}/{axis.stride} with {share:.3g} % of the mean"
+    line = f"a spectral line at {strongest}/{axis.stride} cycles per pixel with "
+    line += f"{share:.3g} % of the mean"
+    if share < ROUNDING_PERCENT:
+        line = "no spectral line"
+    text = f"with equal weights, a constant input gives {line}"
     yield Finding("I1", "info", text)
     if not same_size or not sum(pads):
         return
@@ -357,10 +363,9 @@ def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:
             reason = "its input shape is not known: call the model once"
             yield LayerAudit(name, type(layer).__name__, None, None, reason=reason)
         else:
-            try:
+            built: tuple[Shape, ...] = ()
+            with suppress(NotImplementedError):  # the cell of a recurrent layer
                 built = (tuple(layer.compute_output_shape(tuple(shape))),)
-            except NotImplementedError:  # the cell of a recurrent layer
-                built = ()
             call = LayerCall(name, layer, (tuple(shape),), built)
             yield dataclasses.replace(audit_call(call), chain=None)
 

@@ -118,7 +118,7 @@ def _spatial_geometry(layer: Any, shape: Shape) -> LayerGeometry:
     channels_first = getattr(layer, "data_format", None) == "channels_first"
     channels = shape[1] if channels_first else shape[-1]
     sizes = _known(shape[2:] if channels_first else shape[1:-1])
-    interpolation = getattr(layer, "interpolation", "nearest")
+    interpolation: Any = getattr(layer, "interpolation", "nearest")
     why = []  # the values cannot be predicted
     if interpolation not in arithmetic.INTERPOLATIONS:
         why.append(f"{interpolation} interpolation")

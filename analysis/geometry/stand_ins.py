@@ -4,41 +4,41 @@ A `NotRead` has the inputs of the layer, and the output sizes that the layers be
 state: Keras writes the shapes of its inputs beside each layer.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 from typing import Any
 
 from analysis.geometry.keras_layers import POINTWISE
 
+Json = dict[str, Any]
 POINTWISE_NAMES = [kind.__name__ for kind in POINTWISE]
 
 
-class StandIn(dict[str, Any]):
+class StandIn(Json):
     """The JSON of a `NotRead`; JSON from a file never has this type."""
 
 
-def with_stand_ins(
-    config: dict[str, Any], is_read: Callable[[dict[str, Any]], bool]
-) -> dict[str, Any]:
+def with_stand_ins(config: Json, is_read: Callable[[Json], bool]) -> Json:
     """The settings of a model with a `StandIn` for each layer that is not read.
 
     Such a layer stays as it is if the size of its output is not stated.
     """
     layers = config["layers"]
-    read = [
-        layer if is_read(layer) else _stand_in(layers, index) or layer
-        for index, layer in enumerate(layers)
-    ]
-    return {**config, "layers": read}
+    if all(map(is_read, layers)):
+        return config
+    functional = all("inbound_nodes" in layer for layer in layers)
+    outputs = _stated_outputs(layers) if functional else _next_inputs(layers)
+    replaced = []
+    for layer in layers:
+        name = layer.get("name") or layer["config"].get("name")
+        if not is_read(layer) and outputs.get(name):
+            layer = _stand_in(layer, name, outputs[name])
+        replaced.append(layer)
+    return {**config, "layers": replaced}
 
 
-def _stand_in(layers: list[dict[str, Any]], index: int) -> StandIn | None:
-    layer = layers[index]
-    is_functional = "inbound_nodes" in layer
-    outputs = (_stated_outputs if is_functional else _next_input)(layers, index)
-    if not outputs:
-        return None
-    name = layer["name"] if is_functional else layer["config"]["name"]
+def _stand_in(layer: Json, name: str, outputs: list[Any]) -> StandIn:
     calls = []
     for call in layer.get("inbound_nodes", ()):
         tensors = [
@@ -48,8 +48,8 @@ def _stand_in(layers: list[dict[str, Any]], index: int) -> StandIn | None:
             }
             for history, _ in _references(call)
         ]
-        calls.append({"args": tensors[:1] if len(tensors) == 1 else [tensors]})
-        calls[-1]["kwargs"] = {}
+        args: list[Any] = tensors if len(tensors) == 1 else [tensors]
+        calls.append({"args": args, "kwargs": {}})
     return StandIn(
         module=None,
         class_name="NotRead",
@@ -60,32 +60,39 @@ def _stand_in(layers: list[dict[str, Any]], index: int) -> StandIn | None:
     )
 
 
-def _next_input(layers: list[dict[str, Any]], index: int) -> list[Any]:
-    """The output shape of a layer of a Sequential model, in a list, or an empty one."""
-    for layer in layers[index + 1 :]:
-        if shape := layer.get("build_config", {}).get("input_shape"):
-            return [shape]
-        if layer["class_name"] not in POINTWISE_NAMES:
-            break
-    return []
+def _next_inputs(layers: list[Json]) -> dict[str, list[Any]]:
+    """For each layer of a Sequential model, the shape of its output, if stated."""
+    found: dict[str, list[Any]] = {}
+    shape = None
+    for layer in reversed(layers):
+        found[layer["config"].get("name")] = [shape] if shape else []
+        stated = layer.get("build_config", {}).get("input_shape")
+        if stated or layer["class_name"] not in POINTWISE_NAMES:
+            shape = stated
+    return found
 
 
-def _stated_outputs(layers: list[dict[str, Any]], index: int) -> list[Any]:
-    """The shapes of the outputs of a layer of a functional model, or an empty list."""
-    found: dict[int, list[Any]] = {}
+def _stated_outputs(layers: list[Json]) -> dict[str, list[Any]]:
+    """For each layer of a functional model, the shapes of its outputs, if stated."""
+    found: defaultdict[str, defaultdict[int, list[Any]]]
+    found = defaultdict(lambda: defaultdict(list))
     for layer in layers:
         built = layer.get("build_config", {}).get("input_shape") or []
         shapes = built if built and isinstance(built[0], list) else [built]
-        for number, call in enumerate(layer["inbound_nodes"]):
-            given = chain(shapes if number == 0 else (), repeat(None))
-            for ((source, _, output), shape), other in zip(
-                _references(call), given, strict=False
+        for call in layer["inbound_nodes"]:
+            stated = chain(shapes, repeat(None))
+            for ((source, _, output), own), other in zip(
+                _references(call), stated, strict=False
             ):
-                if source == layers[index]["name"] and (shape or other):
-                    found.setdefault(output, []).append(shape or other)
-    outputs = [found.get(n, []) for n in range(max(found, default=-1) + 1)]
-    known = all(s and s.count(s[0]) == len(s) for s in outputs)
-    return [shapes[0] for shapes in outputs] if known else []
+                if own or other:
+                    found[source][output].append(own or other)
+            shapes = []  # what was built is the first call
+    return {
+        name: [shapes[0] for _, shapes in sorted(outputs.items())]
+        for name, outputs in found.items()
+        if sorted(outputs) == list(range(len(outputs)))
+        and all(shapes.count(shapes[0]) == len(shapes) for shapes in outputs.values())
+    }
 
 
 def _references(node: Any) -> Iterator[tuple[list[Any], Any]]:

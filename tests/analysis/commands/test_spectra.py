@@ -1,30 +1,34 @@
-"""`spectra` answers wrong options with what it received and what it expects."""
+"""What `python -m analysis spectra` is told by its user."""
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from analysis.__main__ import main
-from gan.data.dataset import BUNDLED_FILE
+from analysis.commands.spectra import command, parse_strides
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--strides", "1"], "received '1', expected numbers like 2,2, one above 1"),
-        (["--strides", "1,1"], "received '1,1'"),
-        (["--strides", "2,x"], "received '2,x'"),
-        (["--strides", "0"], "received '0'"),
-        (["--n", "-5"], "-5 is not in the range x>=1"),
-        (["--n", "0"], "0 is not in the range x>=1"),
-        (["--range", "1", "0"], "expected black first"),
-    ],
-)
-def test_wrong_options_are_named(tmp_path, arguments, message):
-    with np.load(BUNDLED_FILE, allow_pickle=False) as arrays:
-        images = arrays["test_images"][:600] / np.float32(255)
-    np.save(tmp_path / "x.npy", images)
-    options = [] if "--range" in arguments else ["--range", "0", "1"]
-    source = str(tmp_path / "x.npy")
-    result = CliRunner().invoke(main, ["spectra", source, *options, *arguments])
-    assert result.exit_code and message in result.stderr
+def test_strides_are_read():
+    assert parse_strides("2,2") == (2, 2)
+    assert parse_strides("1,2") == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["1", "1,1", "0", "-2", "2,", "two"])
+def test_strides_that_enlarge_nothing_are_refused(text):
+    with pytest.raises(ValueError, match="--strides: received"):
+        parse_strides(text)
+
+
+@pytest.mark.parametrize("number", ["0", "-5"])
+def test_a_number_of_images_below_one_is_refused(tmp_path, number):
+    result = CliRunner().invoke(command, [str(tmp_path), "--n", number])
+    assert result.exit_code == 2
+    assert (
+        f"Invalid value for '--n': {number} is not in the range x>=1" in result.output
+    )
+
+
+def test_a_range_begins_with_black(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((600, 8, 8), np.float32))
+    options = ["--range", "1", "0"]
+    result = CliRunner().invoke(command, [str(tmp_path / "x.npy"), *options])
+    assert result.exit_code == 1 and "expected black first" in result.stderr

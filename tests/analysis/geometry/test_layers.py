@@ -75,6 +75,45 @@ def test_torch_differs_by_one_pixel():
     assert "PyTorch's windows start 1 px earlier" in result.output
 
 
+def test_where_pytorch_has_no_such_layer_it_is_said(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 3)),
+            layers.Conv1DTranspose(2, 2, padding="same", name="even"),
+            layers.Conv1D(2, 3, padding="causal", name="causal"),
+            layers.Conv1D(2, 3, padding="same", name="odd"),
+            layers.MaxPooling1D(2, name="pool"),
+        ]
+    )
+    (tmp_path / "m.json").write_text(model.to_json())
+    found = by_name(audit_json(tmp_path / "m.json", "--framework", "torch"))
+    for name in ("even", "causal"):
+        assert "PyTorch has no layer" in found[name]["torch"]["difference"]
+    assert found["odd"]["torch"]["difference"] == "the same values"
+    assert "torch" not in found["pool"]  # nothing is said of what is not compared
+    result = run(tmp_path / "m.json", "--framework", "torch")
+    assert "even: PyTorch has no layer of this kernel" in result.output
+    infeasible = layers.Conv1DTranspose(2, 2, 1, padding="same", output_padding=0)
+    model = keras.Sequential([keras.Input((8, 3)), infeasible])
+    (tmp_path / "m.json").write_text(model.to_json())
+    assert "PyTorch" not in run(tmp_path / "m.json", "--framework", "torch").output
+
+
+def test_the_summary_counts_what_was_found_right(tmp_path):
+    """A layer that cannot run is not as predicted, and unknown sizes have no cost."""
+    broken = layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
+    model = keras.Sequential([keras.Input((7, 7, 3)), broken, layers.ReLU()])
+    (tmp_path / "m.json").write_text(model.to_json())
+    words = " ".join(run(tmp_path / "m.json").output.split())
+    assert "1 of 2 layers as predicted, 1 errors; 49 parameters" in words
+    assert "cannot run" in words and "omit output_padding" in words
+    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(1, 3)])
+    (tmp_path / "m.json").write_text(model.to_json())
+    words = " ".join(run(tmp_path / "m.json", "--size", 64).output.split())
+    assert "0 of 1 layers as predicted, 0 errors; at least 28 parameters" in words
+    assert "W7" not in words
+
+
 def test_patterns_are_named_after_the_layer_that_causes_them():
     lines = audit_json("transpose", "--lines")["lines"]
     assert [(line["layer"], line["stage"]) for line in lines] == [

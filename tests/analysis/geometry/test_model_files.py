@@ -388,11 +388,16 @@ def test_weights_in_the_file_are_never_touched(tmp_path):
     assert not (tmp_path.parent.parent / "escape.txt").exists()
 
 
-def test_random_damage_never_raises_anything_else(tmp_path):
-    text = small_model().to_json()
+@pytest.mark.parametrize("name", ["small", "unknown", "nested", "ops", "version_2_2"])
+def test_random_damage_never_raises_anything_else(tmp_path, name):
+    models = {"small": small_model, "unknown": lambda: list(unknown_inside())[1]}
+    if name in models:
+        text = models[name]().to_json()
+    else:
+        text = (KERAS_2 / f"{name}.json").read_text()
     random = np.random.default_rng(0)
     path = tmp_path / "m.json"
-    for _ in range(60):
+    for _ in range(30):
         damaged = bytearray(text, "ascii")
         for place in random.integers(0, len(text), 4):
             damaged[place] = int(random.integers(32, 127))
