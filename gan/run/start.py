@@ -5,7 +5,6 @@ a new run from the whole state of another one, `--init-from RUN` from the weight
 networks alone. In all three, each setting that is not given is that of RUN.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,25 +72,33 @@ class Start:
 
 
 def find_start(
-    runs_dir: Path, name: str | None, options: Mapping[str, str | None]
+    runs_dir: Path,
+    name: str | None = None,
+    resume: str | None = None,
+    fork: str | None = None,
+    init_from: str | None = None,
 ) -> Start:
     """Finds what a call starts from.
 
     Args:
         runs_dir: the folder that holds the run folders.
         name: the name of the run, if --run was given.
-        options: what was given with --resume, --fork and --init-from.
+        resume: the run given with --resume, if any.
+        fork: the run given with --fork, perhaps with @STEP or @best.
+        init_from: the run given with --init-from, in the same way.
 
     Raises:
         ConfigError: when the flags do not fit each other.
         RunError: when there is no such run or checkpoint, or the name is taken.
     """
-    given = {flag: text for flag, text in options.items() if text is not None}
-    if len(given) > 1:
-        raise ConfigError(f"received {' and '.join(given)}, expected one of them")
+    options = {"--resume": resume, "--fork": fork, "--init-from": init_from}
+    given = [(flag, text) for flag, text in options.items() if text is not None]
     if not given:
         return Start()
-    [(flag, text)] = given.items()
+    if len(given) > 1:
+        flags = " and ".join(flag for flag, _ in given)
+        raise ConfigError(f"received {flags}, expected one of them")
+    [(flag, text)] = given
     if flag == "--resume":
         if name:
             raise ConfigError("received --resume and --run, expected one of them")

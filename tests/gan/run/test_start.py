@@ -249,15 +249,15 @@ def test_the_best_state_can_be_forked(run, tmp_path):
 
 def test_a_damaged_parent_is_passed_over_or_named(run, tmp_path):
     (run / "state" / "step-00000012" / "ckpt.index").write_bytes(b"")
-    start = find_start(tmp_path, "new", {"--fork": str(run)})
+    start = find_start(tmp_path, "new", fork=str(run))
     assert start.origin.parent.step == 10
     with pytest.raises(RunError, match="'12' .step-00000012: ckpt.index differs"):
-        find_start(tmp_path, "new", {"--fork": f"{run}@12"})
+        find_start(tmp_path, "new", fork=f"{run}@12")
 
 
 def test_a_run_with_a_parent_never_starts_from_random_weights(run, images, tmp_path):
     """Its first state is lost, as when a disk was full at the wrong moment."""
-    start = find_start(tmp_path, "new", {"--init-from": str(run)})
+    start = find_start(tmp_path, "new", init_from=str(run))
     config = start.settings
     with RunFolder(tmp_path / "new") as folder:
         train(config, images, folder, origin=start.origin, max_seconds=1e-9)
@@ -268,7 +268,7 @@ def test_a_run_with_a_parent_never_starts_from_random_weights(run, images, tmp_p
         with pytest.raises(RunError, match="has lost its first state; remove"):
             train(config, images, folder)
         # The command that made it finds its parent again.
-        again = find_start(tmp_path, "new", {"--init-from": str(run)})
+        again = find_start(tmp_path, "new", init_from=str(run))
         train(config, images, folder, origin=again.origin, max_seconds=1e-9)
     assert digest(tmp_path / "new") == expected
 
