@@ -101,9 +101,11 @@ def summarize(directory: Path, base: Path) -> RunSummary:
 
 def is_running(directory: Path) -> bool:
     """Whether a process owns a run folder; on file systems without locks, never."""
+    path = directory / ".lock"
     try:
-        with (directory / ".lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if path.is_file():  # a pipe would never end
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
@@ -138,17 +140,14 @@ def read_best(directory: Path) -> dict[str, Any]:
 def read_log(path: Path) -> tuple[int, tuple[str, ...]]:
     """The last step in a log, and the names of the alarms in it."""
     step, alarms = 0, []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                    step = int(line["step"])
-                    alarms.append(str(line.get("alarm", "ok")).partition(":")[0])
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue
-    except OSError:
-        pass
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+            step = int(values["step"])
+            alarms.append(str(values.get("alarm", "ok")).partition(":")[0])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
     return step, tuple(name for name in dict.fromkeys(alarms) if name != "ok")
 
 

@@ -1,6 +1,7 @@
 """`python -m gan list` and `remove`: what they say, and what they leave alone."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -79,6 +80,18 @@ def test_running_stopped_and_damaged_runs_are_told_apart(run, tmp_path):
     table, _, problems = output.partition("\na: ")
     assert max(map(len, table.splitlines())) <= 80 and "config.json" in problems
     assert name in "".join(line[2:40].split(" ")[0] for line in table.splitlines())
+
+
+def test_a_hostile_folder_stops_nothing(run):
+    for name in (".lock", "log.jsonl"):
+        (run / name).unlink()
+        os.mkfifo(run / name)  # which has no end
+    (run / "best" / "step-00000012").mkdir(parents=True)
+    row = listed(run.parent)["run"]
+    assert (row["state"], row["alarms"], row["value"]) == ("finished", [], None)
+    os.unlink(run / "log.jsonl")
+    (run / "log.jsonl").write_bytes(b"\xff\n[]\n" + b"[" * 100_000 + b'\n{"step": 3}')
+    assert listed(run.parent)["run"]["step"] == 12
 
 
 def test_a_run_is_removed_after_a_question(run, tmp_path):

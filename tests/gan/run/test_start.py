@@ -10,11 +10,12 @@ from click.testing import CliRunner
 import train as program
 from config.loader import load_config
 from config.schema import ConfigError
-from gan.run.checkpoint import available, read, restore_newest, save
+from gan.run.checkpoint import Restored, available, read, restore_newest, save
 from gan.run.folder import RunError, RunFolder, read_run
+from gan.run.health import Alarms
 from gan.run.start import find_start, split_checkpoint
 from gan.state import build_state
-from gan.training import train
+from gan.training import read_facts, train
 
 NETWORKS = ("generator", "ema_generator", "discriminator")
 
@@ -325,3 +326,14 @@ def test_a_budget_in_epochs_replaces_that_of_the_base():
     assert load_config(sets=["run.seed=3"], base=base).train == base.train
     with pytest.raises(ConfigError, match="unknown key train.los"):
         load_config(sets=["train.los=bce"], base=base)
+
+
+@pytest.mark.parametrize(("facts", "state"), [(None, "D-wins"), ({}, "ok")])
+def test_alarms_of_a_fork_count_from_its_first_step(facts, state):
+    """100 steps are no evidence, unless the 5,000 of the parent count, too."""
+    alarms = Alarms("bce")
+    if facts is not None:
+        read_facts(Restored(5000, facts, ()), alarms)
+    won = {"loss/d": 0.01, "d/prob_real": 0.99, "d/prob_fake": 0.01}
+    alarms.add_losses(5100, won | {"grad_norm/g": 1.0, "grad_norm/d": 1.0})
+    assert alarms.status.state == state
