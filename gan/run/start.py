@@ -111,7 +111,7 @@ def find_start(
     if (directory / CONFIG).exists():
         old = read_run(directory)
         check_parent(directory, old.parent, kind, Path(run).resolve().name, which)
-        if available(directory / "state"):
+        if [*directory.glob("state/step-*"), *directory.glob("state/corrupt-*")]:
             return Start(directory, old)  # the same command again continues the run
     return Start(directory, origin=find_origin(kind, find_run(run, runs_dir), which))
 
@@ -143,9 +143,9 @@ def check_parent(
     if parent and (kind, run) == (parent.kind, parent.run):
         if step in (None, parent.step):
             return
+    history = f"was {parent}" if parent else "has no parent"
     raise RunError(
-        f"--run: {directory} is there already and "
-        f"{f'was {parent}' if parent else 'has no parent'}; choose another name, or "
+        f"--run: {directory} is there already and {history}; choose another name, or "
         f"continue it with --resume {directory}"
     )
 

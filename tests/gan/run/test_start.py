@@ -268,7 +268,11 @@ def test_a_run_with_a_parent_never_starts_from_random_weights(run, images, tmp_p
         (tmp_path / "new" / "generator.keras").unlink()
         with pytest.raises(RunError, match="has lost its first state; remove"):
             train(config, images, folder)
-        # The command that made it finds its parent again.
+        # The command that made it finds its parent again, but for damaged checkpoints,
+        # after which it would start over.
+        (folder.state / "corrupt-00000001-x").mkdir()
+        assert find_start(tmp_path, "new", init_from=str(run)).origin is None
+        (folder.state / "corrupt-00000001-x").rmdir()
         again = find_start(tmp_path, "new", init_from=str(run))
         train(config, images, folder, origin=again.origin, max_seconds=1e-9)
     assert digest(tmp_path / "new") == expected
