@@ -101,14 +101,7 @@ class TrainCommand(Command):
 )
 @click.version_option(package_name="dcgan-seams")
 @option("Output", "--dry-run", is_flag=True, help="Print the plan and stop.")
-def main(
-    preset: str,
-    sets: tuple[str, ...],
-    resume: str | None,
-    fork: str | None,
-    init_from: str | None,
-    **options: Any,
-) -> None:
+def main(preset: str, sets: tuple[str, ...], **options: Any) -> None:
     """Trains a DCGAN on real images, or continues an unfinished run.
 
     All settings are in config/schema.py; --set reaches those that have no flag. To see
@@ -123,8 +116,8 @@ def main(
         raise ConfigError(
             f"--replicas: received with --strategy {strategy}, expected with mirrored"
         )
-    given = {"--resume": resume, "--fork": fork, "--init-from": init_from}
-    start = find_start(options["runs_dir"], options["name"], given)
+    origins = {key: options[key] for key in ("resume", "fork", "init_from")}
+    start = find_start(options["runs_dir"], options["name"], **origins)
     config = start.check(read_options(preset, options, sets, start.settings))
     name = options["name"] or default_name(config, preset)
     directory = start.directory or run_directory(options["runs_dir"], name)

@@ -1,6 +1,8 @@
 """`python -m gan`: images and files, most of them from a finished or running run."""
 
+import json
 import re
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 from PIL import Image
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
 from config.loader import load_config
 from gan.command_line import Command
@@ -17,6 +23,7 @@ from gan.data.images import tile, to_picture
 from gan.launch import Limits, launch
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, read_run
+from gan.run.listing import check_removable, list_runs, remove_run
 
 if TYPE_CHECKING:
     from gan.sampling import LoadedRun
@@ -261,6 +268,53 @@ def check(run: Path) -> None:
     click.echo(f"{run} is sound at step {report.step}")
     if report.repaired:
         raise SystemExit(REPAIRED)
+
+
+@main.command("list", cls=Command)
+@click.argument("directory", type=PATH, default="checkpoints")
+@click.option("--json", "as_json", is_flag=True, help="all values, for programs")
+def list_command(directory: Path, as_json: bool) -> None:
+    """Lists the runs in DIRECTORY [default: checkpoints], also those of its folders.
+
+    The quality is the lowest one that a run has logged: of FCD, or of the sliced
+    Wasserstein distance of patches (SWD). Alarms are those of the whole run.
+    """
+    runs = list_runs(directory)
+    if as_json:
+        click.echo(json.dumps([asdict(run) for run in runs], indent=2))
+        return
+    if not runs:
+        click.echo(f"no runs in {directory}")
+        return
+    whole_name = Column("run", overflow="fold")
+    table = Table(whole_name, "state", "steps", "quality", "alarms", "MB", box=SIMPLE)
+    for run in runs:
+        steps, size = f"{run.step}/{run.num_steps or '?'}", f"{run.num_bytes / 1e6:.0f}"
+        score = f"{run.score[:3].upper()} {run.value:.4g}" if run.score else ""
+        row = run.name, run.state, steps, score, ", ".join(run.alarms), size
+        table.add_row(*map(escape, row))
+    console = Console(highlight=False)
+    console.print(table)
+    for run in runs:
+        if run.problem:
+            console.print(f"{run.name}: {run.problem}", markup=False, soft_wrap=True)
+
+
+@main.command(cls=Command)
+@run_argument
+@click.option("--yes", is_flag=True, help="do not ask")
+def remove(run: Path, yes: bool) -> None:
+    """Removes the run folder RUN with all of its checkpoints and samples.
+
+    It refuses a folder that a process uses or that holds any other file.
+    """
+    check_removable(run)
+    [found] = list_runs(run)
+    text = f"{run}, {found.state} at step {found.step}, {found.num_bytes / 1e6:.0f} MB"
+    if not yes:
+        click.confirm(f"remove {text}?", abort=True)
+    remove_run(run)
+    click.echo(f"removed {text}")
 
 
 @main.command("launch", cls=Command)

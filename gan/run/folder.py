@@ -223,9 +223,9 @@ class RunFolder:
         changes: list[str] = []
         if old:
             refuse_changes(self.directory, old, record)
-            record = replace(record, parent=old.parent)
+            record = replace(record, parent=record.parent or old.parent)
             changes = differences(old.config, record.config)
-        if changes or not old:
+        if not old or changes or record.parent != old.parent:
             self.write_config(record)
         return record, changes
 

@@ -208,12 +208,12 @@ class RunLog:
 
     def _start_session(self, step: int) -> None:
         """Tells TensorBoard to forget what earlier files say of `step` and later."""
-        status = SessionLog(status=SessionLog.START)
-        event = Event(wall_time=time.time(), step=step, session_log=status)
-        # No function of tf.summary writes such an event.
-        tf.raw_ops.ImportEvent(
-            writer=self._writer._resource, event=event.SerializeToString()
-        )
+        start = SessionLog(status=SessionLog.START)
+        event = Event(wall_time=time.time(), step=step, session_log=start)
+        # No function of tf.summary writes such an event. A file that could not be
+        # opened has no writer.
+        if (writer := getattr(self._writer, "_resource", None)) is not None:
+            tf.raw_ops.ImportEvent(writer=writer, event=event.SerializeToString())
 
     def _events(self, step: int, write: Callable[[], Any]) -> None:
         """Calls `write`, whose summaries go to the event file as those of `step`."""

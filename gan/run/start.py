@@ -5,7 +5,6 @@ a new run from the whole state of another one, `--init-from RUN` from the weight
 networks alone. In all three, each setting that is not given is that of RUN.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,25 +72,33 @@ class Start:
 
 
 def find_start(
-    runs_dir: Path, name: str | None, options: Mapping[str, str | None]
+    runs_dir: Path,
+    name: str | None = None,
+    resume: str | None = None,
+    fork: str | None = None,
+    init_from: str | None = None,
 ) -> Start:
     """Finds what a call starts from.
 
     Args:
         runs_dir: the folder that holds the run folders.
         name: the name of the run, if --run was given.
-        options: what was given with --resume, --fork and --init-from.
+        resume: the run given with --resume, if any.
+        fork: the run given with --fork, perhaps with @STEP or @best.
+        init_from: the run given with --init-from, in the same way.
 
     Raises:
         ConfigError: when the flags do not fit each other.
         RunError: when there is no such run or checkpoint, or the name is taken.
     """
-    given = {flag: text for flag, text in options.items() if text is not None}
-    if len(given) > 1:
-        raise ConfigError(f"received {' and '.join(given)}, expected one of them")
+    options = {"--resume": resume, "--fork": fork, "--init-from": init_from}
+    given = [(flag, text) for flag, text in options.items() if text is not None]
     if not given:
         return Start()
-    [(flag, text)] = given.items()
+    if len(given) > 1:
+        flags = " and ".join(flag for flag, _ in given)
+        raise ConfigError(f"received {flags}, expected one of them")
+    [(flag, text)] = given
     if flag == "--resume":
         if name:
             raise ConfigError("received --resume and --run, expected one of them")
@@ -104,7 +111,7 @@ def find_start(
     if (directory / CONFIG).exists():
         old = read_run(directory)
         check_parent(directory, old.parent, kind, Path(run).resolve().name, which)
-        if available(directory / "state"):
+        if [*directory.glob("state/step-*"), *directory.glob("state/corrupt-*")]:
             return Start(directory, old)  # the same command again continues the run
     return Start(directory, origin=find_origin(kind, find_run(run, runs_dir), which))
 
@@ -136,9 +143,9 @@ def check_parent(
     if parent and (kind, run) == (parent.kind, parent.run):
         if step in (None, parent.step):
             return
+    history = f"was {parent}" if parent else "has no parent"
     raise RunError(
-        f"--run: {directory} is there already and "
-        f"{f'was {parent}' if parent else 'has no parent'}; choose another name, or "
+        f"--run: {directory} is there already and {history}; choose another name, or "
         f"continue it with --resume {directory}"
     )
 

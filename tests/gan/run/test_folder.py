@@ -12,6 +12,7 @@ import pytest
 from config.loader import load_config, to_dict
 from gan.files import first_line, flush, write_atomically
 from gan.run.folder import (
+    Parent,
     RunError,
     RunFolder,
     RunRecord,
@@ -37,8 +38,7 @@ def facts(*sets, digest="ab"):
 
 def test_config_json_is_exactly_the_configuration(tmp_path):
     with RunFolder(tmp_path / "a" / "run") as folder:
-        assert folder.claim(facts()) is False
-        assert folder.claim(facts()) is True
+        assert folder.claim(facts()) == folder.claim(facts()) == (facts(), [])
     assert {p.name for p in folder.directory.iterdir()} >= {"state", "samples"}
     assert read_run(folder.directory) == facts()
     stored = json.loads((folder.directory / "config.json").read_text())
@@ -68,12 +68,33 @@ def test_only_a_larger_budget_continues_the_run(tmp_path):
         folder.claim(facts())
         with pytest.raises(RunError, match="train.num_steps: 10 -> 9"):
             folder.claim(facts("train.num_steps=9", "train.epochs=99"))
-        assert folder.claim(facts("train.num_steps=20", "train.epochs=2")) is True
+        _, changes = folder.claim(facts("train.num_steps=20", "train.epochs=2"))
+        assert changes == ["train.epochs: 9.0 -> 2.0", "train.num_steps: 10 -> 20"]
         assert read_run(tmp_path).config.train.num_steps == 20
         with pytest.raises(RunError, match="20 -> 10"):
             folder.claim(facts())
         with pytest.raises(RunError, match="train.loss"):
             folder.claim(facts("train.num_steps=30", "train.loss=hinge"))
+
+
+def test_a_run_keeps_its_parent_when_its_budget_grows(tmp_path):
+    parent = Parent("fork", "other", 7, "ab" * 32)
+    with RunFolder(tmp_path) as folder:
+        folder.claim(replace(facts(), parent=parent))
+        record, _ = folder.claim(facts("train.num_steps=20"))  # not told of it
+    assert record.parent == read_run(tmp_path).parent == parent
+    assert str(parent) == "forked from other at step 7 (abababababab)"
+
+
+def test_a_changed_cadence_does_not_hide_lost_results(tmp_path):
+    """A grid of step 500 is no sign of a checkpoint if there was one every 2,000."""
+    with RunFolder(tmp_path) as folder:
+        folder.claim(facts())
+        (folder.samples / "step-00000500.png").write_text("a grid")
+        _, changes = folder.claim(facts("run.checkpoint_every_steps=100"))
+        assert changes == ["run.checkpoint_every_steps: 2000 -> 100"]
+        with pytest.raises(RunError, match="but no checkpoint in state/"):
+            folder.claim(facts("run.checkpoint_every_steps=9000"))
 
 
 def test_checkpoints_without_a_configuration_are_refused(tmp_path):
@@ -100,6 +121,10 @@ def test_checkpoints_without_a_configuration_are_refused(tmp_path):
         '{"config": {}, "dataset": []}',
         '{"config": {}, "dataset": {"image_size": 28, "channels": 1}}',
         '{"config": {}, "dataset": DATASET, "environment": 3}',
+        '{"config": {}, "dataset": DATASET, "parent": 3}',
+        '{"config": {}, "dataset": DATASET, "parent": {"run": "x"}}',
+        '{"config": {}, "dataset": DATASET, "parent": {"kind": "fork", "run": "x", '
+        '"step": "7", "digest": ""}}',
         '{"config": {}, "dataset": {"image_size": -4, "channels": 1, "num_images": 9}}',
         '{"config": {}, "dataset": {"image_size": 30, "channels": 1, "num_images": 9}}',
         '{"config": {}, "dataset": {"image_size": 28, "channels": 2, "num_images": 9}}',
@@ -154,7 +179,8 @@ def test_what_a_killed_owner_was_writing_is_removed(tmp_path):
 def test_equal_images_at_another_path_continue_the_run(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.claim(facts("data.dataset=here/set"))
-        assert folder.claim(facts("data.dataset=there/set"))
+        _, changes = folder.claim(facts("data.dataset=there/set"))
+        assert changes == ["data.dataset: here/set -> there/set"]
         assert read_run(tmp_path).config.data.dataset == "there/set"
         with pytest.raises(RunError, match="have changed"):  # other images
             folder.claim(facts("data.dataset=there/set", digest="cd"))

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import keras
@@ -11,11 +12,17 @@ import tensorflow as tf
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import (
+    EventAccumulator as TensorBoardReader,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from config.loader import to_dict
 from config.schema import Config
+from gan.run.folder import RunFolder, read_run
 from gan.run.log import RunLog, describe, tensorboard_tag
 from gan.step import METRICS
+from gan.training import train
 
 VALUES = dict.fromkeys(METRICS, 0.5) | {
     "speed/images_per_second": 100.0,
@@ -269,3 +276,27 @@ def test_colour_grids_are_stored_as_such(log):
         log.grid(7, grid)
     path = log.directory / "samples" / "step-00000007.png"
     np.testing.assert_array_equal(pixels(path), grid)
+
+
+def test_tensorboard_shows_steps_that_are_done_again_once(run, images, monkeypatch):
+    """As after a kill at step 12: it goes on after step 10 and logs 11 and 12 again."""
+
+    def again(step):
+        shutil.rmtree(run / "state" / f"step-{step:08d}")
+        with RunFolder(run) as folder:
+            train(read_run(run).config, images, folder)
+        found = TensorBoardReader(str(run), tensor_size_guidance={"scalars": 0})
+        found.Reload()
+        return [[event.step for event in found.Tensors(tag)] for tag in tags]
+
+    tags = "loss/g", "samples/ema", "config"
+    assert again(12) == [[*range(1, 13)], [0, 6, 12], [-1, 10]]
+    # The negative control: without the event that starts a session.
+    monkeypatch.setattr(RunLog, "_start_session", lambda *_: None)
+    assert again(12)[:2] == [[*range(1, 13), 11, 12], [0, 6, 12, 12]]
+
+
+def test_the_trial_in_tensorboard_has_the_name_of_the_folder(trained):
+    found = events(trained)
+    data = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert HParamsPluginData.FromString(data).session_start_info.group_name == "tiny"

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 import train as program
 from config.loader import load_config
 from config.schema import ConfigError
-from gan.run.checkpoint import available, read, restore_newest, save
+from gan.run.checkpoint import Restored, available, read, restore_newest, save
 from gan.run.folder import RunError, RunFolder, read_run
+from gan.run.health import Alarms
 from gan.run.start import find_start, split_checkpoint
 from gan.state import build_state
-from gan.training import train
+from gan.training import read_facts, train
 
 NETWORKS = ("generator", "ema_generator", "discriminator")
 
@@ -249,15 +250,15 @@ def test_the_best_state_can_be_forked(run, tmp_path):
 
 def test_a_damaged_parent_is_passed_over_or_named(run, tmp_path):
     (run / "state" / "step-00000012" / "ckpt.index").write_bytes(b"")
-    start = find_start(tmp_path, "new", {"--fork": str(run)})
+    start = find_start(tmp_path, "new", fork=str(run))
     assert start.origin.parent.step == 10
     with pytest.raises(RunError, match="'12' .step-00000012: ckpt.index differs"):
-        find_start(tmp_path, "new", {"--fork": f"{run}@12"})
+        find_start(tmp_path, "new", fork=f"{run}@12")
 
 
 def test_a_run_with_a_parent_never_starts_from_random_weights(run, images, tmp_path):
     """Its first state is lost, as when a disk was full at the wrong moment."""
-    start = find_start(tmp_path, "new", {"--init-from": str(run)})
+    start = find_start(tmp_path, "new", init_from=str(run))
     config = start.settings
     with RunFolder(tmp_path / "new") as folder:
         train(config, images, folder, origin=start.origin, max_seconds=1e-9)
@@ -267,8 +268,12 @@ def test_a_run_with_a_parent_never_starts_from_random_weights(run, images, tmp_p
         (tmp_path / "new" / "generator.keras").unlink()
         with pytest.raises(RunError, match="has lost its first state; remove"):
             train(config, images, folder)
-        # The command that made it finds its parent again.
-        again = find_start(tmp_path, "new", {"--init-from": str(run)})
+        # The command that made it finds its parent again, but for damaged checkpoints,
+        # after which it would start over.
+        (folder.state / "corrupt-00000001-x").mkdir()
+        assert find_start(tmp_path, "new", init_from=str(run)).origin is None
+        (folder.state / "corrupt-00000001-x").rmdir()
+        again = find_start(tmp_path, "new", init_from=str(run))
         train(config, images, folder, origin=again.origin, max_seconds=1e-9)
     assert digest(tmp_path / "new") == expected
 
@@ -325,3 +330,14 @@ def test_a_budget_in_epochs_replaces_that_of_the_base():
     assert load_config(sets=["run.seed=3"], base=base).train == base.train
     with pytest.raises(ConfigError, match="unknown key train.los"):
         load_config(sets=["train.los=bce"], base=base)
+
+
+@pytest.mark.parametrize(("facts", "state"), [(None, "D-wins"), ({}, "ok")])
+def test_alarms_of_a_fork_count_from_its_first_step(facts, state):
+    """100 steps are no evidence, unless the 5,000 of the parent count, too."""
+    alarms = Alarms("bce")
+    if facts is not None:
+        read_facts(Restored(5000, facts, ()), alarms)
+    won = {"loss/d": 0.01, "d/prob_real": 0.99, "d/prob_fake": 0.01}
+    alarms.add_losses(5100, won | {"grad_norm/g": 1.0, "grad_norm/d": 1.0})
+    assert alarms.status.state == state
