@@ -49,7 +49,7 @@ from config.loader import load_config
 from config.schema import Config, UserError
 from gan import sampling, training
 from gan.data.dataset import load_for_training
-from gan.data.images import magnify, tile, to_picture, viewing_scale
+from gan.data.images import to_grid as grid
 from gan.run.folder import RunFolder, default_name, read_run, run_directory
 
 __all__ = [
@@ -257,18 +257,6 @@ def sample(
     if not chosen or min(chosen) < 0:
         raise UserError(f"seeds: received {seeds}, expected numbers from 0 on")
     return sampling.sample(open_run(place(run)).generator(checkpoint), chosen)
-
-
-def grid(
-    images_uint8: np.ndarray, columns: int | None = None, scale: int | None = None
-) -> Image.Image:
-    """Puts uint8 images (N, H, W, C) side by side into one picture to look at.
-
-    Each pixel becomes `scale` x `scale` pixels; None: about 168 px per image.
-    """
-    picture = to_picture(tile(images_uint8, columns))
-    scale = scale or viewing_scale(images_uint8.shape[2], max(picture.size))
-    return magnify(picture, scale)
 
 
 @one_line_errors()
