@@ -256,19 +256,21 @@ def video(run: Path, fps: float, out: Path, scale: int | None) -> None:
     "--out",
     type=PATH,
     required=True,
-    help="FILE.keras, FILE.tflite, or the folder of a SavedModel",
+    help="FILE.keras, FILE.onnx, FILE.tflite, or the folder of a SavedModel",
 )
 def export(run: Path, checkpoint: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
-    expect_suffix(out, ".keras", ".tflite", folder="the folder of a SavedModel")
+    folder = "the folder of a SavedModel"
+    expect_suffix(out, ".keras", ".onnx", ".tflite", folder=folder)
     loaded = load_run(run, checkpoint)
-    from gan.export import export_generator
+    from gan.export import export_generator, usage
 
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = export_generator(loaded, out)
     click.echo(
         f"generator of step {loaded.step} -> {out}; read back, its pixels differ by "
-        f"at most {difference} grey levels"
+        f"at most {difference} grey levels. To use it:\n\n{usage(loaded, out)}\n\n"
+        "Grey levels are (images + 1) * 127.5."
     )
 
 

@@ -380,6 +380,7 @@ def test_a_grid_that_is_damaged_or_a_bomb_is_one_line(run, tmp_path):
 def test_export_compares_after_a_reload(trained, tmp_path):
     code, output = call(gan, "export", trained, "--out", tmp_path / "new" / "g.keras")
     assert code == 0 and "at most 0 grey levels" in output
+    assert "images = generator(" in output and "in [-1, 1]" in output
     assert (tmp_path / "new" / "g.keras").exists()
 
 
