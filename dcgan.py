@@ -48,7 +48,7 @@ from analysis.samples import Samples, from_array, load_reference, load_samples
 from config.loader import load_config
 from config.schema import Config, UserError
 from gan import sampling, training
-from gan.data.images import magnify, tile, to_picture, viewing_scale
+from gan.data.images import to_grid as grid
 from gan.run.folder import RunFolder, default_name, read_run, run_directory
 from gan.run.start import load_for_training
 
@@ -259,18 +259,6 @@ def sample(
     return sampling.sample(open_run(place(run)).generator(checkpoint), chosen)
 
 
-def grid(
-    images_uint8: np.ndarray, columns: int | None = None, scale: int | None = None
-) -> Image.Image:
-    """Puts uint8 images (N, H, W, C) side by side into one picture to look at.
-
-    Each pixel becomes `scale` x `scale` pixels; None: about 168 px per image.
-    """
-    picture = to_picture(tile(images_uint8, columns))
-    scale = scale or viewing_scale(images_uint8.shape[2], max(picture.size))
-    return magnify(picture, scale)
-
-
 @one_line_errors()
 def layers(
     target: keras.Model | Run | str | Path,
@@ -288,14 +276,14 @@ def layers(
         what: "generator" or "discriminator" of a run or a method.
         lines: also predict which pattern each upsampling makes of constant inputs.
     """
-    if isinstance(target, keras.Model):
-        model: Any = target
-    else:
+    model: Any = target
+    expected: tuple[int, int, int | None] | None = image_shape
+    if not isinstance(target, keras.Model):
         options: Any = {"size": None, "kernel_size": None, "what": what}
-        model, image_shape = layers_command.load_target(
+        model, expected = layers_command.load_target(
             str(place(target)), weights=lines, **options
         )
-    audits = audit_model(model, image_shape)
+    audits = audit_model(model, expected)
     summary = audit_summary(model.name, audits)
     if lines:
         found = layers_command.predict_patterns(model, upsamplers(audits))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +19,7 @@ from config.loader import load_config
 from gan.command_line import Command
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.data.files import read_grids
-from gan.data.images import tile, to_picture
+from gan.data.images import magnify, to_grid, to_picture, viewing_scale
 from gan.launch import Limits, launch
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, read_run
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from gan.sampling import LoadedRun
 
 ANIMATIONS = (".gif", ".webp")
+LEAST_PX, MOST_PX = 256, 700  # sides of an animation that --scale does not set
+LABEL_PX = 20  # height of the text under a frame
+LAST_FRAME_MS = 2000
 REPAIRED = 3  # exit code of `check`
 
 option = partial(click.option, show_default=True)
@@ -40,6 +43,12 @@ checkpoint_option = option(
     help="latest, best (if the run kept one) or a step number",
 )
 out_option = partial(option, "--out", type=PATH)
+scale_option = click.option(
+    "--scale",
+    type=click.IntRange(1, 64),
+    help="Side of one pixel in the picture, in pixels.  [default: by the size of the "
+    "images, 6 for 28 px]",
+)
 
 
 @click.group()
@@ -93,16 +102,25 @@ def expect_suffix(out: Path, *suffixes: str, folder: str = "") -> None:
     default="samples.png",
     help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
 )
+@scale_option
 def sample_command(
-    run: Path, checkpoint: str, seeds: str | None, num: int | None, out: Path
+    run: Path,
+    checkpoint: str,
+    seeds: str | None,
+    num: int | None,
+    out: Path,
+    scale: int | None,
 ) -> None:
     """Makes samples with RUN's averaged generator.
 
-    The image of a seed is always the same.
+    The image of a seed is always the same. Only a grid is enlarged: an .npz or a folder
+    holds the pixels that the generator made.
     """
     if seeds and num:
         raise ValueError("received --seeds and --n, expected one of them")
     expect_suffix(out, ".png", ".npz", folder="a folder")
+    if scale and out.suffix != ".png":
+        raise ValueError(f"--scale: received with --out {out}, expected with .png")
     chosen = parse_seeds(seeds) if seeds else list(range(num or 64))
     loaded = load_run(run, checkpoint)
     from gan.sampling import sample
@@ -110,7 +128,7 @@ def sample_command(
     images_uint8 = sample(loaded.generator, chosen)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        to_picture(tile(images_uint8)).save(out)
+        to_grid(images_uint8, scale=scale).save(out)
     elif out.suffix == ".npz":
         np.savez_compressed(
             out, images=images_uint8, seeds=np.array(chosen), step=loaded.step
@@ -136,7 +154,10 @@ def sample_command(
     default="interpolation.png",
     help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
 )
-def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) -> None:
+@scale_option
+def interpolate(
+    run: Path, checkpoint: str, seeds: str, frames: int, out: Path, scale: int | None
+) -> None:
     """Interpolates between the latents of seeds, each with the next one."""
     chosen = parse_seeds(seeds)
     if len(chosen) < 2:
@@ -152,9 +173,12 @@ def interpolate(run: Path, checkpoint: str, seeds: str, frames: int, out: Path) 
     images_uint8 = renderer(loaded.generator)(points)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        to_picture(tile(images_uint8, columns=frames)).save(out)
+        to_grid(images_uint8, frames, scale).save(out)
     else:
-        animate([to_picture(image) for image in images_uint8], out, 12.0)
+        size = loaded.image_size
+        scale = scale or viewing_scale(size, size, LEAST_PX, MOST_PX)
+        pictures = [magnify(to_picture(image), scale) for image in images_uint8]
+        animate(pictures, out, 12.0)
     click.echo(f"{len(points)} images of step {loaded.step} -> {out}")
 
 
@@ -210,14 +234,23 @@ def augment_command(
 @run_argument
 @option("--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second")
 @out_option(default="training.gif", help="FILE.gif or FILE.webp")
-def video(run: Path, fps: float, out: Path) -> None:
-    """Makes a video of RUN's sample grids, in the order of training."""
+@scale_option
+def video(run: Path, fps: float, out: Path, scale: int | None) -> None:
+    """Makes a video of RUN's sample grids with their steps, in the order of training.
+
+    The last frame stays for two seconds.
+    """
     expect_suffix(out, *ANIMATIONS)
-    read_run(run)
+    image_px = read_run(run).dataset["image_size"]
     paths = sorted((run / "samples").glob("step-*.png"))
     if not paths:
         raise RunError(f"{run}/samples holds no grid yet")
-    frames = read_grids(paths)
+    frames = []
+    for path, grid in zip(paths, read_grids(paths), strict=True):
+        side = max(grid.size)
+        factor = scale or viewing_scale(image_px, side, LEAST_PX, MOST_PX)
+        step = int(path.stem.removeprefix("step-"))
+        frames.append(with_label(magnify(grid, factor), f"step {step:,}"))
     out.parent.mkdir(parents=True, exist_ok=True)
     animate(frames, out, fps)
     click.echo(f"{len(frames)} grids -> {out}")
@@ -230,19 +263,21 @@ def video(run: Path, fps: float, out: Path) -> None:
     "--out",
     type=PATH,
     required=True,
-    help="FILE.keras, FILE.tflite, or the folder of a SavedModel",
+    help="FILE.keras, FILE.onnx, FILE.tflite, or the folder of a SavedModel",
 )
 def export(run: Path, checkpoint: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
-    expect_suffix(out, ".keras", ".tflite", folder="the folder of a SavedModel")
+    folder = "the folder of a SavedModel"
+    expect_suffix(out, ".keras", ".onnx", ".tflite", folder=folder)
     loaded = load_run(run, checkpoint)
-    from gan.export import export_generator
+    from gan.export import export_generator, usage
 
     out.parent.mkdir(parents=True, exist_ok=True)
     difference = export_generator(loaded, out)
     click.echo(
         f"generator of step {loaded.step} -> {out}; read back, its pixels differ by "
-        f"at most {difference} grey levels"
+        f"at most {difference} grey levels. To use it:\n\n{usage(loaded, out)}\n\n"
+        "Grey levels are (images + 1) * 127.5."
     )
 
 
@@ -351,10 +386,21 @@ def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> Non
     raise SystemExit(launch(command, workers, Limits(**limits), report))
 
 
+def with_label(picture: Image.Image, text: str) -> Image.Image:
+    """Adds a line of text under a picture."""
+    labelled = ImageOps.pad(
+        picture, (picture.width, picture.height + LABEL_PX), centering=(0, 0)
+    )
+    font = ImageFont.load_default(LABEL_PX - 6)
+    ImageDraw.Draw(labelled).text((4, picture.height + 1), text, "white", font)
+    return labelled
+
+
 def animate(frames: list[Image.Image], out: Path, fps: float) -> None:
     """Stores frames as an endless GIF or WebP; `lossless` is an option of WebP."""
+    durations = [round(1000 / fps)] * (len(frames) - 1) + [LAST_FRAME_MS]
     options: dict[str, Any] = {"loop": 0, "lossless": True, "append_images": frames[1:]}
-    frames[0].save(out, save_all=True, duration=round(1000 / fps), **options)
+    frames[0].save(out, save_all=True, duration=durations, **options)
 
 
 if __name__ == "__main__":

@@ -273,8 +273,10 @@ def test_sample_writes_a_grid_an_archive_or_single_pictures(trained, tmp_path):
     args = ("sample", trained, "--seeds", "3,5-6", "--out")
     code, output = call(gan, *args, tmp_path / "new" / "g.png")
     assert code == 0 and "3 images of step 12" in output
-    grid = pixels(tmp_path / "new" / "g.png")
-    np.testing.assert_array_equal(grid, tile(expected)[..., 0])
+    large = np.kron(tile(expected)[..., 0], np.ones((6, 6), np.uint8))
+    np.testing.assert_array_equal(pixels(tmp_path / "new" / "g.png"), large)
+    assert call(gan, *args, tmp_path / "one.png", "--scale", 1)[0] == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "one.png"), large[::6, ::6])
     assert call(gan, *args, tmp_path / "s.npz")[0] == 0
     with np.load(tmp_path / "s.npz", allow_pickle=False) as stored:
         np.testing.assert_array_equal(stored["images"], expected)
@@ -297,6 +299,8 @@ def test_sample_writes_a_grid_an_archive_or_single_pictures(trained, tmp_path):
         ("sample RUN --seeds 5-3", "--seeds: received '5-3'"),
         ("sample RUN --seeds 1 --n 2", "expected one of them"),
         ("sample RUN --n 0", "0 is not in the range"),
+        ("sample RUN --scale 2 --out x.npz", "--scale: received with --out x.npz"),
+        ("sample RUN --scale 0", "0 is not in the range"),
         ("sample RUN --out FILE/x/y.png", "Not a directory"),
         ("sample RUN --out FILE", "File exists"),
         ("interpolate RUN --seeds 4", "expected at least two"),
@@ -315,7 +319,7 @@ def test_bad_requests_are_one_line(trained, tmp_path, args, message):
 def test_interpolation_passes_through_its_stations(trained, tmp_path):
     ends = sample(open_run(trained).generator, [1, 2, 3])
     args = ("interpolate", trained, "--seeds", "1-3", "--frames", 5, "--out")
-    assert call(gan, *args, tmp_path / "i.png")[0] == 0
+    assert call(gan, *args, tmp_path / "i.png", "--scale", 1)[0] == 0
     grid = pixels(tmp_path / "i.png")
     assert grid.shape == (2 * 29 - 1, 5 * 29 - 1)
     for row, column, end in ((0, 0, 0), (0, 4, 1), (1, 0, 1), (1, 4, 2)):
@@ -325,6 +329,7 @@ def test_interpolation_passes_through_its_stations(trained, tmp_path):
     for name in ("i.gif", "i.webp"):
         assert call(gan, *args, tmp_path / name)[0] == 0
         assert num_frames(tmp_path / name) >= 9  # GIF stores a repeated frame once
+        assert pixels(tmp_path / name).shape == (280, 280)  # 10 times as large
 
 
 def test_interpolation_keeps_to_the_arc():
@@ -336,14 +341,29 @@ def test_interpolation_keeps_to_the_arc():
     assert slerp(start, end, 3).dtype == np.float32
 
 
-def test_a_video_shows_the_grids_of_this_run_in_order(run, tmp_path):
+def test_a_video_shows_the_grids_of_this_run_in_order_with_their_steps(run, tmp_path):
     (run / "samples" / "aaa.png").write_bytes(b"not one of its grids")
-    code, output = call(gan, "video", run, "--fps", 2, "--out", tmp_path / "v.webp")
+    args = "video", run, "--fps", 2, "--out"
+    code, output = call(gan, *args, tmp_path / "v.webp")
     assert code == 0 and "3 grids" in output
     assert num_frames(tmp_path / "v.webp") == 3
+    labels = []
     for frame, step in enumerate((0, 6, 12)):
         grid = pixels(run / "samples" / f"step-{step:08d}.png")
-        np.testing.assert_array_equal(pixels(tmp_path / "v.webp", frame), grid)
+        shown = pixels(tmp_path / "v.webp", frame)
+        side = 6 * len(grid)  # of 3 x 3 images of 28 px with gaps
+        np.testing.assert_array_equal(shown[3:side:6, 3::6], grid)
+        labels.append(shown[side:].tobytes())
+        assert shown.shape == (side + 20, side) and shown[side:].max() > 200
+    assert len(set(labels)) == 3
+    assert call(gan, *args, tmp_path / "v.gif", "--scale", 4)[0] == 0
+    durations = []
+    with Image.open(tmp_path / "v.gif") as picture:
+        assert picture.info["loop"] == 0 and picture.size == (4 * 86, 4 * 86 + 20)
+        for frame in range(3):
+            picture.seek(frame)
+            durations.append(picture.info["duration"])
+    assert durations == [500, 500, 2000]
     for path in (run / "samples").iterdir():
         path.unlink()
     assert "holds no grid yet" in refused(gan, "video", run)
@@ -364,6 +384,7 @@ def test_a_grid_that_is_damaged_or_a_bomb_is_one_line(run, tmp_path):
 def test_export_compares_after_a_reload(trained, tmp_path):
     code, output = call(gan, "export", trained, "--out", tmp_path / "new" / "g.keras")
     assert code == 0 and "at most 0 grey levels" in output
+    assert "images = generator(" in output and "in [-1, 1]" in output
     assert (tmp_path / "new" / "g.keras").exists()
 
 

@@ -29,7 +29,7 @@ def draw_training(
     panels = figure.subplots(1, len(keys), squeeze=False)[0]
     steps = {step for points in sources.values() for step, _ in points if step >= 0}
     for axes, key in zip(panels, keys, strict=True):
-        for (label, points), style in styles(sources.items()):
+        for (label, points), style in styles([*sources.items()]):
             x, y = zip(*((step, scores[key]) for step, scores in points), strict=True)
             if min(x) >= 0:
                 axes.plot(x, y, label=label, **style)

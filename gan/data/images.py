@@ -61,6 +61,19 @@ def magnify(picture: Image.Image, scale: int) -> Image.Image:
     return ImageOps.scale(picture, scale, Image.Resampling.NEAREST)
 
 
+def to_grid(
+    images_uint8: np.ndarray, columns: int | None = None, scale: int | None = None
+) -> Image.Image:
+    """Puts uint8 images (N, H, W, C) side by side into one picture to look at.
+
+    Each pixel becomes `scale` x `scale` pixels; None: an image becomes about VIEWED_PX
+    wide.
+    """
+    grid = to_picture(tile(images_uint8, columns))
+    scale = scale or viewing_scale(images_uint8.shape[2], max(grid.size))
+    return magnify(grid, scale)
+
+
 def viewing_scale(
     image_px: int, picture_px: int, least_px: int = 0, most_px: int = 1400
 ) -> int:

@@ -9,7 +9,25 @@ from gan.data.images import (
     tile,
     to_float,
     to_uint8,
+    viewing_scale,
 )
+
+
+@pytest.mark.parametrize(
+    ("image_px", "picture_px", "limits", "scale"),
+    [
+        (28, 231, (0, 1400), 6),  # a grid of 8 x 8
+        (28, 28, (256, 700), 10),
+        (28, 231, (256, 700), 3),
+        (64, 519, (0, 1400), 2),
+        (256, 256, (256, 700), 1),
+        (28, 2899, (0, 1400), 1),  # 100 x 100 images are large enough
+    ],
+)
+def test_pictures_to_look_at_are_enlarged_by_whole_factors(
+    image_px, picture_px, limits, scale
+):
+    assert viewing_scale(image_px, picture_px, *limits) == scale
 
 
 def test_every_grey_level_stays_the_same_as_float_and_back():
