@@ -289,7 +289,7 @@ def test_tensorboard_shows_steps_that_are_done_again_once(run, images, monkeypat
         found.Reload()
         return [[event.step for event in found.Tensors(tag)] for tag in tags]
 
-    tags = "loss/g", "samples/ema", "config"
+    tags = "1 loss/g", "2 samples/ema", "config"
     assert again(12) == [[*range(1, 13)], [0, 6, 12], [-1, 10]]
     # The negative control: without the event that starts a session.
     monkeypatch.setattr(RunLog, "_start_session", lambda *_: None)
@@ -300,3 +300,11 @@ def test_the_trial_in_tensorboard_has_the_name_of_the_folder(trained):
     found = events(trained)
     data = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert HParamsPluginData.FromString(data).session_start_info.group_name == "tiny"
+
+
+def test_runs_are_compared_by_their_quality(trained):
+    found = events(trained)
+    data = found.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(data).experiment
+    assert experiment.metric_infos[0].name.tag == "4 quality/fcd"
+    assert "train.batch_size" in {info.name for info in experiment.hparam_infos}
