@@ -19,12 +19,13 @@ from rich.table import Table
 
 from config.loader import load_config, to_dict
 from config.schema import Config, ConfigError, UserError
-from config.sizes import resolve, with_widths
+from config.sizes import with_widths
 from gan.command_line import Command, option, setting_options, start_options
 from gan.data.dataset import BUNDLED
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
+from gan.run.listing import closing_lines
 from gan.run.start import Origin, find_start, load_for_training
 
 if TYPE_CHECKING:
@@ -188,8 +189,8 @@ def run(
             strategy=strategy,
             origin=origin,
         )
-    grids = (directory / "samples").glob("step-*.png")
-    say(f"newest samples: {max(grids, default='none')}")
+    for line in closing_lines(directory):
+        say(line)
     if outcome.stop:
         command = shlex.join(["python", *sys.argv])
         say(f"{outcome.stop} after step {outcome.step}; continue with: {command}")
@@ -201,12 +202,10 @@ def run(
 
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
-    size = config.data.image_size
-    is_whole = not config.data.limit and not config.data.skin_tones
-    if config.data.dataset in BUNDLED and is_whole:
-        num_images, own_size = BUNDLED[config.data.dataset]
-        config = resolve(config, num_images, size or own_size)
-    elif size:
+    size, name = config.data.image_size, config.data.dataset
+    if name in BUNDLED or Path(name).expanduser().exists():
+        config, _ = load_for_training(config)
+    elif size:  # a data set of tensorflow-datasets is not downloaded for a plan
         config = replace(config, model=with_widths(config.model, size))
     console = Console(highlight=False)
     title = escape(f"run folder: {directory}")

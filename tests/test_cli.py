@@ -100,6 +100,9 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     assert "budget: epochs x images / batch size steps" in limited
     _, emoji = call(train.main, "--dry-run", "--dataset", "emoji")
     assert "budget: 1075 steps of 16 images" in emoji  # 9 x 1911 / 16
+    np.save(tmp_path / "own.npy", np.full((400, 48, 48), 255, np.uint8))
+    _, own = call(train.main, "--dry-run", "--dataset", tmp_path / "own.npy")
+    assert "budget: 225 steps of 16 images" in own  # 9 x 400 / 16
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED_FILE = ASSETS / "fashion_mnist.npz"
 BUNDLED_TRAIN_IMAGES = 60_000  # in that file
 EMOJI_FILE = ASSETS / "emoji.npz"
-# Number of training images and their size in px.
-BUNDLED = {"fashion_mnist": (BUNDLED_TRAIN_IMAGES, 28), "emoji": (1_911, 64)}
+BUNDLED = ("fashion_mnist", "emoji")
 DARK_LEVEL = 64  # images without a brighter pixel get a note
 LARGEST_OWN_SIZE = 128  # px; larger images are shrunk unless a size is asked for
 

@@ -78,7 +78,8 @@ def summarize(directory: Path, base: Path) -> RunSummary:
     except RunError as error:
         problem = str(error)
     running = is_running(directory)
-    step, alarms = read_log(directory / "log.jsonl")
+    values, alarms = read_log(directory / "log.jsonl")
+    step = int(values.get("step", 0))
     if not running:
         found = available(directory / "state")
         step = found[0][0] if found else 0
@@ -137,18 +138,42 @@ def read_best(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def read_log(path: Path) -> tuple[int, tuple[str, ...]]:
-    """The last step in a log, and the names of the alarms in it."""
-    step, alarms = 0, []
+def closing_lines(directory: Path) -> list[str]:
+    """What a reader wants to know of a run at its end: quality, alarms, samples."""
+    values, alarms = read_log(directory / "log.jsonl")
+    lines = []
+    if best := read_best(directory / "best"):
+        (step, _), score = available(directory / "best")[0], best["score"]
+        name = score.partition("/")[0]
+        others = {
+            "last": values.get(score),
+            "real images": values.get(f"{score}-floor"),
+        }
+        known = [f"{k} {v:.3g}" for k, v in others.items() if isinstance(v, float)]
+        text = f"best: {name} {best['value']:.3g} at step {step}"
+        lines.append(f"{text} ({', '.join(known)})" if known else text)
+    if alarms:
+        lines.append(
+            f"warning: alarms in this run: {', '.join(alarms)}; what to do: "
+            "docs/normal.md"
+        )
+    grids = (directory / "samples").glob("step-*.png")
+    return [*lines, f"newest samples: {max(grids, default='none')}"]
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The last value of each name in a log, and the names of the alarms in it."""
+    last: dict[str, Any] = {}
+    alarms = []
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     for line in text.splitlines():
         try:
             values = json.loads(line)
-            step = int(values["step"])
+            last |= values | {"step": int(values["step"])}
             alarms.append(str(values.get("alarm", "ok")).partition(":")[0])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-    return step, tuple(name for name in dict.fromkeys(alarms) if name != "ok")
+    return last, tuple(name for name in dict.fromkeys(alarms) if name != "ok")
 
 
 def remove_run(directory: Path) -> None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from gan.__main__ import main
 from gan.run.folder import RunFolder
+from gan.run.listing import closing_lines
 from gan.run.manifest import checksum, verify
 from tests.gan.run.test_checkpoint import flip
 
@@ -139,3 +140,18 @@ def test_a_run_in_use_is_not_removed(run):
         code, output = call("remove", "--yes", run)
     assert code == 1 and "is in use; stop that process first" in output
     assert (run / "state" / "step-00000012").exists()
+
+
+def test_a_run_ends_with_its_best_step_and_its_alarms(run):
+    grid = f"newest samples: {run / 'samples' / 'step-00000012.png'}"
+    assert closing_lines(run) == [grid]
+    keep_best(run, score="fcd1k/x-validation", value=1.25)
+    with (run / "log.jsonl").open("a") as log:
+        for values in (
+            {"fcd1k/x-validation": 1.25, "fcd1k/x-validation-floor": 0.75},
+            {"fcd1k/x-validation": 2.5, "alarm": "D-wins: x"},
+        ):
+            log.write(json.dumps({"step": 12} | values) + "\n")
+    best, alarm, last = closing_lines(run)
+    assert best == "best: fcd1k 1.25 at step 12 (last 2.5, real images 0.75)"
+    assert alarm.startswith("warning: alarms in this run: D-wins;") and last == grid
