@@ -2,7 +2,7 @@
 
 For each layer the audit compares the shape predicted from its hyper-parameters with the
 shape that Keras built, and the values that it computes with those that its geometry
-demands. It then lists the rules that the layer breaks: E1-E4 and W1-W6 of
+demands. It then lists the rules that the layer breaks: E1, E2, E4, W1-W6 and W10 of
 `arithmetic.findings`, and here E6 predicted shape differs, E7 computed values differ,
 W7 final size, W8 final range, W9 backends differ, I1 spectral line of equal weights, I2
 all layers so far, I3 padding by input size.
