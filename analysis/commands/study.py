@@ -73,7 +73,12 @@ DEFAULT_METHODS = (
     type=click.IntRange(1),
     help="Runs at the same time; default: one per GPU, or one on all cores.",
 )
-@option("--n", "num_images", default=10_000, help="Samples per measurement.")
+@option(
+    *("--n", "num_images"),
+    type=click.IntRange(1),
+    default=10_000,
+    help="Samples per measurement.",
+)
 @option(
     "--plan", "only_plan", is_flag=True, help="Show the runs and their time, then stop."
 )
