@@ -370,7 +370,7 @@ def pad_axis(input_size: int, before: int, after: int) -> AxisGeometry:
 
 
 def findings(axis: AxisGeometry) -> tuple[Finding, ...]:
-    """The rules E1-E4, W1-W6 and W10 of this axis; warnings only if it can run."""
+    """The rules that this axis breaks; warnings only if it can run."""
     if not axis.feasible or axis.kind not in ("conv", "transpose"):
         return axis.problems
     k, s, reach = axis.kernel, axis.stride, axis.effective_kernel
@@ -393,8 +393,8 @@ def findings(axis: AxisGeometry) -> tuple[Finding, ...]:
         W5=(
             fewer > 0,
             f"{fewer} of {axis.output_size} positions, within {before} + {after} px "
-            "of the ends, get fewer taps than the others, which can show as a frame: "
-            "if it does, make a larger map and crop it",
+            "of the ends, get fewer taps than on an endless map, which can show as a "
+            "frame: if it does, make a larger map and crop it",
         ),
         W6=(
             reach > extent,
@@ -445,8 +445,8 @@ def _zero_findings(axis: AxisGeometry) -> Iterator[Finding]:
         ),
         "dilation": (
             "W10",
-            f"the taps lie {d} px apart and too few inputs lie there: choose a "
-            "smaller dilation or a larger map",
+            f"the taps lie {d} px apart and the map ends before its inputs fill the "
+            "gaps: choose a smaller dilation or a larger map",
         ),
     }
     for cause, zero in axis.zero_positions.items():

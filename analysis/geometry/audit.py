@@ -2,7 +2,7 @@
 
 For each layer the audit compares the shape predicted from its hyper-parameters with the
 shape that Keras built, and the values that it computes with those that its geometry
-demands. It then lists the rules that the layer breaks: E1-E4 and W1-W6 of
+demands. It then lists the rules that the layer breaks: E1, E2, E4, W1-W6 and W10 of
 `arithmetic.findings`, and here E6 predicted shape differs, E7 computed values differ,
 W7 final size, W8 final range, W9 backends differ, I1 spectral line of equal weights, I2
 all layers so far, I3 padding by input size.
@@ -41,15 +41,13 @@ from analysis.geometry.keras_layers import (
 
 Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes)
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-
-
 # These layers and operations leave values in [-1, 1] there.
 KEEP_RANGE = (
     *(*REARRANGING, *PADDINGS, *CROPPINGS, *POOLS, *UPSAMPLINGS, layers.Resizing),
     *(layers.Concatenate, layers.Average, layers.Identity, layers.Dropout),
 )
 REARRANGE = ("Concatenate", "DepthToSpace", "GetItem", "Reshape", "Transpose")
-WRONG = "trust no number of this layer, and report it with the version of Keras"
+WRONG = "trust no number here, and check the layer and the version of Keras"
 NO_TORCH_LAYER = "PyTorch has no layer of this kernel, stride and size: pad or crop"
 ROUNDING_PERCENT = 1e-9  # of a Fourier transform of small whole numbers
 RECTIFIERS = layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU
@@ -188,7 +186,7 @@ def _compare(
 ) -> tuple[str, list[Finding]]:
     """Why the layer is not checked, or "", and the errors found in checking it."""
     if built is None or built[1:] != geometry.output_shape[1:]:
-        text = f"predicted output {geometry.output_shape[1:]}, built {built}: {WRONG}"
+        text = f"predicted output {geometry.output_shape[1:]}, built {built}"
         return _difference(layer, "E6", text)
     axes = geometry.axes
     if not all(axis.feasible for axis in axes):
@@ -201,11 +199,11 @@ def _compare(
         return str(error), []
     expected = values.expected_values(layer, axes)
     if computed.shape != expected.shape:
-        text = f"predicted {expected.shape} px, computed {computed.shape}: {WRONG}"
+        text = f"predicted {expected.shape} px, computed {computed.shape}"
         return _difference(layer, "E6", text)
     shift = values.shift_between(computed, expected)
     if shift is None:
-        text = f"the computed values are not those predicted: {WRONG}"
+        text = "the computed values are not those predicted"
         return _difference(layer, "E7", text)
     text = f"right size, but the values lie {shift} px from the prediction: {WRONG}"
     return "", [Finding("E7", "error", text)] if any(shift) else []
@@ -214,7 +212,7 @@ def _compare(
 def _difference(layer: Any, code: str, text: str) -> tuple[str, list[Finding]]:
     """An error of a Keras layer; a custom subclass may compute something else."""
     if _is_keras(layer):
-        return "", [Finding(code, "error", text)]
+        return "", [Finding(code, "error", f"{text}: {WRONG}")]
     return f"a custom layer with an arithmetic of its own: {text}", []
 
 
@@ -341,11 +339,9 @@ def _final_findings(
         text = f"the output is {given}, but the images are {wanted}: change the first "
         yield Finding("W7", "warning", text + "map, the strides or the filters")
     if activation and activation not in FULL_RANGE:
-        text = (
-            "the images lie in [-1, 1], but the last layer that changes the range has "
-            f"the activation {activation}: end with tanh"
-        )
-        yield Finding("W8", "warning", text)
+        what = "no activation" if activation == "none" else f"activation {activation}"
+        text = "the images lie in [-1, 1], but the last layer that changes the range "
+        yield Finding("W8", "warning", f"{text}has {what}: end with tanh")
 
 
 def _inner_layers(parent: Any, prefix: str) -> Iterator[LayerAudit]:

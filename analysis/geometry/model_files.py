@@ -200,7 +200,7 @@ def _check_text(text: str, key: str) -> None:
         what = f"the text for {key[:MAX_TEXT]!r}"
         raise ModelFileError(f"{what} is too long or not printable")
     if key.endswith("activation") and text not in ACTIVATIONS:
-        raise ModelFileError(f"activation {text!r} is not allowed")
+        raise ModelFileError(f"activation {text!r} is not allowed: only Keras' own are")
 
 
 def _is_read(layer: dict[str, Any]) -> bool:

@@ -74,7 +74,10 @@ def test_no_rule_of_same_padding_is_reported_for_a_valid_layer():
 def test_the_all_ones_line_is_the_transform_of_the_overlap():
     audits = assert_predicted(build_generator(ModelConfig()))
     text = next(f.text for f in audits["stage3_upsample"].findings if f.code == "I1")
-    assert "line at 1/2 with 20 % of the mean" in text  # (3-2)/(3+2)
+    assert "line at 1/2 cycles per pixel with 20 % of the mean" in text  # (3-2)/(3+2)
+    even = audit_model(one_layer(layers.Conv2DTranspose(1, 6, 3), 4, 4, 1))
+    (text,) = [f.text for f in even[0].findings if f.code == "I1"]
+    assert text.endswith("a constant input gives no spectral line")
 
 
 @pytest.mark.parametrize("upsample", ["resize-nearest", "resize-bilinear"])
@@ -502,12 +505,16 @@ def test_the_range_of_every_output_is_judged():
     }
     audits = audit_model(keras.Model(inputs, outputs), (8, 8, 1))
     found = {
-        audit.name: finding.text.split("activation ")[1].split(":")[0]
+        audit.name: finding.text.split(" has ")[1].split(":")[0]
         for audit in audits
         for finding in audit.findings
         if finding.code == "W8"
     }
-    assert found == {"bad": "sigmoid", "scaled": "none", "relu": "ReLU"}
+    assert found == {
+        "bad": "activation sigmoid",
+        "scaled": "no activation",
+        "relu": "activation ReLU",
+    }
 
 
 def test_the_range_of_a_nested_head_is_not_that_of_the_layer_listed_last():
