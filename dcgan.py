@@ -210,7 +210,7 @@ def train_in(
     """Trains or continues the run of a folder."""
     if max_minutes is not None and not max_minutes > 0:  # also refuses NaN
         raise UserError(f"max_minutes: received {max_minutes:g}, expected more than 0")
-    console = Console(force_jupyter=False)
+    console = Console(force_jupyter=False, force_terminal=False)  # plain lines
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -106,7 +106,8 @@ def test_a_preset_and_settings_give_the_name_of_the_command(tmp_path, monkeypatc
     assert (config.train.num_steps, minutes, observe) == (3, 2, True)
 
 
-def test_layers_of_a_run_and_of_a_model_in_memory(trained):
+def test_layers_of_a_run_and_of_a_model_in_memory(trained, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as the kernel of a notebook has it
     equal_to_command(dcgan.layers(dcgan.Run(trained)), "layers", trained)
     equal_to_command(dcgan.layers("resize", what="discriminator"),
                      "layers", "resize", "--what", "discriminator")  # fmt: skip
