@@ -383,6 +383,12 @@ def places(sources: Sequence[Source]) -> list[str | Samples]:
     """Returns what the commands take for some sources."""
     if not sources:
         raise UserError("received no source, expected a run, a path or from_array(...)")
+    names = [source.name for source in sources if isinstance(source, Samples)]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"received arrays called {', '.join(names)}, expected another name for "
+            "each: from_array(images, name)"
+        )
     return [place(source) for source in sources]
 
 

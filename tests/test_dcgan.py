@@ -193,6 +193,7 @@ def test_quality_of_files_and_arrays(tmp_path, real, made):
         (lambda: dcgan.spectra("nowhere"), "expected a run, an .npz file or a folder"),
         (lambda: dcgan.spectra(np.zeros((600, 28, 28))), "received ndarray, exp"),
         (lambda: dcgan.compare(), "received no source"),
+        (lambda: dcgan.quality(*2 * [SAMPLES]), "arrays called images, images"),
         (lambda: dcgan.quality("RUN", reference="fashion"), "nearest: fashion_mnist"),
         (lambda: dcgan.from_array(np.ones((600, 8, 8))), "or the values of black and"),
         (lambda: dcgan.from_array(NOISE, value_range=(0, 1)), "expected [0, 1]"),
@@ -212,6 +213,7 @@ def test_mistakes_are_one_line(trained, monkeypatch, tmp_path, call, message):
 
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, (600, 8, 8))
+SAMPLES = dcgan.from_array(NOISE, value_range=(-1, 1))
 
 
 def test_every_public_name_is_documented():
