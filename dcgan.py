@@ -210,7 +210,7 @@ def train_in(
     """Trains or continues the run of a folder."""
     if max_minutes is not None and not max_minutes > 0:  # also refuses NaN
         raise UserError(f"max_minutes: received {max_minutes:g}, expected more than 0")
-    console = Console(force_jupyter=False)
+    console = Console(force_jupyter=False, force_terminal=False)  # plain lines
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -383,6 +383,12 @@ def places(sources: Sequence[Source]) -> list[str | Samples]:
     """Returns what the commands take for some sources."""
     if not sources:
         raise UserError("received no source, expected a run, a path or from_array(...)")
+    names = [source.name for source in sources if isinstance(source, Samples)]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"received arrays called {', '.join(names)}, expected another name for "
+            "each: from_array(images, name)"
+        )
     return [place(source) for source in sources]
 
 

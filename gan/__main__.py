@@ -388,9 +388,7 @@ def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> Non
 
 def with_label(picture: Image.Image, text: str) -> Image.Image:
     """Adds a line of text under a picture."""
-    labelled = ImageOps.pad(
-        picture, (picture.width, picture.height + LABEL_PX), centering=(0, 0)
-    )
+    labelled = ImageOps.expand(picture, (0, 0, 0, LABEL_PX))  # left, top, right, bottom
     font = ImageFont.load_default(LABEL_PX - 6)
     ImageDraw.Draw(labelled).text((4, picture.height + 1), text, "white", font)
     return labelled

@@ -66,7 +66,7 @@ def to_onnx(run: LoadedRun, out: Path) -> Infer:
     if (precision := run.config.train.precision) != "float32":
         raise RunError(
             f"{out}: received a run of precision {precision}, expected float32; "
-            ".keras, .tflite and SavedModel take it"
+            ".keras takes every precision"
         )
     try:
         import onnxruntime

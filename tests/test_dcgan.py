@@ -105,7 +105,8 @@ def test_a_preset_and_settings_give_the_name_of_the_command(tmp_path, monkeypatc
     assert (config.train.num_steps, minutes, observe) == (3, 2, True)
 
 
-def test_layers_of_a_run_and_of_a_model_in_memory(trained):
+def test_layers_of_a_run_and_of_a_model_in_memory(trained, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as the kernel of a notebook has it
     equal_to_command(dcgan.layers(dcgan.Run(trained)), "layers", trained)
     equal_to_command(dcgan.layers("resize", what="discriminator"),
                      "layers", "resize", "--what", "discriminator")  # fmt: skip
@@ -191,6 +192,7 @@ def test_quality_of_files_and_arrays(tmp_path, real, made):
         (lambda: dcgan.spectra("nowhere"), "expected a folder of images, an .npz or"),
         (lambda: dcgan.spectra(np.zeros((600, 28, 28))), "received ndarray, exp"),
         (lambda: dcgan.compare(), "received no source"),
+        (lambda: dcgan.quality(*2 * [SAMPLES]), "arrays called images, images"),
         (lambda: dcgan.quality("RUN", reference="fashion"), "nearest: fashion_mnist"),
         (lambda: dcgan.from_array(np.ones((600, 8, 8))), "values from -1 to 1"),
         (lambda: dcgan.from_array(NOISE, value_range=(0, 1)), "values from 0 to 1"),
@@ -210,6 +212,7 @@ def test_mistakes_are_one_line(trained, monkeypatch, tmp_path, call, message):
 
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, (600, 8, 8))
+SAMPLES = dcgan.from_array(NOISE, value_range=(-1, 1))
 
 
 def test_every_public_name_is_documented():

@@ -1,16 +1,19 @@
 """The command `python -m analysis quality`."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy import ndimage
 
-from analysis.commands.quality import command
+from analysis.commands import quality
+from analysis.commands.quality import Scores, command, load_all
 from analysis.quality import reference
 from analysis.quality.extractor import ASSETS
 from analysis.quality.reference import add_noise, subset
+from analysis.samples import Samples
 from config.schema import DataConfig
 
 
@@ -68,6 +71,32 @@ def test_rows_are_named_by_what_differs_between_sources(
     assert list(found["scores"])[:3] == ["one.npz", "two.npz", "floor"]
     name = f"fcd_n600/{found['extractor']}"
     assert found["scores"]["two.npz"][name] > 5 * found["scores"]["one.npz"][name]
+
+
+def test_the_figure_has_a_labelled_line_for_each_source(monkeypatch):
+    """Two runs with two and one checkpoints, and images of another program."""
+
+    def samples(path, step):
+        name, facts = path.rpartition("/")[2], {} if step < 0 else {"step": step}
+        return Samples(np.zeros((1, 4, 4, 1), np.uint8), name, "run", "", facts)
+
+    steps = {"runs/a": [100, 300], "runs/b": [200], "runs/other.npz": [-1]}
+    monkeypatch.setattr(
+        quality,
+        "load",
+        lambda path, *_: {f"step {s}": samples(path, s) for s in steps[path]},
+    )
+    loaded = load_all(list(steps), 1, "all")
+    assert list(loaded) == ["a", "b", "other.npz"]
+    values = iter([4.0, 2.0, 3.0, 5.0])
+    rows = {row: {"fcd": next(values)} for group in loaded.values() for row in group}
+    real = SimpleNamespace(name=lambda key: key)
+    figure = Scores(real, loaded, rows, {"floor": {"fcd": 1.0}}).draw_training()
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert [text.get_text() for text in figure.legends[0].texts] == list(loaded)
+    assert lines["a"].get_xydata().tolist() == [[100, 4], [300, 2]]
+    assert lines["b"].get_xydata().tolist() == [[200, 3]]
+    assert lines["other.npz"].get_xydata().tolist() == [[0, 5], [1, 5]]
 
 
 def test_few_real_images_in_colour_get_what_their_number_allows(tmp_path, monkeypatch):
