@@ -87,6 +87,7 @@ def test_help_plan_and_refusals_do_not_wait_for_tensorflow():
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
+@pytest.mark.reported
 def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     code, output = call(
         train.main, "--dry-run", "--runs-dir", tmp_path / "r", "--seed", 3

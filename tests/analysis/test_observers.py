@@ -172,6 +172,7 @@ def test_no_alarm_is_raised_before_the_first_step_for_it(quality_observer, real)
     assert alarm(quality_observer, few, step=100) != ""
 
 
+@pytest.mark.reported
 def test_too_few_images_are_refused(tmp_path, real):
     np.savez(tmp_path / "few.npz", images=real[:20])
     with pytest.raises(UserError, match="received 16 training images, expected .* 20"):

@@ -43,6 +43,7 @@ def test_floats_are_rounded_to_uint8(real: np.ndarray, tmp_path):
         assert len(samples.notes) == 1  # that these are few images
 
 
+@pytest.mark.reported
 def test_a_range_that_is_not_sure_is_asked_for(real: np.ndarray, tmp_path):
     """Values of 0 to 1 with errors of rounding below 0 are not of -1 to 1."""
     floats = real / np.float32(255)
@@ -58,6 +59,7 @@ def test_a_range_that_is_not_sure_is_asked_for(real: np.ndarray, tmp_path):
             load_samples(path, value_range=wrong)
 
 
+@pytest.mark.reported
 def test_other_layouts_of_arrays_are_read(real: np.ndarray, tmp_path):
     np.save(tmp_path / "one.npy", real)
     colour = np.repeat(real[:, np.newaxis], 3, axis=1)  # (N, 3, H, W), as in PyTorch
@@ -136,6 +138,7 @@ def test_a_folder_is_read_in_the_order_of_names(real: np.ndarray, tmp_path):
         load_samples(tmp_path)
 
 
+@pytest.mark.reported
 def test_pictures_are_measured_as_they_are_trained_on(real: np.ndarray, tmp_path):
     """An unreadable file is named, a turned picture upright, grey becomes colour."""
     colour = np.repeat(real[:520, 2:, :, np.newaxis], 3, axis=3)  # 26 x 28

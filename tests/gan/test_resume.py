@@ -208,6 +208,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_every_signal_that_ends_a_job_is_noted(name):
     number = getattr(signal, name)

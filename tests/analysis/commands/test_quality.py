@@ -137,6 +137,7 @@ def test_mistakes_are_answered_in_one_line(samples, arguments, message):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.reported
 def test_samples_of_another_shape_name_the_option(samples):
     np.savez("colour.npz", images=np.repeat(samples, 3, axis=3))
     result = run("colour.npz")

@@ -12,12 +12,14 @@ def test_strides_are_read():
     assert parse_strides("1,2") == (1, 2)
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("text", ["1", "1,1", "0", "-2", "2,", "two"])
 def test_strides_that_enlarge_nothing_are_refused(text):
     with pytest.raises(ValueError, match="--strides: received"):
         parse_strides(text)
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("number", ["0", "-5"])
 def test_a_number_of_images_below_one_is_refused(tmp_path, number):
     result = CliRunner().invoke(command, [str(tmp_path), "--n", number])

@@ -442,6 +442,7 @@ def random_axes(count):
                 yield axis
 
 
+@pytest.mark.reported
 def test_positions_that_are_always_zero_have_the_cause_that_explains_them():
     """What each cause says is taken away, and then the position is reached."""
     seen = set()
@@ -473,6 +474,7 @@ def test_positions_that_are_always_zero_have_the_cause_that_explains_them():
     assert seen == {"common factor", "kernel", "output padding", "dilation", "padding"}
 
 
+@pytest.mark.reported
 def test_where_dilation_leaves_zeros_is_said_and_why():
     shared = conv_transpose_axis(4, 3, 2, 2, 1, 2)  # PyTorch: stride 2, dilation 2
     (text,) = [f.text for f in arithmetic.findings(shared) if f.code == "W10"]
@@ -485,6 +487,7 @@ def test_where_dilation_leaves_zeros_is_said_and_why():
     assert conv_transpose_axis(5, 3, 1, "valid", None, 5).zero_positions == {}
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     ("axis", "text"),
     [

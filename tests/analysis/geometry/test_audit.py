@@ -174,6 +174,7 @@ def test_an_infeasible_layer_is_flagged_without_running_it(kernel):
     assert audit.predicted_shape == (None, 12, 12, 1)
 
 
+@pytest.mark.reported
 def test_a_layer_that_cannot_run_does_not_count_as_predicted():
     layer = layers.Conv2DTranspose(1, 4, 2, padding="same", output_padding=0)
     audits = audit_model(one_layer(layer, 7, 7, 1))
@@ -188,6 +189,7 @@ def test_a_layer_with_an_error_does_not_count_as_predicted():
     assert audit_summary("m", audits)["num_as_predicted"] == 0
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize(
     ("strides", "dilation"),
@@ -240,6 +242,7 @@ def test_unequal_strides_of_a_depthwise_layer_are_not_checked():
     assert "did not run" in audit.reason
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_zeros_of_a_dilated_transposed_layer_are_listed(padding):
     layer = layers.Conv2DTranspose(1, 2, padding=padding, dilation_rate=(1, 5))
@@ -471,6 +474,7 @@ def test_the_final_size_and_range_are_compared_with_the_images():
     assert codes(audit_model(sigmoid, (28, 28, None))[-1]) == ["W8"]
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     ("shape", "images", "expected"),
     [
@@ -489,6 +493,7 @@ def tanh_layer(name):
     return layers.Conv2D(1, 1, activation="tanh", name=name)
 
 
+@pytest.mark.reported
 def test_the_range_of_every_output_is_judged():
     inputs = keras.Input((8, 8, 2))
     head = keras.Sequential([keras.Input((8, 8, 2)), tanh_layer("conv")], name="head")

@@ -75,6 +75,7 @@ def test_torch_differs_by_one_pixel():
     assert "PyTorch's windows start 1 px earlier" in result.output
 
 
+@pytest.mark.reported
 def test_where_pytorch_has_no_such_layer_it_is_said(tmp_path):
     model = keras.Sequential(
         [

@@ -146,6 +146,7 @@ def test_a_name_registered_by_this_process_is_not_reached(tmp_path):
 KERAS_2 = Path(__file__).parent / "keras2"  # `to_json` of tf_keras 2.21 and older
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     ("name", "params", "shape"),
     [
@@ -251,6 +252,7 @@ def unknown_inside():
     )
 
 
+@pytest.mark.reported
 def test_a_layer_that_is_not_listed_is_not_checked_and_the_rest_is(tmp_path):
     for model in unknown_inside():
         path = tmp_path / "m.keras"
@@ -298,6 +300,7 @@ def test_every_name_that_is_listed_exists():
             assert hasattr(importlib.import_module(module), name), (module, name)
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -313,6 +316,7 @@ def test_a_file_of_weights_is_not_taken_for_a_model(tmp_path, name, words):
         read_architecture(path)
 
 
+@pytest.mark.reported
 def test_no_message_names_the_module_none(tmp_path):
     model = json.loads(small_model().to_json())
     for layer in model["config"]["layers"]:

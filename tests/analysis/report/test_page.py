@@ -156,6 +156,7 @@ def test_every_figure_has_words_and_files(page):
     assert text.count('media="(prefers-color-scheme: dark)"') == len(images)
 
 
+@pytest.mark.reported
 def test_a_failed_control_stands_at_the_top(sources, monkeypatch, tmp_path):
     monkeypatch.setattr(ReportFigure, "url", lambda figure, theme: theme)
     out = tmp_path / "x.html"

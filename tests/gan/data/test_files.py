@@ -240,6 +240,7 @@ def test_an_unusable_npz_is_an_error_of_one_line(tmp_path, arrays, message):
         load(tmp_path / "bad.npz")
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     "labels",
     [np.zeros(3, int), np.eye(2, dtype=int), np.zeros(2), np.array(["cat", "dog"])],
@@ -254,6 +255,7 @@ def test_labels_of_another_form_do_not_refuse_the_images(tmp_path, labels):
     assert "labels are not used" in note and "expected 2 integers" in note
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("brightest", [1, 15, 63, 64])
 def test_images_on_another_scale_get_a_note(tmp_path, brightest):
     np.save(tmp_path / "set.npy", np.full((2, 28, 28), brightest, np.uint8))
@@ -261,6 +263,7 @@ def test_images_on_another_scale_get_a_note(tmp_path, brightest):
     assert any(f"has level {brightest} of 255" in n for n in notes) == (brightest < 64)
 
 
+@pytest.mark.reported
 def test_linked_folders_are_read_and_circles_end(tmp_path):
     """Two classes, one of them a link; each has a link to where it lies."""
     for name, level in (("cats", 100), ("store/dogs", 200)):
@@ -275,6 +278,7 @@ def test_linked_folders_are_read_and_circles_end(tmp_path):
     assert load(tmp_path / "set").digest == result.digest
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Testing")])
 def test_splits_in_any_spelling_are_kept_apart(tmp_path, names):
     for name, level in zip(names, (100, 200), strict=True):
@@ -284,6 +288,7 @@ def test_splits_in_any_spelling_are_kept_apart(tmp_path, names):
     assert [len(s.images_uint8) for s in splits] == [1, 1]
 
 
+@pytest.mark.reported
 def test_a_class_named_training_is_no_split(tmp_path):
     for name in ("Training", "Walking"):
         save(grey(100), tmp_path / name / "1.png")

@@ -60,6 +60,7 @@ def test_the_configuration_comes_back_from_the_newest_checkpoint(run, damage):
     check(run, 0)
 
 
+@pytest.mark.reported
 def test_an_export_is_held_to_the_last_checkpoint(run):
     path = run / "generator.keras"
     opened = open_run(run)

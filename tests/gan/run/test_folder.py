@@ -176,6 +176,7 @@ def test_what_a_killed_owner_was_writing_is_removed(tmp_path):
     assert read_run(tmp_path) == facts()
 
 
+@pytest.mark.reported
 def test_equal_images_at_another_path_continue_the_run(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.claim(facts("data.dataset=here/set"))
@@ -193,6 +194,7 @@ def test_without_a_digest_another_path_is_another_data_set(tmp_path):
             folder.claim(facts("data.dataset=there/set", digest=""))
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize(
     "name", ["generator.keras", "best/step-00000900", "samples/step-00002001.png"]
 )
@@ -211,6 +213,7 @@ def test_results_without_a_checkpoint_are_not_overwritten(tmp_path, name):
     assert Path(name).name in str(refusal.value)
 
 
+@pytest.mark.reported
 def test_what_a_run_leaves_before_its_first_checkpoint_does_not_stop_it(tmp_path):
     with RunFolder(tmp_path) as folder:
         folder.claim(facts())  # with a checkpoint every 2,000 steps
@@ -225,6 +228,7 @@ def test_a_folder_without_config_is_no_run(tmp_path):
             read_run(directory)
 
 
+@pytest.mark.reported
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_no_other_owner(tmp_path, monkeypatch, number):
     def flock(*_):
@@ -237,6 +241,7 @@ def test_a_file_system_without_locks_is_no_other_owner(tmp_path, monkeypatch, nu
         assert not folder.is_locked
 
 
+@pytest.mark.reported
 def test_a_file_system_that_cannot_flush_folders_loses_nothing(tmp_path, monkeypatch):
     def fsync(descriptor):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):

@@ -278,6 +278,7 @@ def test_colour_grids_are_stored_as_such(log):
     np.testing.assert_array_equal(pixels(path), grid)
 
 
+@pytest.mark.reported
 def test_tensorboard_shows_steps_that_are_done_again_once(run, images, monkeypatch):
     """As after a kill at step 12: it goes on after step 10 and logs 11 and 12 again."""
 
