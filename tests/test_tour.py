@@ -54,6 +54,7 @@ def test_the_stored_outputs_are_of_one_whole_run():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_tour_runs_from_the_first_cell_to_the_last(tmp_path, monkeypatch):
     from nbclient import NotebookClient
 
