@@ -209,6 +209,8 @@ def measure_against(
     strides = real.reference.layout.strides
     found = measure_moments(samples.images_uint8, strides)
     blocks = measure_blocks(samples.images_uint8, real.samples.images_uint8)
+    # The samples of a run were never saved, and early ones have edges at fixed places.
+    is_jpeg = blocks.found and samples.source != "run"
     facts = {
         "format": FORMAT,
         "samples": samples.describe(),
@@ -220,7 +222,7 @@ def measure_against(
         },
         "strides": list(strides),
         "known_strides": known_strides,
-        "jpeg_blocks": {**asdict(blocks), "found": blocks.found},
+        "jpeg_blocks": {**asdict(blocks), "found": is_jpeg},
     }
     arrays = {
         "power": found.power,

@@ -8,6 +8,8 @@ from PIL import Image
 
 from analysis.checkerboard.controls import random_fields
 from analysis.checkerboard.jpeg import log_ratio, measure_blocks
+from analysis.checkerboard.measurement import measure_samples
+from analysis.samples import make_samples
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,17 @@ def test_blocks_of_jpeg_are_found(pictures, quality):
     compressed = np.stack([through_jpeg(i, quality) for i in pictures[150:]])
     found = measure_blocks(compressed, pictures[:150])
     assert found.found, found
+
+
+def test_samples_of_a_run_were_never_saved_as_jpeg(real):
+    images, _ = real
+    compressed = np.stack([through_jpeg(i[..., 0], 20) for i in images[:600]])
+    reference = make_samples(images[600:1600], "real", "data set", {})
+    for source, found in (("folder", True), ("run", False)):
+        samples = make_samples(compressed[..., None], "some", source, {})
+        measured = measure_samples(samples, reference, (2, 2))
+        assert measured.facts["jpeg_blocks"]["found"] is found
+        assert any("JPEG" in line for line in measured.sentences) is found
 
 
 def test_other_images_have_none(pictures, real):
