@@ -68,6 +68,7 @@ def test_the_help_has_one_section_for_each_group():
         "Numerics and devices:",
         "Budget:",
         "Observation:",
+        "Start:",
         "Output:",
         "Options:",
     ]

@@ -83,10 +83,10 @@ def test_the_figure_has_a_labelled_line_for_each_source(monkeypatch):
     steps = {"runs/a": [100, 300], "runs/b": [200], "runs/other.npz": [-1]}
     monkeypatch.setattr(
         quality,
-        "load",
+        "load_one",
         lambda path, *_: {f"step {s}": samples(path, s) for s in steps[path]},
     )
-    loaded = load_all(list(steps), 1, "all")
+    loaded = load_all(list(steps), "all", samples)
     assert list(loaded) == ["a", "b", "other.npz"]
     values = iter([4.0, 2.0, 3.0, 5.0])
     rows = {row: {"fcd": next(values)} for group in loaded.values() for row in group}
