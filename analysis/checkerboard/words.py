@@ -17,8 +17,8 @@ from analysis.checkerboard.meter import (
 MIN_DB = -120.0  # of a printed gain; float32 transforms resolve no smaller one
 VISIBLE, TOO_WEAK, NONE_FOUND = "visible", "too weak to be seen", "none found"
 ADVICE = (
-    "Train longer, since a pattern fades with training; if it stays, use a resize "
-    "(--upsample resize), a kernel size that is a multiple of the stride, or "
+    "Train longer, since a pattern often fades with training; if it stays, use a "
+    "resize (--upsample resize), a kernel size that is a multiple of the stride, or "
     "--upsample transpose-balanced."
 )
 CAUTION = (  # beside predictions; from docs/method.md, "Predicted and measured"
