@@ -22,8 +22,9 @@ ADVICE = (
     "--upsample transpose-balanced."
 )
 CAUTION = (  # beside predictions; from docs/method.md, "Predicted and measured"
-    "For trained generators only the order of the gains of weights and probe is "
-    "reliable, within a factor of 5; geometry and predicted fixed patterns are not."
+    "For trained generators, the gain of the probe is within a factor of 5 for "
+    "ordinary transposed and sub-pixel convolutions. Resizes and balanced kernels get "
+    "0 and have some. Geometry, weights and predicted fixed patterns are not reliable."
 )
 
 
