@@ -315,7 +315,7 @@ def spectra(
         strides: of the upsamplings, first to last; None: those of the run or the
             images; if they are not known, 2, 4 and 8 are tried.
     """
-    samples = load(source, num_images, checkpoint)
+    samples = load_samples(place(source), num_images, checkpoint)
     found = measure_samples(samples, load_reference(reference, samples), strides)
     return make_result(
         found.as_dict(),
@@ -369,14 +369,6 @@ def compare(
         lambda: compare_command.print_comparison(measured),
         lambda: draw_comparison(measured),
     )
-
-
-def load(source: Source, num_images: int, checkpoint: str) -> Samples:
-    """Loads the images of one source."""
-    found = place(source)
-    if isinstance(found, Samples):
-        return found
-    return load_samples(found, num_images, checkpoint)
 
 
 def places(sources: Sequence[Source]) -> list[str | Samples]:

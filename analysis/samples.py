@@ -4,7 +4,6 @@ Nothing is resized or rescaled, because both would change a spectrum.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -69,7 +68,7 @@ def size_text(images: np.ndarray) -> str:
 
 
 def load_samples(
-    path: str | Path,
+    path: str | Path | Samples,
     num_images: int = 10_000,
     checkpoint: str = "latest",
     value_range: tuple[float, float] | None = None,
@@ -77,7 +76,8 @@ def load_samples(
     """Loads images to be measured.
 
     Args:
-        path: a run folder, an .npz or .npy of images, or a folder of pictures.
+        path: a run folder, an .npz or .npy of images, or a folder of pictures. Images
+            in memory are returned as they are.
         num_images: number of images. A run makes them from the seeds 0, 1, 2, ...; of
             other sources the first ones are taken, all if there are fewer.
         checkpoint: which checkpoint of a run: "latest", "best" or a step.
@@ -86,6 +86,8 @@ def load_samples(
     Raises:
         ValueError: if the images cannot be read or measured.
     """
+    if isinstance(path, Samples):
+        return path
     path = Path(path).resolve()
     if not (path / "config.json").is_file():
         return read_path(path, num_images, value_range)
@@ -124,11 +126,6 @@ def upsampling_strides(model: Any) -> tuple[int, ...]:
         if all(len(shape) == 4 for shape in shapes) and shapes[1][1] > shapes[0][1]:
             strides.append(shapes[1][1] // shapes[0][1])
     return tuple(strides)
-
-
-def total_cost(layers: Sequence[Any]) -> dict[str, int]:
-    """Sums parameters, and multiply-accumulates per image, over audited layers."""
-    return {key: sum(getattr(it, key) for it in layers) for key in ("params", "macs")}
 
 
 def load_reference(

@@ -377,7 +377,18 @@ def audit_summary(
         "num_errors": sum(finding.level == "error" for finding in found),
         "num_as_predicted": sum(audit.as_predicted for audit in audits),
         "num_not_checked": sum(not audit.checked for audit in audits),
-        "params": sum({audit.name: audit.params for audit in audits}.values()),
+        **total_cost(audits),
+    }
+
+
+def total_cost(audits: Sequence[LayerAudit]) -> dict[str, int]:
+    """Sums parameters, and multiply-accumulates per image, over the calls of a model.
+
+    A layer that is called several times has its parameters once.
+    """
+    params = {audit.name: audit.params for audit in audits}
+    return {
+        "params": sum(params.values()),
         "macs": sum(audit.macs for audit in audits),
     }
 

@@ -26,7 +26,6 @@ from analysis.samples import (
     Samples,
     load_reference,
     load_samples,
-    total_cost,
 )
 
 if TYPE_CHECKING:
@@ -122,10 +121,8 @@ def load_sources(
         ValueError: if a source cannot be measured, or two cannot be compared.
     """
     loaded = [
-        path
-        if isinstance(path, Samples)
-        else load_measurement(path)
-        if is_measurement(path)
+        load_measurement(path)
+        if isinstance(path, str) and is_measurement(path)
         else load_samples(path, num_images, checkpoint, value_range)
         for path in paths
     ]
@@ -166,7 +163,7 @@ def load_sources(
 def add_generator_facts(source: Source, checkpoint: str) -> Source:
     """Adds what only a run has: predictions, cost and settings."""
     from analysis.checkerboard.predictions import predict
-    from analysis.geometry.audit import audit_model
+    from analysis.geometry.audit import audit_model, total_cost
     from config.loader import to_dict
     from gan.sampling import open_run
 

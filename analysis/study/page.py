@@ -152,8 +152,9 @@ def introduction(plan: Plan, results: Sequence[Result], command: str) -> str:
     equal = f"at equal {matched}" if matched else "at the widths of the preset"
     return (
         f"{len(results)} of {len(plan.runs)} runs: {len(plan.methods)} methods, "
-        f"{plan.num_seeds} seeds, {train.num_steps:,} steps of {train.batch_size} "
-        f"images ({num_images:,} in all) of {data.dataset}, {equal}. Runs with the "
+        f"{plan.num_seeds} seed{'s' * (plan.num_seeds > 1)}, {train.num_steps:,} steps "
+        f"of {train.batch_size} images ({num_images:,} in all) of {data.dataset}, "
+        f"{equal}. Runs with the "
         "same seed have the same batch order, the same noise, and the same initial "
         "weights in all layers that they share. The page was written by\n\n"
         f"    {command}\n\n"
@@ -344,5 +345,6 @@ def cost_table(plan: Plan, results: Sequence[Result]) -> str:
     return table(header, rows) + (
         "Widths are the channels of the base map, before and after the first doubling. "
         "A step is a whole training step with the discriminator. Its time is the "
-        "median over runs that went side by side, so it says less than the counts.\n"
+        "median over runs. It depends on what else the machine did, so it says less "
+        "than the counts.\n"
     )

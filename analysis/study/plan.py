@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 
 from analysis.checkerboard.measurement import Measurement, load_measurement
-from analysis.samples import total_cost
 from config.loader import from_dict, load_config, to_dict
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config, ModelConfig
 from config.sizes import resolve
@@ -261,7 +260,7 @@ def match_widths(
 
 def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]:
     """Counts trained parameters, and multiply-accumulates per image, of a generator."""
-    from analysis.geometry.audit import audit_model
+    from analysis.geometry.audit import audit_model, total_cost
     from gan.models import build_generator
 
     return total_cost(audit_model(build_generator(model, *shape)))

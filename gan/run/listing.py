@@ -128,11 +128,12 @@ def check_newest(state: Path) -> str:
 
 
 def read_best(directory: Path) -> dict[str, Any]:
-    """The score of the best checkpoint and its value, or nothing."""
-    for _, path in available(directory)[:1]:
+    """Step, score and value of the best checkpoint, or nothing."""
+    for step, path in available(directory)[:1]:
         try:
             facts = verify(path)["facts"]
-            return {"score": str(facts["score"]), "value": float(facts["value"])}
+            score, value = str(facts["score"]), float(facts["value"])
+            return {"step": step, "score": score, "value": value}
         except (CheckpointError, KeyError, TypeError, ValueError):
             break
     return {}
@@ -143,14 +144,14 @@ def closing_lines(directory: Path) -> list[str]:
     values, alarms = read_log(directory / "log.jsonl")
     lines = []
     if best := read_best(directory / "best"):
-        (step, _), score = available(directory / "best")[0], best["score"]
+        score = best["score"]
         name = score.partition("/")[0]
         others = {
             "last": values.get(score),
             "real images": values.get(f"{score}-floor"),
         }
         known = [f"{k} {v:.3g}" for k, v in others.items() if isinstance(v, float)]
-        text = f"best: {name} {best['value']:.3g} at step {step}"
+        text = f"best: {name} {best['value']:.3g} at step {best['step']}"
         lines.append(f"{text} ({', '.join(known)})" if known else text)
     if alarms:
         lines.append(

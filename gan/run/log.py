@@ -72,11 +72,13 @@ RANKS = {
     **{"imaging_gain_db": 5, "fixed_pattern_levels": 5, "eta": 6, "gap": 6},
     **{"grad_norm": 7, "lr": 7, "alarm": 8, "speed": 9, "time": 9, "memory": 9},
 }
-# What the HParams page compares runs by: tags and their names there.
-QUALITY = (
-    *(("4 quality/fcd", "FCD"), ("4 quality/coverage", "coverage")),
-    *(("4 quality/swd mean", "SWD"), ("4 copies/coarse", "copies")),
-)
+# What the HParams page compares runs by, and the headings there.
+COMPARED = {
+    "quality/fcd": "FCD",
+    "quality/coverage": "coverage",
+    "quality/swd mean": "SWD",
+    "copies/coarse": "copies",
+}
 SCORE = re.compile(r"([a-z_]+?)(?:_n\d+|\d+k)?/(.+)-validation(-floor)?")
 # Titles of the charts of scalars, by the tags in it, which are regular expressions.
 CHARTS = {
@@ -145,7 +147,10 @@ class RunLog:
             single = {k: str(v) if isinstance(v, tuple) else v for k, v in pairs}
             hparams.hparams_config(
                 hparams=[hparams.HParam(key) for key in single],
-                metrics=[hparams.Metric(tag, display_name=n) for tag, n in QUALITY],
+                metrics=[
+                    hparams.Metric(tensorboard_tag(name), display_name=heading)
+                    for name, heading in COMPARED.items()
+                ],
             )
             hparams.hparams(single, trial_id=self.directory.name)
             charts = custom_scalar.pb(chart_layout()).SerializeToString()

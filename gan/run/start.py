@@ -186,16 +186,13 @@ def load_for_training(config: Config) -> tuple[Config, Dataset]:
     """
     dataset = load_dataset(config.data)
     notes = *dataset.notes, *advice(config, dataset.images_uint8)
-    config = with_absolute_path(resolve(config, *dataset.images_uint8.shape[:2]))
-    return config, replace(dataset, notes=notes)
-
-
-def with_absolute_path(config: Config) -> Config:
-    """Makes the path of a data set absolute, so that any folder can use the run."""
+    config = resolve(config, *dataset.images_uint8.shape[:2])
     path = Path(config.data.dataset).expanduser()
-    if config.data.dataset in BUNDLED or not path.exists():
-        return config
-    return replace(config, data=replace(config.data, dataset=str(path.resolve())))
+    if config.data.dataset not in BUNDLED and path.exists():
+        # The run can then be measured from any folder.
+        data = replace(config.data, dataset=str(path.resolve()))
+        config = replace(config, data=data)
+    return config, replace(dataset, notes=notes)
 
 
 def advice(config: Config, images_uint8: np.ndarray) -> list[str]:
