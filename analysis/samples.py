@@ -4,6 +4,7 @@ Nothing is resized or rescaled, because both would change a spectrum.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -163,6 +164,24 @@ def from_dataset(train: Dataset) -> Samples:
     facts = {"split": "train"}
     real = make_samples(train.images_uint8, train.name, "data set", facts)
     return dataclasses.replace(real, labels=train.labels)
+
+
+def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:
+    """Names sources by their folder or file, with as many parents as tell them apart.
+
+    Args:
+        facts: of each source its `name`, and its `path` if it has one. Equal sources
+            are numbered.
+    """
+    paths = [Path(it.get("path", it["name"])).parts for it in facts]
+    labels, depth = [it["name"] for it in facts], 1
+    while len(set(labels)) < len(set(paths)):
+        depth += 1
+        labels = [str(Path(*parts[-depth:])) for parts in paths]
+    return [
+        f"{label} ({place})" if labels.count(label) > 1 else label
+        for place, label in enumerate(labels, start=1)
+    ]
 
 
 def halves(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

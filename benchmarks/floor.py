@@ -9,9 +9,10 @@ needs at least
 
 because no gradient is needed of the generator's first input, which is noise, and of the
 real images. The generator's loss needs the gradients of the discriminator's inputs as
-well, and gets them almost free: no layer of the discriminator mixes images, so that
-they equal those of the discriminator's loss times one factor per image. Only the first
-layer must compute them once more.
+well, and gets them almost free where no layer of the discriminator mixes images: they
+equal those of the discriminator's loss times one factor per image. Only the first layer
+must compute them once more. Batch normalisation mixes images, so it takes one more pass
+for the gradients of all inputs of the discriminator.
 
 Every product is timed in each form that is known here, and the fastest one counts.
 Multiply-accumulates are those of the direct form; a product at its frequencies
@@ -80,14 +81,19 @@ def step_products(generator: keras.Model, discriminator: keras.Model) -> list[Pr
     for network, model in (("G", generator), ("D", discriminator)):
         passes = 1 if network == "G" else 2
         layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+        normalized = any(
+            isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers
+        )
+        mixes_images = network == "D" and normalized
         for layer in layers:
             prediction = layer_geometry(layer, [layer.input.shape])
             macs = inside = prediction.macs
             for axis in prediction.axes:
                 inside = inside * axis.macs_exact // axis.macs
-            counts = {FORWARD: passes, KERNEL: passes, INPUT: passes}
-            if layer is layers[0]:
-                counts[INPUT] -= 1
+            inputs = passes - (layer is layers[0])
+            if mixes_images and layer is not layers[0]:
+                inputs += 1
+            counts = {FORWARD: passes, KERNEL: passes, INPUT: inputs}
             products += [
                 Product(network, layer, kind, count, macs, inside)
                 for kind, count in counts.items()
@@ -237,8 +243,8 @@ def compile_layers(
 
 def needs_input_gradient(forward: Product, products: list[Product]) -> bool:
     """Whether each pass of a layer needs the gradient of its input."""
-    passed = [p.count for p in products if (p.layer, p.kind) == (forward.layer, INPUT)]
-    return passed == [forward.count]
+    counts = [p.count for p in products if (p.layer, p.kind) == (forward.layer, INPUT)]
+    return any(count >= forward.count for count in counts)
 
 
 def whole_pass(layer: Any, with_input: bool) -> Callable[..., list[tf.Tensor]]:

@@ -1,9 +1,9 @@
 """The training loops of TensorFlow's and Keras' own documentation, written anew.
 
-Each takes uint8 images (N, 28, 28, 1) and a batch size, and returns a function that
-does a number of steps. Only the loops are compared, so that both train the network of
-TensorFlow's DCGAN tutorial. The last, smaller batch of an epoch is dropped, because it
-would be compiled anew.
+Each takes uint8 images (N, 28, 28, 1) or (N, 64, 64, 3) and a batch size, and returns a
+function that does a number of steps. Only the loops are compared, so that both train
+the network of TensorFlow's DCGAN tutorial or, at 64 pixels, that of PyTorch's example.
+The last, smaller batch of an epoch is dropped, because it would be compiled anew.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,8 +19,32 @@ SLOPE = 0.3
 Burst = Callable[[int], None]
 
 
-def build_generator() -> keras.Model:
-    """Latents (batch, 100) to images (batch, 28, 28, 1), by three transposed layers."""
+def build_generator(image_size: int = 28) -> keras.Model:
+    """Latents (batch, 100) to images (batch, 28, 28, 1), by three transposed layers.
+
+    With 64 pixels to images (batch, 64, 64, 3), by five transposed layers.
+    """
+    if image_size == 64:
+        stages: list[Any] = []
+        for width in (256, 128, 64):
+            stages += [
+                layers.Conv2DTranspose(width, 4, 2, padding="same", use_bias=False),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+            ]
+        return keras.Sequential(
+            [
+                keras.Input((LATENT_DIM,)),
+                layers.Reshape((1, 1, LATENT_DIM)),
+                layers.Conv2DTranspose(512, 4, use_bias=False),
+                layers.BatchNormalization(),
+                layers.ReLU(),
+                *stages,
+                layers.Conv2DTranspose(
+                    3, 4, 2, padding="same", use_bias=False, activation="tanh"
+                ),
+            ]
+        )
     return keras.Sequential(
         [
             keras.Input((LATENT_DIM,)),
@@ -41,8 +65,26 @@ def build_generator() -> keras.Model:
     )
 
 
-def build_discriminator() -> keras.Model:
-    """Images (batch, 28, 28, 1) to logits (batch, 1)."""
+def build_discriminator(image_size: int = 28) -> keras.Model:
+    """Images (batch, 28, 28, 1), or (batch, 64, 64, 3), to logits (batch, 1)."""
+    if image_size == 64:
+        stages: list[Any] = []
+        for width in (128, 256, 512):
+            stages += [
+                layers.Conv2D(width, 4, 2, padding="same", use_bias=False),
+                layers.BatchNormalization(),
+                layers.LeakyReLU(0.2),
+            ]
+        return keras.Sequential(
+            [
+                keras.Input((64, 64, 3)),
+                layers.Conv2D(64, 4, 2, padding="same", use_bias=False),
+                layers.LeakyReLU(0.2),
+                *stages,
+                layers.Conv2D(1, 4, use_bias=False),
+                layers.Flatten(),
+            ]
+        )
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -73,7 +115,9 @@ def endless(dataset: tf.data.Dataset) -> Iterator[tf.Tensor]:
 
 def tutorial_loop(images_uint8: np.ndarray, batch_size: int) -> Burst:
     """A Python loop over a compiled step, as in TensorFlow's DCGAN tutorial."""
-    generator, discriminator = build_generator(), build_discriminator()
+    image_size = images_uint8.shape[1]
+    generator = build_generator(image_size)
+    discriminator = build_discriminator(image_size)
     g_optimizer, d_optimizer = keras.optimizers.Adam(1e-4), keras.optimizers.Adam(1e-4)
     entropy = keras.losses.BinaryCrossentropy(from_logits=True)
 
@@ -113,9 +157,10 @@ class FittedGAN(keras.Model):
     dropout and batch normalisation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
-        self.generator, self.discriminator = build_generator(), build_discriminator()
+        self.generator = build_generator(image_size)
+        self.discriminator = build_discriminator(image_size)
         self.entropy = keras.losses.BinaryCrossentropy(from_logits=True)
         self.seeds = keras.random.SeedGenerator(0)
         self.d_mean = keras.metrics.Mean(name="d_loss")
@@ -161,7 +206,7 @@ class FittedGAN(keras.Model):
 
 def keras_fit(images_uint8: np.ndarray, batch_size: int) -> Burst:
     """`fit` of a model that overrides `train_step`."""
-    gan = FittedGAN()
+    gan = FittedGAN(images_uint8.shape[1])
     gan.compile()
     dataset = pipeline(images_uint8, batch_size, buffer=1024).repeat()
 

@@ -1,8 +1,8 @@
 """Compares speed and memory of the training step with other loops and a lower bound.
 
-    python -m benchmarks.steps [--batch-size 64 --batch-size 256] [--profile]
+    python -m benchmarks.steps [--network dcgan64] [--batch-size 64] [--profile]
 
-Every candidate trains the same network on the bundled images in a process of its own.
+Every candidate trains the same network on bundled images in a process of its own.
 The processes are started and warmed up once, and then take turns, round by round. The
 lower bounds are those of `benchmarks.floor`, measured in the same rounds.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.candidates import NETWORKS, network_products
 from benchmarks.results import save, spread
 from benchmarks.worker import Unavailable, Worker
-from gan.data.dataset import BUNDLED_FILE
 from gan.run.environment import prepare_tensorflow
 
 OURS = "ours"
@@ -28,12 +28,14 @@ CALLS_PER_ROUND = 3  # of each product or layer
 Answers = dict[str, list[dict[str, Any]]]
 
 
-def command(name: str, batch_size: int, device: str, torch_python: str) -> list[str]:
+def command(
+    name: str, network: str, batch_size: int, device: str, torch_python: str
+) -> list[str]:
     """Returns the command line of a worker."""
-    rest = [str(batch_size), device]
+    rest = [network, str(batch_size), device]
     if name == "PyTorch":
-        module = "benchmarks.rival_torch"
-        return [torch_python, "-m", module, str(BUNDLED_FILE), *rest]
+        file = str(NETWORKS[network][2])
+        return [torch_python, "-m", "benchmarks.rival_torch", file, *rest]
     return [sys.executable, "-m", "benchmarks.candidates", name, *rest]
 
 
@@ -74,12 +76,11 @@ def step_seconds(answers: Answers, num_steps: int) -> dict[str, np.ndarray]:
     }
 
 
-def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
+def floors(answers: Answers, network: str, batch_size: int) -> dict[str, np.ndarray]:
     """Returns the seconds of each lower bound, each float64 (rounds,)."""
-    from benchmarks.candidates import network_products
     from benchmarks.floor import seconds_of_layers, seconds_of_products, step_macs
 
-    products = network_products()
+    products = network_products(network)
     rates, alone, layers = (
         [answer["result"] for answer in answers[name]]
         for name in (RATE, PRODUCTS, LAYERS)
@@ -93,7 +94,7 @@ def floors(answers: Answers, batch_size: int) -> dict[str, np.ndarray]:
     }
 
 
-def show(answers: Answers, batch_size: int, num_steps: int) -> None:
+def show(answers: Answers, network: str, batch_size: int, num_steps: int) -> None:
     """Prints the candidates, then the lower bounds."""
     seconds = step_seconds(answers, num_steps)
     for name, times in seconds.items():
@@ -104,18 +105,16 @@ def show(answers: Answers, batch_size: int, num_steps: int) -> None:
             f"ours is faster {spread(times / seconds[OURS])} times"
         )
     if set(FLOORS) <= answers.keys():
-        for name, least in floors(answers, batch_size).items():
+        for name, least in floors(answers, network, batch_size).items():
             share = spread(least / seconds[OURS])
             click.echo(f"floor, {name:>30}: {share} of our step")
 
 
-def show_profile(answers: Answers, num_steps: int) -> None:
+def show_profile(answers: Answers, network: str, num_steps: int) -> None:
     """Prints the median time of each product in this project's step."""
-    from benchmarks.candidates import network_products
-
     ours = float(np.median(step_seconds(answers, num_steps)[OURS]))
     rest = ours
-    for product in network_products():
+    for product in network_products(network):
         ways = [answer["result"][product.name] for answer in answers[PRODUCTS]]
         medians = {form: float(np.median([w[form] for w in ways])) for form in ways[0]}
         used, best = next(iter(medians)), min(medians, key=lambda form: medians[form])
@@ -133,6 +132,13 @@ def show_profile(answers: Answers, num_steps: int) -> None:
 
 
 @click.command()
+@click.option(
+    "--network",
+    type=click.Choice(list(NETWORKS)),
+    default="tutorial",
+    show_default=True,
+    help="that of TensorFlow's tutorial, 28 px, or of PyTorch's example, 64 px",
+)
 @click.option("--batch-size", "sizes", type=int, multiple=True, default=(64, 256))
 @click.option(
     "--images", default=4096, show_default=True, help="images per candidate and round"
@@ -144,7 +150,8 @@ def show_profile(answers: Answers, num_steps: int) -> None:
 )
 @click.option("--profile", is_flag=True, help="show the time of each product")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
-def main(
+def main(  # noqa: PLR0913
+    network: str,
     sizes: tuple[int, ...],
     images: int,
     rounds: int,
@@ -158,7 +165,7 @@ def main(
     names = [OURS, *variants, *RIVALS, *FLOORS]
     results: dict[int, dict[str, Any]] = {}
     for size in sizes:
-        commands = {n: command(n, size, device, torch_python) for n in names}
+        commands = {n: command(n, network, size, device, torch_python) for n in names}
         num_steps = max(1, images // size)
         try:
             answers = run_in_turn(commands, num_steps, rounds, device)
@@ -170,10 +177,10 @@ def main(
     for size, result in results.items():
         num_steps, answers = result["num_steps"], result["answers"]
         click.echo(f"batch {size}, {rounds} rounds of {num_steps} steps, {device}")
-        show(answers, size, num_steps)
+        show(answers, network, size, num_steps)
         if profile and PRODUCTS in answers:
-            show_profile(answers, num_steps)
-    save(out, {"device": device, "batch_sizes": results})
+            show_profile(answers, network, num_steps)
+    save(out, {"device": device, "network": network, "batch_sizes": results})
 
 
 if __name__ == "__main__":

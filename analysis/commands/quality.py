@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,13 @@ from rich.table import Table
 
 from analysis.commands import options
 from analysis.commands.tables import table_console
-from analysis.samples import SampleError, Samples, load_samples, size_text
+from analysis.samples import (
+    SampleError,
+    Samples,
+    load_samples,
+    size_text,
+    unique_labels,
+)
 from config.schema import DataConfig
 from gan.command_line import Command
 from gan.run.environment import prepare_tensorflow
@@ -204,20 +208,18 @@ def load_all(
 ) -> dict[str, dict[str, Samples]]:
     """Samples by the label of their source and the name of their row.
 
-    The labels of several sources lack the beginning that all of them share. `load`
-    returns the samples of a path and a checkpoint.
+    `load` returns the samples of a path and a checkpoint.
     """
+    loaded = [load_one(source, checkpoint, load) for source in sources]
+    labels = unique_labels([next(iter(it.values())).describe() for it in loaded])
     if len(sources) == 1:
-        rows = load_one(sources[0], checkpoint, load)
-        return {next(iter(rows.values())).name: rows}
-    named = {s.name if isinstance(s, Samples) else str(Path(s)): s for s in sources}
-    common = len(re.sub("[^-/]*$", "", os.path.commonprefix(list(named))))
+        return {labels[0]: loaded[0]}
     return {
-        name[common:]: {
-            " ".join([name[common:], *([row] if checkpoint == "all" else [])]): samples
-            for row, samples in load_one(source, checkpoint, load).items()
+        label: {
+            f"{label} {row}" if checkpoint == "all" else label: samples
+            for row, samples in rows.items()
         }
-        for name, source in named.items()
+        for label, rows in zip(labels, loaded, strict=True)
     }
 
 

@@ -26,6 +26,7 @@ from analysis.samples import (
     Samples,
     load_reference,
     load_samples,
+    unique_labels,
 )
 
 if TYPE_CHECKING:
@@ -196,17 +197,3 @@ def conditions(source: Source) -> str:
     facts = source.measurement.facts
     real, strides = facts["reference"], ",".join(map(str, facts["strides"]))
     return f"{real['name']} {real['digest'][:12]} with the strides {strides}"
-
-
-def unique_labels(facts: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the shortest kind of name that differs between all sources."""
-    methods = [fact.get("upsample", fact["name"]) for fact in facts]
-    seeds = [f" seed {it['training_seed']}" if "upsample" in it else "" for it in facts]
-    with_seeds = [method + seed for method, seed in zip(methods, seeds, strict=True)]
-    for labels in (methods, with_seeds, [fact["name"] for fact in facts]):
-        if len(set(labels)) == len(facts):
-            return labels
-    return [
-        f"{label} ({place})" if methods.count(label) > 1 else label
-        for place, label in enumerate(methods, start=1)
-    ]

@@ -1,10 +1,18 @@
 """Images are loaded from every source; what cannot be measured is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.samples import SampleError, halves, load_reference, load_samples
+from analysis.samples import (
+    SampleError,
+    halves,
+    load_reference,
+    load_samples,
+    unique_labels,
+)
 from gan.data.dataset import BUNDLED_FILE, digest
 
 
@@ -208,3 +216,22 @@ def test_halves_are_disjoint_and_mixed():
     r1, r2 = halves(ordered)
     assert sorted([*r1, *r2]) == list(range(10))
     assert abs(r1.mean() - r2.mean()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["/runs/a", "/runs/b"], ["a", "b"]),
+        (["/x/runs/a", "/y/runs/a", "/y/runs/b"], ["x/runs/a", "y/runs/a", "y/runs/b"]),
+        (["/runs/a", "/runs/a", "/runs/b"], ["a (1)", "a (2)", "b"]),
+        (["a", "/runs/a"], ["a", "runs/a"]),  # "a" is an array in memory
+        (["/a", "/b/a"], ["/a", "b/a"]),
+        (["a", "a"], ["a (1)", "a (2)"]),
+    ],
+)
+def test_a_source_is_called_as_its_folder(paths, labels):
+    facts = [
+        {"name": Path(path).name} | ({"path": path} if "/" in path else {})
+        for path in paths
+    ]
+    assert unique_labels(facts) == labels

@@ -68,9 +68,9 @@ def test_rows_are_named_by_what_differs_between_sources(
     result = run("set-one.npz", "set-two.npz", "--json", "--n", "600")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert list(found["scores"])[:3] == ["one.npz", "two.npz", "floor"]
+    assert list(found["scores"])[:3] == ["set-one", "set-two", "floor"]
     name = f"fcd_n600/{found['extractor']}"
-    assert found["scores"]["two.npz"][name] > 5 * found["scores"]["one.npz"][name]
+    assert found["scores"]["set-two"][name] > 5 * found["scores"]["set-one"][name]
 
 
 def test_the_figure_has_a_labelled_line_for_each_source(monkeypatch):

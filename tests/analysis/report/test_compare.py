@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from analysis.__main__ import main
 from analysis.checkerboard.controls import Planted, plant
-from analysis.report.comparison import load_sources, unique_labels
+from analysis.report.comparison import load_sources
 from gan.data.dataset import BUNDLED_FILE
 
 OLD_WORDS = "A_last", "A_prev", "PNR", "amplitude A"
@@ -54,7 +54,7 @@ def test_compare_prints_runs_files_and_results(trained, files, tmp_path):
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
     firsts = [row for row in rows if "samples" in row][::2]
-    assert [row[0] for row in firsts] == ["transpose", "tone", "tone"]
+    assert [row[0] for row in firsts] == ["tiny", "tone", "tone"]
     # A run and a saved result know their upsamplings, and a file only its periods.
     assert firsts[0][1] == "1" and firsts[1][2:4] == ["2", "px"]
     assert firsts[2][2] == "1"
@@ -135,14 +135,3 @@ def test_mistakes_get_one_line(files, monkeypatch, arguments, message: str):
 
 
 EDGE = (np.indices((28, 28, 3))[1] > 9).astype(np.uint8)
-
-
-def test_labels_are_short_and_unique():
-    def fact(name: str, **more):
-        return {"name": name, **more}
-
-    runs = [fact("a", upsample="transpose", training_seed=seed) for seed in (0, 1)]
-    assert unique_labels([runs[0], fact("b")]) == ["transpose", "b"]
-    assert unique_labels(runs) == ["transpose seed 0", "transpose seed 1"]
-    same = unique_labels([runs[0], runs[0], fact("b")])
-    assert same == ["transpose (1)", "transpose (2)", "b"]
