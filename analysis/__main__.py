@@ -11,6 +11,7 @@ import click
 COMMANDS = {
     "layers": "padding and shapes of every layer: predicted, built and computed",
     "draw": "one (transposed) convolution drawn step by step",
+    "explore": "an interactive page that explains transposed convolution",
     "explain": "the size formulas with numbers put in",
     "spectra": "is there a checkerboard in one set of samples?",
     "compare": "the checkerboards of several sources side by side",

@@ -343,6 +343,56 @@ def conv_transpose_axis(
     return AxisGeometry("transpose", i, o, kernel, s, d, before, after, problems)
 
 
+def onnx_transpose_axis(
+    input_size: int,
+    kernel: int,
+    stride: int = 1,
+    padding: Literal["SAME_UPPER", "SAME_LOWER"] | tuple[int, int] = (0, 0),
+    output_padding: int = 0,
+    dilation: int = 1,
+    output: int | None = None,
+) -> AxisGeometry:
+    """ConvTranspose as onnxruntime 1.13 and later computes it.
+
+    A padding given by name is `auto_pad`: it crops max((i-1)s+k_e+op-i*s, 0) rows, of
+    which SAME_UPPER takes half, rounded down, at the start, and SAME_LOWER at the end.
+    A pair is `pads`. `output` is the attribute output_shape, which takes the place of
+    i*s and of a pair, and then splits as SAME_LOWER. The specification contradicts
+    itself (onnx issues 1609, 2788, 4299), and onnxruntime before 1.13 swapped the two
+    names (its issue 9370).
+    """
+    i, s, op, reach = (
+        input_size,
+        stride,
+        output_padding,
+        effective_kernel(kernel, dilation),
+    )
+    full = (i - 1) * s + reach + op
+    if isinstance(padding, str) or output is not None:
+        total = max(full - (i * s if output is None else output), 0)
+        before = total // 2 if padding == "SAME_UPPER" else total - total // 2
+    else:
+        before, total = padding[0], sum(padding)
+    o = full - total if output is None else output
+    forward = (o + total - reach) // s + 1
+    bad_op = not 0 <= op < s
+    problems = _broken(
+        "error",
+        E1=(
+            o < 1 or (not bad_op and forward != i),
+            f"onnxruntime refuses an output of {o} px, because a convolution of it "
+            f"gives {max(forward, 0)} px and not {i}: choose another output size",
+        ),
+        E2=(
+            bad_op,
+            f"onnxruntime refuses output_padding {op} at stride {s}: choose 0..{s - 1}",
+        ),
+    )
+    o = max(o, 0)
+    after = full - op - o - before  # the rows of the output padding are added
+    return AxisGeometry("transpose", i, o, kernel, s, dilation, before, after, problems)
+
+
 def resize_axis(
     input_size: int, factor: int, interpolation: Interpolation = "nearest"
 ) -> AxisGeometry:
