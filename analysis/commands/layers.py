@@ -56,6 +56,12 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
     help="Also predict which pattern each upsampling of the generator makes, from "
     "constant inputs.",
 )
+@option(
+    "--explicit-pads",
+    type=FILE,
+    help="Write an ONNX model again, with all pads as numbers, which every runtime "
+    "reads alike.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -64,33 +70,65 @@ def command(
     figure: Path | None,
     framework: str,
     lines: bool,
+    explicit_pads: Path | None,
     **options: Any,
 ) -> None:
-    """Audits the layers of TARGET: an upsampler, a run, or a Keras model file.
+    """Audits the layers of TARGET: an upsampler, a run, or a Keras or ONNX file.
 
-    Shapes are predicted from the hyper-parameters and compared with those Keras built.
-    Values are computed by each layer and compared with its geometry. Only the
-    architecture of a file is read. The exit status is 1 if a layer breaks a rule of
-    level error.
+    Shapes are predicted from the hyper-parameters and compared with those Keras built,
+    or those that an ONNX file states. Values are computed by each layer and compared
+    with its geometry. Only the architecture of a file is read. The exit status is 1 if
+    a layer breaks a rule of level error.
     """
     prepare_tensorflow()
     from analysis.geometry.audit import audit_model, audit_summary, upsamplers
 
-    model, image_shape = load_target(target, weights=lines, **options)
-    audits = audit_model(model, image_shape)
-    summary = audit_summary(model.name, audits, torch=framework == "torch")
-    if lines:
-        summary["lines"] = predict_patterns(model, upsamplers(audits))
+    if target.endswith(".onnx") and Path(target).is_file():
+        if framework == "torch" or lines or options["kernel_size"]:
+            raise ValueError("--framework, --lines and --kernel-size belong to Keras")
+        name = Path(target).name
+        audits = audit_onnx_file(Path(target), options["size"], explicit_pads)
+        summary = audit_summary(name, audits)
+    else:
+        if explicit_pads:
+            raise ValueError("--explicit-pads belongs to an ONNX file")
+        model, image_shape = load_target(target, weights=lines, **options)
+        name = model.name
+        audits = audit_model(model, image_shape)
+        summary = audit_summary(name, audits, torch=framework == "torch")
+        if lines:
+            summary["lines"] = predict_patterns(model, upsamplers(audits))
     if figure:
         from analysis.geometry.figures import draw_layers
 
-        draw_layers(audits, f"{target}: {model.name}").savefig(figure, dpi=150)
+        draw_layers(audits, f"{target}: {name}").savefig(figure, dpi=150)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
     else:
         print_summary(summary)
     if summary["num_errors"]:
         ctx.exit(1)
+
+
+def audit_onnx_file(path: Path, size: int | None, out: Path | None) -> list[Any]:
+    """Audits an ONNX file, and writes it with explicit pads if asked for."""
+    try:
+        from analysis.geometry.onnx_layers import (
+            audit_onnx,
+            load_onnx,
+            write_explicit_pads,
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: .onnx needs {error.name}; install it with "
+            "pip install -c constraints.txt -e '.[onnx]'"
+        ) from error
+    model = load_onnx(path)
+    audits = audit_onnx(model, size)
+    if out:
+        changed = write_explicit_pads(model, audits, path, out)
+        click.echo(f"{out}: nodes with other pads than before: {changed}", err=True)
+    return audits
 
 
 def load_target(
@@ -214,8 +252,9 @@ def _layer_table(summary: dict[str, Any]) -> Table:
     columns = ["layer", "type", "input", "output", "kernel", "stride", "pad or crop"]
     columns += ["PyTorch's" if torch else "shift px", "M MAC", "checked", "findings"]
     for column in columns:
-        wrap = column in ("type", "findings")
-        table.add_column(column, no_wrap=not wrap, overflow="fold")
+        wrap = column in ("layer", "type", "findings")
+        width = 8 if wrap else None
+        table.add_column(column, no_wrap=not wrap, overflow="fold", min_width=width)
     for layer in summary["layers"]:
         cells = [layer["name"], layer["type"]]
         cells += [_size(layer[key]) for key in ("input_shape", "output_shape")]

@@ -387,6 +387,11 @@ def onnx_transpose_axis(
             bad_op,
             f"onnxruntime refuses output_padding {op} at stride {s}: choose 0..{s - 1}",
         ),
+        E8=(
+            isinstance(padding, tuple) and min(padding) < 0,
+            f"onnxruntime refuses the negative pads {padding}: rows at the end can be "
+            "added by output_padding instead (--explicit-pads)",
+        ),
     )
     o = max(o, 0)
     after = full - op - o - before  # the rows of the output padding are added

@@ -23,6 +23,7 @@ from analysis.geometry.arithmetic import AxisGeometry, Finding
 from analysis.geometry.formulas import torch_axis
 from analysis.geometry.keras_layers import (
     CROPPINGS,
+    MAX_POOLS,
     PADDINGS,
     POOLS,
     REARRANGING,
@@ -165,7 +166,7 @@ def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
     chain = _extend(chain, layer, audit.input_shape, geometry)
     axes, shape = geometry.axes, geometry.output_shape
     audit = dataclasses.replace(audit, axes=axes, macs=geometry.macs, chain=chain)
-    found = (*errors, *_rules(axes), *_chain_finding(axes, chain))
+    found = (*errors, *axis_findings(axes), *chain_finding(axes, chain))
     checks: Any = {"checked": not reason, "reason": reason, "findings": found}
     return dataclasses.replace(audit, predicted_shape=shape, **checks)
 
@@ -197,7 +198,7 @@ def _compare(
         computed = values.computed_values(layer, axes)
     except ValueError as error:
         return str(error), []
-    expected = values.expected_values(layer, axes)
+    expected = values.expected_values(axes, isinstance(layer, MAX_POOLS))
     if computed.shape != expected.shape:
         text = f"predicted {expected.shape} px, computed {computed.shape}"
         return _difference(layer, "E6", text)
@@ -235,10 +236,18 @@ def _extend(
     return (*chain, geometry.axes)
 
 
-def _rules(axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
+def axis_findings(
+    axes: Sequence[AxisGeometry], in_keras: bool = True
+) -> Iterator[Finding]:
     """Findings of all axes; one without the axis' name where all axes share it."""
     names = AXIS_NAMES.get(len(axes), ())
-    per_axis = [(*arithmetic.findings(a), *_transposed_findings(a)) for a in axes]
+    per_axis = []
+    for axis in axes:
+        transposed = axis.kind == "transpose" and axis.feasible and axis.stride > 1
+        found = [*arithmetic.findings(axis)]
+        found += [_line_finding(axis)] if transposed else []
+        found += _keras_findings(axis) if transposed and in_keras else []
+        per_axis.append(found)
     for name, found in zip(names, per_axis, strict=True):
         for finding in found:
             if not all(finding in others for others in per_axis):
@@ -247,7 +256,7 @@ def _rules(axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
                 yield finding
 
 
-def _chain_finding(axes: Sequence[AxisGeometry], chain: Chain) -> Iterator[Finding]:
+def chain_finding(axes: Sequence[AxisGeometry], chain: Chain) -> Iterator[Finding]:
     """I2: what the layers up to an enlarging one do together."""
     if not chain or not axes or not axes[0].is_scatter:
         return
@@ -265,18 +274,8 @@ def _joined(words: Sequence[str], between: str = "x") -> str:
     return between.join(dict.fromkeys(words) if len(set(words)) == 1 else words)
 
 
-def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
-    """W9, I1 and I3 of one axis of a transposed convolution."""
-    if axis.kind != "transpose" or not axis.feasible or axis.stride == 1:
-        return
-    same_size = axis.output_size == axis.input_size * axis.stride
-    pads = axis.pad_before, axis.pad_after
-    if same_size and sum(pads) % 2:
-        text = (
-            "Keras on PyTorch before May 2026 shifts these values by one pixel (pull "
-            "request 22876 of keras-team/keras): use a later Keras there"
-        )
-        yield Finding("W9", "warning", text)
+def _line_finding(axis: AxisGeometry) -> Finding:
+    """I1 of one axis of a transposed convolution of stride 2 or more."""
     spectrum = np.abs(np.fft.fft(axis.taps_by_phase()))
     strongest = int(np.argmax(spectrum[1 : axis.stride // 2 + 1])) + 1
     share = 100 * spectrum[strongest] / spectrum[0]
@@ -285,7 +284,19 @@ def _transposed_findings(axis: AxisGeometry) -> Iterator[Finding]:
     if share < ROUNDING_PERCENT:
         line = "no spectral line"
     text = f"with equal weights, a constant input gives {line}"
-    yield Finding("I1", "info", text)
+    return Finding("I1", "info", text)
+
+
+def _keras_findings(axis: AxisGeometry) -> Iterator[Finding]:
+    """W9 and I3 of one axis of Keras' transposed convolution of stride 2 or more."""
+    same_size = axis.output_size == axis.input_size * axis.stride
+    pads = axis.pad_before, axis.pad_after
+    if same_size and sum(pads) % 2:
+        text = (
+            "Keras on PyTorch before May 2026 shifts these values by one pixel (pull "
+            "request 22876 of keras-team/keras): use a later Keras there"
+        )
+        yield Finding("W9", "warning", text)
     if not same_size or not sum(pads):
         return
     by_input = arithmetic.conv_axis(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.geometry.arithmetic import AxisGeometry
-from analysis.geometry.keras_layers import MAX_POOLS, is_shuffle
+from analysis.geometry.keras_layers import is_shuffle
 from gan.files import first_line
 
 MAX_PRODUCTS = 2**25  # takes about a second
@@ -58,8 +58,11 @@ def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
     return outputs[0, ..., 0].astype(np.float64)
 
 
-def expected_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
-    """The array that `computed_values` should return, from the geometry alone."""
+def expected_values(axes: Sequence[AxisGeometry], largest: bool) -> np.ndarray:
+    """What a layer should compute from `known_inputs`, from the geometry alone.
+
+    A pooling returns the `largest` value of a window, or its mean.
+    """
     inputs = np.pad(known_inputs(axes), [(0, 1)] * len(axes), constant_values=np.nan)
     tables = [_source_table(axis) for axis in axes]
     weights = known_kernel(axes)
@@ -72,7 +75,7 @@ def expected_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
         return np.nansum(terms, axis=0) / np.sum(shares, axis=0)
     if axes[0].kind != "pool":
         return np.nansum(terms, axis=0)
-    pool = np.nanmax if isinstance(layer, MAX_POOLS) else np.nanmean
+    pool = np.nanmax if largest else np.nanmean
     return pool(terms, axis=0)
 
 
