@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -399,3 +400,15 @@ def test_macs_do_not_depend_on_groups():
         for group in (1, 4)
     )
     assert whole.macs == math.prod((3, 3, 9, 4, 4)) and parts.macs == whole.macs // 4
+
+
+def test_the_table_of_conflicts_is_what_the_tools_say():
+    page = (Path(__file__).parents[3] / "docs" / "conflicts.md").read_text("utf-8")
+    program = page.partition("```python\n")[2].partition("```")[0]
+    names: dict = {}
+    exec(program.rpartition("\nprint(")[0], names)
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    for node, sizes, *stated, _ in rows:
+        size, taps = map(int, sizes.split(", "))
+        assert names["say"](node.strip("|` "), size, taps) == stated, node
