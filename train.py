@@ -22,6 +22,7 @@ from config.schema import Config, ConfigError, UserError
 from config.sizes import with_widths
 from gan.command_line import Command, option, setting_options, start_options
 from gan.data.dataset import BUNDLED
+from gan.files import counted
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
@@ -175,7 +176,8 @@ def run(
         if not folder.is_locked:
             say(f"warning: {directory}: no locks here; do not start this run twice")
         say(
-            f"{dataset.name}: {len(dataset.images_uint8)} images -> {directory}; "
+            f"{dataset.name}: {counted(len(dataset.images_uint8), 'image')} -> "
+            f"{directory}; "
             f"watch: tensorboard --logdir {directory.parent}"
         )
         outcome = train(
@@ -195,18 +197,29 @@ def run(
         command = shlex.join(["python", *sys.argv])
         say(f"{outcome.stop} after step {outcome.step}; continue with: {command}")
     else:
-        say(f"measure them: python -m analysis spectra {shlex.quote(str(directory))}")
-        say(f"finished: {outcome.step} steps; samples and generator in {directory}")
+        from analysis.samples import MIN_IMAGES
+
+        enough = len(dataset.images_uint8) >= MIN_IMAGES
+        measure = "spectra" if enough else "quality"
+        say(f"measure them: python -m analysis {measure} {shlex.quote(str(directory))}")
+        steps = counted(outcome.step, "step")
+        say(f"finished: {steps}; samples and generator in {directory}")
     return outcome.exit_code
 
 
 def show_plan(config: Config, directory: Path, max_minutes: float | None) -> None:
     """Prints all settings, the run folder and the budget."""
     size, name = config.data.image_size, config.data.dataset
-    if name in BUNDLED or Path(name).expanduser().exists():
-        config, _ = load_for_training(config)
-    elif size:  # a data set of tensorflow-datasets is not downloaded for a plan
-        config = replace(config, model=with_widths(config.model, size))
+    is_path = name.startswith((".", "~", "/")) or Path(name).expanduser().exists()
+    if name in BUNDLED or is_path:
+        config, dataset = load_for_training(config)
+        images = f"{counted(len(dataset.images_uint8), 'image')} of {dataset.name}"
+        notes = dataset.notes
+    else:  # a data set of tensorflow-datasets is not downloaded for a plan
+        images = f"{name}, which is looked up when training starts"
+        notes = ()
+        if size:
+            config = replace(config, model=with_widths(config.model, size))
     console = Console(highlight=False)
     title = escape(f"run folder: {directory}")
     table = Table("setting", "value", title=title, title_style="")
@@ -214,9 +227,15 @@ def show_plan(config: Config, directory: Path, max_minutes: float | None) -> Non
         for key, value in settings.items():
             table.add_row(f"{section}.{key}", escape(str(value)))
     console.print(table)
-    steps = config.train.num_steps or "epochs x images / batch size"
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(f"images: {images}", markup=False, soft_wrap=True)
+    train = config.train
+    steps = f"{train.epochs:g} passes over the images, in steps"
+    if train.num_steps:
+        steps = counted(train.num_steps, "step")
     limit = f", at most {max_minutes:g} minutes in this call" if max_minutes else ""
-    console.print(f"budget: {steps} steps of {config.train.batch_size} images{limit}")
+    console.print(f"budget: {steps} of {counted(train.batch_size, 'image')}{limit}")
 
 
 if __name__ == "__main__":

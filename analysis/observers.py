@@ -29,7 +29,9 @@ from config.schema import Config, DataConfig, UserError
 from config.sizes import strides
 from gan.data.dataset import Dataset
 from gan.evaluation import Observation, Observer
+from gan.files import counted
 
+MIN_OBSERVED = 24  # images; the quality of fewer cannot be told
 MAX_REAL = 10_000  # images behind the band of the checkerboard
 MAX_TRAIN = 60_000  # images among which copies are searched
 NUM_DIRECTIONS = 128  # a quarter of those of a result; 3 s for 1000 RGB images of 64 px
@@ -51,6 +53,10 @@ def make_observers(
     """Makes the observers of a run; `say` gets a sentence where one is not possible."""
     images = dataset.images_uint8
     observers: list[Observer] = []
+    if len(images) < MIN_OBSERVED:
+        number = counted(len(images), "image")
+        say(f"note: not observed: received {number}, expected at least {MIN_OBSERVED}")
+        return observers
     for make in (
         lambda: CheckerboardObserver(images, strides(config.model, images.shape[1])),
         lambda: QualityObserver(config.data, say),

@@ -15,6 +15,7 @@ import numpy as np
 from config.schema import Config, DataConfig, UserError
 from gan.data.dataset import Dataset, digest, load_dataset
 from gan.data.files import array_to_uint8, open_path
+from gan.files import counted
 from gan.run.environment import prepare_tensorflow
 
 MIN_IMAGES = 500
@@ -199,7 +200,9 @@ def make_samples(
     num_images = len(images_uint8)
     if num_images < MIN_IMAGES:
         raise SampleError(
-            f"{name}: received {num_images} images, expected at least {MIN_IMAGES}"
+            f"{name}: received {counted(num_images, 'image')}, expected at least "
+            f"{MIN_IMAGES}; --reference names other real images, and `python -m "
+            "analysis quality` takes fewer of them"
         )
     flat = images_uint8.reshape(num_images, -1)
     num_constant = int((flat.max(axis=1) == flat.min(axis=1)).sum())

@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from config.loader import load_config
-from gan.command_line import Command
+from gan.command_line import RUNS_DIR, Command, RunPath, print_table
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.data.files import read_grids
 from gan.data.images import magnify, to_grid, to_picture, viewing_scale
+from gan.files import counted
 from gan.launch import Limits, launch
 from gan.run.environment import prepare_tensorflow
 from gan.run.folder import RunError, RunFolder, read_run
@@ -36,7 +37,7 @@ REPAIRED = 3  # exit code of `check`
 
 option = partial(click.option, show_default=True)
 PATH = click.Path(path_type=Path)
-run_argument = click.argument("run", type=PATH)
+run_argument = click.argument("run", type=RunPath(path_type=Path))
 checkpoint_option = option(
     "--checkpoint",
     default="latest",
@@ -273,10 +274,10 @@ def export(run: Path, checkpoint: str, out: Path) -> None:
     from gan.export import export_generator, usage
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    difference = export_generator(loaded, out)
+    most = counted(export_generator(loaded, out), "grey level")
     click.echo(
         f"generator of step {loaded.step} -> {out}; read back, its pixels differ by "
-        f"at most {difference} grey levels. To use it:\n\n{usage(loaded, out)}\n\n"
+        f"at most {most}. To use it:\n\n{usage(loaded, out)}\n\n"
         "Grey levels are (images + 1) * 127.5."
     )
 
@@ -306,7 +307,7 @@ def check(run: Path) -> None:
 
 
 @main.command("list", cls=Command)
-@click.argument("directory", type=PATH, default="checkpoints")
+@click.argument("directory", type=PATH, default=RUNS_DIR)
 @click.option("--json", "as_json", is_flag=True, help="all values, for programs")
 def list_command(directory: Path, as_json: bool) -> None:
     """Lists the runs in DIRECTORY [default: checkpoints], also those of its folders.
@@ -321,7 +322,7 @@ def list_command(directory: Path, as_json: bool) -> None:
     if not runs:
         click.echo(f"no runs in {directory}")
         return
-    whole_name = Column("run", overflow="fold")
+    whole_name = Column("run", no_wrap=True)
     table = Table(whole_name, "state", "steps", "quality", "alarms", "MB", box=SIMPLE)
     for run in runs:
         steps, size = f"{run.step}/{run.num_steps or '?'}", f"{run.num_bytes / 1e6:.0f}"
@@ -329,7 +330,7 @@ def list_command(directory: Path, as_json: bool) -> None:
         row = run.name, run.state, steps, score, ", ".join(run.alarms), size
         table.add_row(*map(escape, row))
     console = Console(highlight=False)
-    console.print(table)
+    print_table(console, table, "MB", "alarms")
     for run in runs:
         if run.problem:
             console.print(f"{run.name}: {run.problem}", markup=False, soft_wrap=True)
@@ -347,7 +348,9 @@ def remove(run: Path, yes: bool) -> None:
     [found] = list_runs(run)
     text = f"{run}, {found.state} at step {found.step}, {found.num_bytes / 1e6:.0f} MB"
     if not yes:
-        click.confirm(f"remove {text}?", abort=True)
+        if not click.confirm(f"remove {text}?"):
+            click.echo("nothing was removed")
+            return
     remove_run(run)
     click.echo(f"removed {text}")
 

@@ -2,11 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
 from config.schema import Config
+from gan.run.folder import CONFIG
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+RUNS_DIR = Path("checkpoints")
 
 
 class Command(click.Command):
@@ -38,6 +46,51 @@ class Command(click.Command):
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records)
+
+
+class RunPath(click.Path):
+    """A path, or the name of a run in `checkpoints/`, which stands for its folder."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """The path, if there is something; else that of the run of this name."""
+        named = RUNS_DIR / value
+        if not Path(value).exists() and (named / CONFIG).is_file():
+            value = str(named)
+        return super().convert(value, param, ctx)
+
+
+def print_table(console: "Console", table: "Table", *optional: str) -> None:
+    """Prints a table without cutting a cell off.
+
+    On a terminal that is too narrow, columns are left out, the first heading of
+    `optional` first, and named. A table that is still too wide is wrapped by the
+    terminal.
+    """
+    from rich.measure import Measurement
+
+    def width() -> int:
+        unlimited = console.options.update(width=10_000)
+        return Measurement.get(console, unlimited, table).maximum
+
+    left_out = []
+    for heading in optional:
+        if width() <= console.width:
+            break
+        kept = [column for column in table.columns if column.header != heading]
+        if len(kept) < len(table.columns):
+            left_out.append(" ".join(heading.split()))
+        table.columns = [
+            dataclasses.replace(column, _index=n) for n, column in enumerate(kept)
+        ]
+    columns = console.width
+    console.width = max(width(), columns)
+    console.print(table)
+    console.width = columns
+    if left_out:
+        names = ", ".join(left_out)
+        console.print(f"Left out, because the terminal has {columns} columns: {names}.")
 
 
 class Option(click.Option):

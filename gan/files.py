@@ -16,6 +16,11 @@ MAX_BYTES = 4 << 30  # limit for the arrays of one file, which are held in memor
 TEMPORARY = ".tmp-"  # prefix of unfinished files, which no reader opens
 
 
+def counted(number: int, what: str) -> str:
+    """A number with its noun: "1 image", "2 images"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls `write(temporary path)` and renames the result to `path`.
 

@@ -329,6 +329,8 @@ class StopSignals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
+        if number == signal.SIGINT:  # print is not safe in a signal handler
+            os.write(2, b"\nstopping: this step ends and the state is saved\n")
         signal.signal(number, self._before[signal.Signals(number)])
         if number == signal.SIGHUP:  # writing to a terminal that is gone is an error
             nothing = os.open(os.devnull, os.O_WRONLY)

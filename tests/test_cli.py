@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import train
+from analysis.__main__ import main as analysis
 from config.schema import DataConfig
 from gan.__main__ import main as gan
 from gan.__main__ import parse_seeds, slerp
@@ -56,6 +58,7 @@ cases = [
     (train.main, "--config nope", 1, "Error: --config: cannot read 'nope'"),
     (train.main, "--run ../x", 1, "Error: --run: received '../x'"),
     (train.main, "--dataset /no/such/folder", 1, "no such folder or file"),
+    (train.main, "--dry-run --dataset ../no/such", 1, "no such folder or file"),
     (gan, "--help", 0, "interpolate"),
     (gan, "--version", 0, "version 0."),
     (train.main, "--version", 0, "version 0."),
@@ -87,6 +90,45 @@ def test_help_plan_and_refusals_do_not_wait_for_tensorflow():
     assert (result.stdout, result.stderr) == ("[]\n", "")
 
 
+def test_a_dry_run_reads_the_pictures_of_a_folder(tmp_path):
+    for n in range(3):
+        Image.new("RGB", (40, 32), (90 * n, 0, 9)).save(tmp_path / f"{n}.png")
+    (tmp_path / "x.png").write_text("no picture")
+    code, output = call(train.main, "--dry-run", "--dataset", tmp_path, "--steps", 1)
+    text = " ".join(output.split())
+    assert code == 0 and "images: 3 images of" in text and "x.png" in text
+    assert "budget: 1 step of 16 images" in text
+
+
+@pytest.mark.reported
+def test_a_single_picture_is_trained_on_and_not_observed(tmp_path, recwarn):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(noise).save(tmp_path / "one" / "a.png")
+    tiny = ("--config", "smoke", "--set", "train.steps_per_call=1", "--steps", 1)
+    place = ("--dataset", tmp_path / "one", "--runs-dir", tmp_path, "--run", "r")
+    code, output = call(train.main, *tiny, *place)
+    assert code == 0 and "1 image -> " in output and "finished: 1 step;" in output
+    assert "note: not observed: received 1 image, expected at least 24" in output
+    assert output.count("not observed") == 1
+    assert "python -m analysis quality" in output
+    assert not [w for w in recwarn if "invalid value" in str(w.message)]
+
+
+@pytest.mark.reported
+def test_a_name_in_checkpoints_stands_for_the_folder_of_the_run(
+    run, tmp_path, monkeypatch
+):
+    shutil.copytree(run, tmp_path / "checkpoints" / "mine")
+    monkeypatch.chdir(tmp_path)
+    code, output = call(gan, "check", "mine")
+    assert code == 0 and "sound" in output
+    assert call(analysis, "layers", "mine")[0] == 0
+    assert "other is not a run folder" in refused(gan, "check", "other")
+    (tmp_path / "mine").mkdir()  # what is there comes first
+    assert "mine is not a run folder" in refused(gan, "check", "mine")
+
+
 @pytest.mark.reported
 def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     code, output = call(
@@ -98,7 +140,8 @@ def test_a_dry_run_says_all_and_writes_nothing(tmp_path):
     assert "budget: 33750 steps of 16 images" in output  # 9 x 60,000 / 16
     _, limited = call(train.main, "--dry-run", "--dataset", "[/x]", "--max-minutes", 3)
     assert "[/x]" in limited and "at most 3 minutes" in limited
-    assert "budget: epochs x images / batch size steps" in limited
+    assert "images: [/x], which is looked up when training starts" in limited
+    assert "budget: 9 passes over the images, in steps of 16 images" in limited
     _, emoji = call(train.main, "--dry-run", "--dataset", "emoji")
     assert "budget: 1075 steps of 16 images" in emoji  # 9 x 1911 / 16
     np.save(tmp_path / "own.npy", np.full((400, 48, 48), 255, np.uint8))

@@ -14,7 +14,7 @@ from analysis.checkerboard.words import CAUTION, decibels, gain_text, verdict
 from analysis.commands import options
 from analysis.commands.tables import table_console
 from analysis.report.comparison import PREDICTORS, Source, conditions, load_sources
-from gan.command_line import Command
+from gan.command_line import Command, print_table
 from gan.run.environment import prepare_tensorflow
 
 ABOUT_PREDICTIONS = (
@@ -78,7 +78,9 @@ def print_comparison(sources: list[Source]) -> None:
             console.print(f"  {sentence}", markup=False, width=width)
         for note in source.facts["notes"]:
             console.print(f"  Note: {note}", markup=False, width=width)
-    console.print(comparison_table(sources))
+    table = comparison_table(sources)
+    periods = [str(column.header) for column in table.columns[1:2]]
+    print_table(console, table, "M params", "M MAC", "free", *periods, "pattern")
     console.print(LEGEND, markup=False, width=width)
     if any(source.predicted for source in sources):
         console.print(ABOUT_PREDICTIONS, markup=False, width=width)
@@ -90,12 +92,12 @@ def comparison_table(sources: list[Source]) -> Table:
     stage = "stage" if all(known) else "stage or\nperiod" if any(known) else "period"
     title = escape(f"against {conditions(sources[0])}")
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
-    for name in ("", stage, "at", "", "gain, dB", "fixed", "free"):
-        table.add_column(name, overflow="fold")
+    table.add_column("", overflow="fold", max_width=16)
+    for name in (stage, "at", "", "gain, dB", "fixed", "free"):
+        table.add_column(name, no_wrap=True)
     table.add_column("pattern", max_width=10)
     for name in ("M params", "M MAC"):
         table.add_column(name, justify="right")
-    table.columns[0].min_width = 9  # "transpose" stays whole on a narrow terminal
     for source in sources:
         cost = [f"{value / 1e6:.2f}" for value in source.cost.values()] or ["-", "-"]
         for index in source.one_per_stage():

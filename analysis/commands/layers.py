@@ -15,7 +15,7 @@ from analysis.commands.options import FILE, option
 from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
-from gan.command_line import Command
+from gan.command_line import Command, RunPath, print_table
 from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -100  # float32 leaves no smaller gain,
@@ -25,7 +25,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
 @click.command(name="layers", cls=Command)
-@click.argument("target")
+@click.argument("target", type=RunPath())
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option(
     "--figure",
@@ -210,7 +210,8 @@ def predict_patterns(
 def print_summary(summary: dict[str, Any]) -> None:
     """Prints the table of layers, then each finding once, errors first."""
     console = table_console(min_columns=130)
-    console.print(_layer_table(summary))
+    optional = "findings", "type", "M MAC", "shift px", "kernel", "stride"
+    print_table(console, _layer_table(summary), *optional)
     groups: dict[tuple[str, str, str], list[str]] = {}
     for layer in summary["layers"]:
         for finding in layer["findings"]:
@@ -252,9 +253,9 @@ def _layer_table(summary: dict[str, Any]) -> Table:
     columns = ["layer", "type", "input", "output", "kernel", "stride", "pad or crop"]
     columns += ["PyTorch's" if torch else "shift px", "M MAC", "checked", "findings"]
     for column in columns:
-        wrap = column in ("layer", "type", "findings")
-        width = 8 if wrap else None
-        table.add_column(column, no_wrap=not wrap, overflow="fold", min_width=width)
+        # Names of layers and long lists are wrapped, and numbers never.
+        most = {"layer": 32, "type": 20, "findings": 20}.get(column)
+        table.add_column(column, no_wrap=most is None, overflow="fold", max_width=most)
     for layer in summary["layers"]:
         cells = [layer["name"], layer["type"]]
         cells += [_size(layer[key]) for key in ("input_shape", "output_shape")]

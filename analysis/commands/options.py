@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
+from gan.command_line import RunPath
+
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 option = partial(click.option, show_default=True)
-sources = click.argument(
-    "sources", nargs=-1, required=True, type=click.Path(exists=True)
-)
+sources = click.argument("sources", nargs=-1, required=True, type=RunPath(exists=True))
 num_images = option(
     *("--n", "num_images"),
     type=click.IntRange(1),

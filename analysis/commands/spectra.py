@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.table import Table
 
 from analysis.checkerboard.measurement import Measurement, measure_samples
@@ -14,7 +15,7 @@ from analysis.checkerboard.words import decibels, gain_text, levels_text
 from analysis.commands import options
 from analysis.commands.tables import table_console
 from analysis.samples import load_reference, load_samples
-from gan.command_line import Command
+from gan.command_line import Command, RunPath, print_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ LEGEND = (
 
 
 @click.command(name="spectra", cls=Command)
-@click.argument("source", type=click.Path(exists=True))
+@click.argument("source", type=RunPath(exists=True))
 @options.num_images
 @options.checkpoint
 @options.reference
@@ -106,7 +107,11 @@ def print_measurement(result: Measurement) -> None:
     console = table_console()
     for sentence in result.sentences:
         console.print(sentence, markup=False)
-    console.print(readings_table(result))
+    print_table(
+        console,
+        readings_table(result),
+        *("share", "real", "limit", "free, levels", "stage", "period, px"),
+    )
     console.print(LEGEND, markup=False)
     for side in ("samples", "reference"):
         for note in result.facts[side]["notes"]:
@@ -118,7 +123,8 @@ def readings_table(result: Measurement) -> Table:
     sides = result.facts["samples"], result.facts["reference"]
     title = " against ".join(f"{side['name']} ({side['size']})" for side in sides)
     known = result.facts["known_strides"]
-    table = Table("frequency", "stage" if known else "period, px", title=title)
+    headings = "frequency", "stage" if known else "period, px"
+    table = Table(*headings, title=title, box=box.SIMPLE_HEAD)
     columns = ["gain, dB", "real", "limit", "share", "fixed, levels", "real", "limit"]
     for name in (*columns, "free, levels", "real", "limit"):
         table.add_column(name, justify="right")

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -167,6 +168,7 @@ class RunFolder:
 
     def __enter__(self) -> Self:
         try:
+            self._is_new = not self.directory.exists()
             for path in (self.directory, self.state, self.samples):
                 path.mkdir(parents=True, exist_ok=True)
             if not os.access(self.directory, os.W_OK):
@@ -199,7 +201,17 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._is_new and not (self.directory / CONFIG).exists():
+            self._remove_empty()
         self._lock.close()
+
+    def _remove_empty(self) -> None:
+        """Removes a new folder that no run has claimed; one with other files stays."""
+        with suppress(OSError):
+            for path in (self.state, self.samples):
+                path.rmdir()
+            (self.directory / ".lock").unlink()
+            self.directory.rmdir()
 
     def claim(self, record: RunRecord) -> tuple[RunRecord, list[str]]:
         """Connects the folder with a run, new or already in it.
@@ -274,7 +286,13 @@ def refuse_changes(directory: Path, old: RunRecord, new: RunRecord) -> None:
     Raises:
         RunError: with the list of differences.
     """
-    if changes := forbidden_changes(old, new):
+    changes = forbidden_changes(old, new)
+    if len(changes) == 1 and changes[0].startswith("train.num_steps: "):
+        raise RunError(
+            f"{directory}: received a smaller budget ({changes[0]}), which can only "
+            "grow; to end the run earlier, stop it with Ctrl-C or --max-minutes"
+        )
+    if changes:
         raise RunError(
             f"{directory} was made with other settings ({'; '.join(changes)}); to use "
             f"the new ones, start a new run with --run NAME, or go on from the state "

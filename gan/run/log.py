@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
@@ -108,12 +109,16 @@ class RunLog:
         self._failed: set[str] = set()
         self._last_line = -math.inf
         self._alarm = "ok"
+        # On a narrow terminal the end of the description is cut off.
+        whole = Column(no_wrap=True)
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._progress = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=24),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.description}"),
+            TextColumn("step {task.completed}/{task.total}", table_column=whole),
+            BarColumn(bar_width=8),
+            TimeRemainingColumn(compact=True, table_column=whole),
+            TextColumn("{task.description}", table_column=rest),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("starting", total=num_steps)
@@ -136,7 +141,7 @@ class RunLog:
         """Logs settings and layers; removes lines of steps that are done again."""
         self._guard("log.jsonl", lambda: self._truncate(step))
         self._guard("TensorBoard", lambda: self._start_session(step + 1))
-        self._progress.update(self._task, completed=step)
+        self._progress.update(self._task, completed=max(step, 0))
 
         def write() -> None:
             pairs = [(f"{s}.{k}", v) for s, t in settings.items() for k, v in t.items()]

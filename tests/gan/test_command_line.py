@@ -1,13 +1,17 @@
 """What all commands share: errors of one line, and options from the settings."""
 
+import os
+
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
 
 import train
 from config.loader import to_dict
 from config.schema import Config, ConfigError, UserError
-from gan.command_line import Command
+from gan.command_line import Command, print_table
 from gan.launch import WorkerLostError
 
 
@@ -72,3 +76,25 @@ def test_the_help_has_one_section_for_each_group():
         "Output:",
         "Options:",
     ]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 200])
+def test_no_cell_of_a_table_is_cut_off_on_any_terminal(columns):
+    """Whole columns are left out and named, in the order that is asked for."""
+    table = Table("name", "size", "more", "most")
+    cells = ["fashion_mnist-transpose-seed0", "14x14x128", "0.63", "-50 (-51 … -49)"]
+    table.add_row(*cells)
+    console = Console(
+        width=columns, record=True, quiet=False, file=open(os.devnull, "w")
+    )
+    print_table(console, table, "most", "more")
+    console.file.close()
+    text = console.export_text()
+    shown, _, left_out = text.partition("Left out, because")
+    assert cells[0] in shown and cells[1] in shown
+    gone = [name for name in ("most", "more") if name in " ".join(left_out.split())]
+    assert gone == {20: ["most", "more"], 40: ["most", "more"], 60: ["most"]}.get(
+        columns, []
+    )
+    for name, cell in (("more", "0.63"), ("most", "-50 (-51 … -49)")):
+        assert (cell in shown) == (name not in gone)

@@ -58,7 +58,7 @@ def test_a_row_says_how_far_and_how_good_a_run_is(run):
 
 
 def test_running_stopped_and_damaged_runs_are_told_apart(run, tmp_path):
-    name = "a-name-that-is-long-enough-to-need-a-second-line-in-a-table-of-80-columns"
+    name = "a-name-that-is-longer-than-a-line-of-a-terminal-which-has-only-80-columns"
     stopped = shutil.copytree(run, tmp_path / "study" / name)  # one folder deeper
     shutil.rmtree(stopped / "state" / "step-00000012")
     broken = {key: shutil.copytree(run, tmp_path / key) for key in "abc"}
@@ -79,8 +79,7 @@ def test_running_stopped_and_damaged_runs_are_told_apart(run, tmp_path):
     assert rows["c"]["problem"] == "no valid checkpoint is left"
     _, output = call("list", tmp_path)
     table, _, problems = output.partition("\na: ")
-    assert max(map(len, table.splitlines())) <= 80 and "config.json" in problems
-    assert name in "".join(line[2:40].split(" ")[0] for line in table.splitlines())
+    assert name in table and "config.json" in problems  # it can be copied
 
 
 def test_a_hostile_folder_stops_nothing(run):
@@ -101,7 +100,8 @@ def test_a_run_is_removed_after_a_question(run, tmp_path):
     (run / "state" / "step-00000012" / "link").symlink_to(tmp_path / "other")
     before = content(tmp_path)
     code, output = call("remove", run, input="n\n")
-    assert code == 1 and content(tmp_path) == before
+    assert code == 0 and content(tmp_path) == before
+    assert output.endswith("nothing was removed\n")
     assert "run, finished at step 12, " in output and " MB? [y/N]" in output
     code, output = call("remove", run, input="y\n")
     assert code == 0 and "removed " in output and not run.exists()

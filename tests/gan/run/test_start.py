@@ -74,7 +74,10 @@ def test_a_resumed_run_takes_no_other_settings(run):
     assert f"--run NAME, or go on from the state of this one with --fork {run}" in line
     line = refused("--resume", run, "--config", "smoke")
     assert "model.generator_widths: (8, 8, 4) -> (64, 32, 16)" in line
-    assert "train.num_steps: 12 -> 7" in refused("--resume", run, "--steps", 7)
+    line = refused("--resume", run, "--steps", 7)
+    assert (
+        "received a smaller budget (train.num_steps: 12 -> 7), which can only" in line
+    )
     assert "12 -> 6" in refused("--resume", run, "--epochs", 6 * 8 / 256)
     # What was given the first time may be given again.
     assert "finished" in call("--resume", run, "--batch-size", 8, "--steps", 12)
@@ -231,6 +234,7 @@ def test_networks_of_other_shapes_are_refused(trained, tmp_path):
     colour = ("--set", "data.channels=3", "--set", "train.loss=hinge")
     line = refused("--init-from", trained, *place, *colour)
     assert "images of 28 px and 1 channels -> 28 px and 3" in line
+    assert not (tmp_path / "new").exists()  # and the name stays free
 
 
 def test_the_best_state_can_be_forked(run, tmp_path):
