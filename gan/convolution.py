@@ -1,9 +1,10 @@
 """Convolutions with padding "same" in the fastest form known for their shapes.
 
-Large maps of few channels are convolved by phases, see `transpose_by_phases`. Small
-maps of many channels are convolved at their frequencies, see `gan.fourier`, but not on
-a GPU, where this was not measured and cuDNN has such forms of its own. All others take
-TensorFlow's form. The forms differ in rounding only.
+Large maps of few channels, and 4x4 kernels of many channels, are convolved by phases,
+see `transpose_by_phases`. Small maps of many channels are convolved at their
+frequencies, see `gan.fourier`, but not on a GPU, where this was not measured and cuDNN
+has such forms of its own. All others take TensorFlow's form. The forms differ in
+rounding only.
 """
 
 from typing import Any
@@ -14,16 +15,22 @@ from gan import fourier
 
 DIRECT, PHASES, FOURIER = "direct", "phases", "fourier"
 FEW_CHANNELS = 3
+# TensorFlow's transposed convolution reads the whole kernel once more for each image. A
+# 4x4 kernel of so many weights does not stay in the cache, see docs/performance.md.
+MANY_WEIGHTS = 2**19
 
 
 def fastest_form(small_shape: tuple[Any, ...], kernel: tf.Tensor, stride: int) -> str:
     """Chooses the form for a small map (batch, height, width) and a kernel."""
     batch, height, width = small_shape
-    if kernel.shape[2] <= FEW_CHANNELS and (kernel.shape[0], stride) == (5, 2):
+    taps, _, large, small = kernel.shape
+    if large <= FEW_CHANNELS and (taps, stride) == (5, 2):
         return PHASES
     can_transform = batch and height == width and kernel.dtype == tf.float32
     if not can_transform or tf.config.list_logical_devices("GPU"):
         return DIRECT
+    if taps**2 * large * small >= MANY_WEIGHTS and (taps, stride) == (4, 2):
+        return PHASES
     saves_time = fourier.saves_time(batch, height, kernel.shape, stride)
     return FOURIER if saves_time else DIRECT
 
@@ -45,7 +52,7 @@ def convolve(large: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     if form == FOURIER:
         return fourier.convolve(large, kernel, stride)
     if form == PHASES:
-        return convolve_few_channels(large, kernel)
+        return convolve_with_phases(large, kernel)
     return tf.nn.conv2d(large, kernel, stride, "SAME")
 
 
@@ -55,14 +62,14 @@ def convolve_transposed(small: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.
     if form == FOURIER:
         return fourier.convolve_transposed(small, kernel, stride)
     if form == PHASES:
-        return transpose_few_channels(small, kernel)
+        return transpose_with_phases(small, kernel)
     batch, height, width = tf.unstack(tf.shape(small)[:3])
     shape = batch, stride * height, stride * width, kernel.shape[2]
     return tf.nn.conv2d_transpose(small, kernel, shape, stride, "SAME")
 
 
 @tf.custom_gradient
-def convolve_few_channels(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def convolve_with_phases(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Convolution of stride 2 whose input gradient is computed by phases."""
 
     def gradients(small: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -73,9 +80,7 @@ def convolve_few_channels(large: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tenso
 
 
 @tf.custom_gradient
-def transpose_few_channels(
-    small: tf.Tensor, kernel: tf.Tensor
-) -> tuple[tf.Tensor, Any]:
+def transpose_with_phases(small: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """Transposed convolution of stride 2, computed by phases."""
 
     def gradients(large: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

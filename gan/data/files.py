@@ -291,7 +291,8 @@ def floats_to_uint8(
         expected = f"values from {black:g} to {white:g}"
         raise DataError(
             f"{name}: received floats in [{low:.3g}, {high:.3g}], expected {expected}; "
-            "convert them to uint8, or give --range to a command that measures images"
+            "convert them to uint8, or state their range where they are measured "
+            "(--range BLACK WHITE, in Python value_range)"
         )
     levels = (images.astype(np.float32) - np.float32(black)) * np.float32(
         255 / (white - black)

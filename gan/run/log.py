@@ -109,6 +109,7 @@ class RunLog:
         self._failed: set[str] = set()
         self._last_line = -math.inf
         self._alarm = "ok"
+        self._grid_is_announced = False
         # On a narrow terminal the end of the description is cut off.
         whole = Column(no_wrap=True)
         rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -198,6 +199,9 @@ class RunLog:
         path = self.directory / "samples" / f"step-{step:08d}.png"
         save = to_picture(image).save
         self._guard("sample grids", lambda: write_atomically(path, save))
+        if step > 1 and not self._grid_is_announced:
+            self._grid_is_announced = True
+            self.say(f"samples: {path}, and more beside it as training goes on")
         self.picture(step, "samples/ema", image)
 
     def histograms(self, step: int, variables: list[Any]) -> None:

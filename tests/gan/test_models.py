@@ -320,6 +320,8 @@ def test_fused_batch_normalisation_is_that_of_keras(shape):
         (False, (4, 8, 12, 3), 6, 5, 2, PHASES),
         (True, (4, 14, 14, 6), 1, 5, 2, PHASES),
         (True, (4, 4, 6, 6), 3, 5, 2, PHASES),
+        (False, (2, 8, 8, 128), 256, 4, 2, PHASES),
+        (True, (2, 4, 4, 256), 128, 4, 2, PHASES),
         (True, (32, 7, 7, 32), 32, 5, 1, FOURIER),
         (False, (32, 14, 14, 64), 128, 5, 2, FOURIER),
         (True, (64, 8, 8, 128), 64, 5, 2, FOURIER),
@@ -327,6 +329,7 @@ def test_fused_batch_normalisation_is_that_of_keras(shape):
         (False, (4, 14, 14, 6), 6, 5, 2, DIRECT),
         (True, (4, 7, 9, 32), 16, 5, 1, DIRECT),
         (True, (4, 7, 7, 8), 8, 4, 2, DIRECT),
+        (True, (2, 4, 4, 256), 127, 4, 2, DIRECT),
     ],
 )
 def test_a_fast_form_is_that_of_keras(transposed, shape, filters, taps, stride, form):
