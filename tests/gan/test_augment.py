@@ -263,6 +263,7 @@ def test_a_step_of_xla_depends_on_the_key_alone(tiny, images):
     assert run_steps(config, images, [(0,), (1,)])[0].digest() == straight.digest()
 
 
+@pytest.mark.slow
 def test_half_precision_changes_the_images_alike(tiny, images):
     smooth = ON | {"model.dropout": 0.0}
     _, plain = run_steps(tiny(smooth), images, [(0,)])
