@@ -10,7 +10,13 @@ from rich.table import Table
 
 from analysis.commands.options import option
 from analysis.geometry.arithmetic import AxisGeometry, findings
-from analysis.geometry.formulas import REFUSED, Convolution, counterparts, keras_refuses
+from analysis.geometry.formulas import (
+    REFUSED,
+    Convolution,
+    counterparts,
+    keras_refuses,
+    same_pixels,
+)
 
 MAX_POSITIONS = 24  # in one row that fits a terminal
 MAX_MATRIX = 16
@@ -89,8 +95,12 @@ def command(**options: Any) -> None:
     """
     layers = checked_layers(options)
     others = counterparts(layers) or (None, None)
+    console = Console(highlight=False)
     for layer, other in dict.fromkeys(zip(layers, others, strict=True)):
-        _explain(layer, other, Console(highlight=False))
+        _explain(layer, other, console)
+    axes = [layer.geometry() for layer in layers]
+    text = same_pixels(axes, "Keras", "PyTorch", "ONNX").replace("; ", "\n")
+    console.print(f"\n{text}", markup=False)
 
 
 def _explain(layer: Convolution, other: Convolution | None, console: Console) -> None:

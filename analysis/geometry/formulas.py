@@ -5,10 +5,10 @@ framework's layer of the same sizes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from analysis.geometry.arithmetic import AxisGeometry, conv_axis, conv_transpose_axis
 
@@ -154,3 +154,85 @@ def torch_axis(axis: AxisGeometry) -> AxisGeometry | None:
     )
     found = same._with_output_size(axis.output_size, named=False)
     return found.geometry() if found else None
+
+
+def same_pixels(axes: Sequence[AxisGeometry], *frameworks: str) -> str:
+    """Says which layers compute the same as a convolution, transposed or not.
+
+    Args:
+        axes: one for each spatial axis.
+        frameworks: some of "Keras", "PyTorch" and "ONNX".
+    """
+    known = {"Keras": keras_settings, "PyTorch": torch_settings, "ONNX": onnx_settings}
+    way = "crop" if axes[0].is_scatter else "pad and crop"
+    texts = []
+    for name in frameworks:
+        if settings := known[name](axes):
+            texts.append(f"{name} computes the same with {settings}")
+        else:
+            texts.append(
+                f"no layer of {name} computes the same: {way} one without padding"
+            )
+    return "; ".join(texts)
+
+
+def keras_settings(axes: Sequence[AxisGeometry]) -> str:
+    """The padding of the layer of Keras that computes the same; "" if there is none."""
+    if max(a.stride for a in axes) > 1 and max(a.dilation for a in axes) > 1:
+        return ""
+    for padding in ("same", "valid"):
+        added = [next(keras_added(axis, padding), -1) for axis in axes]
+        if -1 not in added:
+            text = f'padding="{padding}"'
+            numbers = tuple(n for n in added if n is not None)
+            if len(numbers) < len(added):
+                # Keras takes all output paddings or none.
+                return "" if numbers else text
+            return f"{text}, output_padding={numbers}"
+    return ""
+
+
+def keras_added(axis: AxisGeometry, padding: Any) -> Iterator[int | None]:
+    """The output paddings with which Keras computes the same; None: none is given."""
+    shape = axis.input_size, axis.kernel, axis.stride, padding
+    if not axis.is_scatter:
+        if conv_axis(*shape, axis.dilation).terms == axis.terms:
+            yield None
+        return
+    for added in (None, *range(axis.stride)):
+        other = conv_transpose_axis(*shape, added, axis.dilation)
+        if other.feasible and other.terms == axis.terms:
+            yield added
+
+
+def torch_settings(axes: Sequence[AxisGeometry]) -> str:
+    """The padding of the layer of PyTorch that computes the same; "" if none does."""
+    paddings, added = [], []
+    for axis in axes:
+        shape = axis.input_size, axis.kernel, axis.stride, axis.pad_before
+        extra = axis.pad_before - axis.effective_pad_after
+        if axis.is_scatter:
+            other = conv_transpose_axis(*shape, extra, axis.dilation)
+        else:
+            other = conv_axis(*shape, axis.dilation)
+        if axis.pad_before < 0 or not other.feasible or other.terms != axis.terms:
+            return ""
+        paddings.append(axis.pad_before)
+        added.append(extra)
+    text = f"padding={tuple(paddings)}"
+    has_added = axes[0].is_scatter and any(added)
+    return f"{text}, output_padding={tuple(added)}" if has_added else text
+
+
+def onnx_settings(axes: Sequence[AxisGeometry]) -> str:
+    """The pads of the node of ONNX that computes the same; "" if there is none."""
+    before = [axis.pad_before for axis in axes]
+    after = [axis.effective_pad_after for axis in axes]
+    if not axes[0].is_scatter:
+        after = [max(n, 0) for n in after]
+    added = [max(-n, 0) for n in after]
+    strides = [axis.stride for axis in axes]
+    if min(before) < 0 or any(n >= s for n, s in zip(added, strides, strict=True)):
+        return ""
+    text = f"pads={[*before, *(max(n, 0) for n in after)]}"
+    return f"{text}, output_padding={added}" if any(added) else text

@@ -28,6 +28,7 @@ from onnx.reference import ReferenceEvaluator
 from analysis.geometry import arithmetic, values
 from analysis.geometry.arithmetic import AxisGeometry, Finding
 from analysis.geometry.audit import Chain, LayerAudit, axis_findings, chain_finding
+from analysis.geometry.formulas import same_pixels
 from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
 from gan.files import first_line
 
@@ -635,63 +636,7 @@ def elsewhere(node: Any, axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
                 "(--explicit-pads)"
             )
             yield Finding("W12", "warning", text)
-    keras, torch = keras_settings(axes), torch_settings(axes)
-    way = "crop" if axes[0].is_scatter else "pad and crop"
-    texts = [
-        f"{name} computes the same with {settings}"
-        if settings
-        else f"no layer of {name} computes the same: {way} one without padding"
-        for name, settings in (("Keras", keras), ("PyTorch", torch))
-    ]
-    yield Finding("I4", "info", "; ".join(texts))
-
-
-def keras_settings(axes: Sequence[AxisGeometry]) -> str:
-    """The padding of the layer of Keras that computes the same; "" if there is none."""
-    if max(a.stride for a in axes) > 1 and max(a.dilation for a in axes) > 1:
-        return ""
-    for padding in ("same", "valid"):
-        added = [next(keras_added(axis, padding), -1) for axis in axes]
-        if -1 not in added:
-            text = f'padding="{padding}"'
-            numbers = tuple(n for n in added if n is not None)
-            if len(numbers) < len(added):
-                # Keras takes all output paddings or none.
-                return "" if numbers else text
-            return f"{text}, output_padding={numbers}"
-    return ""
-
-
-def keras_added(axis: AxisGeometry, padding: Any) -> Iterator[int | None]:
-    """The output paddings with which Keras computes the same; None: none is given."""
-    shape = axis.input_size, axis.kernel, axis.stride, padding
-    if not axis.is_scatter:
-        if arithmetic.conv_axis(*shape, axis.dilation).terms == axis.terms:
-            yield None
-        return
-    for added in (None, *range(axis.stride)):
-        other = arithmetic.conv_transpose_axis(*shape, added, axis.dilation)
-        if other.feasible and other.terms == axis.terms:
-            yield added
-
-
-def torch_settings(axes: Sequence[AxisGeometry]) -> str:
-    """The padding of the layer of PyTorch that computes the same; "" if none does."""
-    paddings, added = [], []
-    for axis in axes:
-        shape = axis.input_size, axis.kernel, axis.stride, axis.pad_before
-        extra = axis.pad_before - axis.effective_pad_after
-        if axis.is_scatter:
-            other = arithmetic.conv_transpose_axis(*shape, extra, axis.dilation)
-        else:
-            other = arithmetic.conv_axis(*shape, axis.dilation)
-        if axis.pad_before < 0 or not other.feasible or other.terms != axis.terms:
-            return ""
-        paddings.append(axis.pad_before)
-        added.append(extra)
-    text = f"padding={tuple(paddings)}"
-    has_added = axes[0].is_scatter and any(added)
-    return f"{text}, output_padding={tuple(added)}" if has_added else text
+    yield Finding("I4", "info", same_pixels(axes, "Keras", "PyTorch"))
 
 
 def write_explicit_pads(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.geometry.arithmetic import conv_transpose_axis, onnx_transpose_axis
+from analysis.geometry.formulas import onnx_settings
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -95,3 +96,24 @@ def test_which_rule_is_which():
     )
     assert upper.terms == conv_transpose_axis(7, 5, 2).terms
     assert lower.terms == conv_transpose_axis(7, 5, 2, 2, 1).terms != upper.terms
+
+
+def test_pads_that_serve_onnx_compute_the_same_pixels():
+    """Every layer of Keras and PyTorch has some, but for one with dilation."""
+    random = np.random.default_rng(2)
+    served = 0
+    for _ in range(1000):
+        i, k, s = random.integers(1, 8, 3).tolist()
+        padding = random.choice(np.array(["same", "valid", 0, 1, 2, 3], dtype=object))
+        op = random.choice(np.array([None, 0, 1, 2], dtype=object))
+        axis = conv_transpose_axis(i, k, s, padding, op)
+        if axis.feasible:
+            given = eval(f"dict({onnx_settings([axis])})")
+            added = given.get("output_padding", [0])[0]
+            found = onnx_transpose_axis(i, k, s, tuple(given["pads"]), added)
+            assert found.feasible and found.terms == axis.terms, axis
+            served += 1
+    assert served > 300
+    dilated = conv_transpose_axis(4, 4, 1, 0, 2, dilation=3)  # PyTorch runs it
+    assert dilated.feasible and onnx_settings([dilated]) == ""
+    assert not onnx_transpose_axis(4, 4, 1, (0, 0), 2, dilation=3).feasible
