@@ -49,7 +49,7 @@ from config.loader import load_config
 from config.schema import Config, UserError
 from gan import sampling, training
 from gan.data.images import to_grid as grid
-from gan.run.folder import RunFolder, default_name, read_run, run_directory
+from gan.run.folder import RunFolder, default_name, read_run, run_directory, run_path
 from gan.run.start import load_for_training
 
 __all__ = [
@@ -234,9 +234,14 @@ def train_in(
 
 
 def open_run(directory: str | Path) -> Run:
-    """Opens the folder of a run; a UserError says why it is none."""
-    read_run(Path(directory))
-    return Run(Path(directory))
+    """Opens a run by its folder, or by its name in `checkpoints/`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = run_path(directory)
+    read_run(path)
+    return Run(path)
 
 
 def sample(
@@ -279,19 +284,23 @@ def layers(
     model: Any = target
     expected: tuple[int, int, int | None] | None = image_shape
     if not isinstance(target, keras.Model):
-        options: Any = {"size": None, "kernel_size": None, "what": what}
-        model, expected = layers_command.load_target(
-            str(place(target)), weights=lines, **options
-        )
-    audits = audit_model(model, expected)
-    summary = audit_summary(model.name, audits)
+        target = str(place(target))
+    if isinstance(target, str) and target.endswith(".onnx") and not lines:
+        name, audits = Path(target).name, layers_command.audit_onnx_file(Path(target))
+    else:
+        if isinstance(target, str):
+            model, expected = layers_command.load_target(
+                target, weights=lines, what=what
+            )
+        name, audits = model.name, audit_model(model, expected)
+    summary = audit_summary(name, audits)
     if lines:
         found = layers_command.predict_patterns(model, upsamplers(audits))
         summary["lines"] = found
     return make_result(
         summary,
         lambda: layers_command.print_summary(summary),
-        lambda: draw_layers(audits, model.name),
+        lambda: draw_layers(audits, name),
     )
 
 
@@ -389,7 +398,7 @@ def place(source: Source) -> Any:
     if isinstance(source, Run):
         return str(source.directory)
     if isinstance(source, (str, Path)):
-        return str(source)
+        return str(run_path(source))
     if isinstance(source, Samples):
         return source
     raise UserError(

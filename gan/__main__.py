@@ -16,14 +16,14 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from config.loader import load_config
-from gan.command_line import RUNS_DIR, Command, RunPath, print_table
+from gan.command_line import Command, RunPath, print_table
 from gan.data.dataset import latents_from_seeds, load_dataset
 from gan.data.files import read_grids
 from gan.data.images import magnify, to_grid, to_picture, viewing_scale
 from gan.files import counted
 from gan.launch import Limits, launch
 from gan.run.environment import prepare_tensorflow
-from gan.run.folder import RunError, RunFolder, read_run
+from gan.run.folder import RUNS_DIR, RunError, RunFolder, read_run
 from gan.run.listing import check_removable, list_runs, remove_run
 
 if TYPE_CHECKING:

@@ -2,19 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import click
 
 from config.schema import Config
-from gan.run.folder import CONFIG
+from gan.run.folder import run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-RUNS_DIR = Path("checkpoints")
 
 
 class Command(click.Command):
@@ -54,11 +51,8 @@ class RunPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
-        """The path, if there is something; else that of the run of this name."""
-        named = RUNS_DIR / value
-        if not Path(value).exists() and (named / CONFIG).is_file():
-            value = str(named)
-        return super().convert(value, param, ctx)
+        """The path that `run_path` finds."""
+        return super().convert(str(run_path(value)), param, ctx)
 
 
 def print_table(console: "Console", table: "Table", *optional: str) -> None:

@@ -218,3 +218,27 @@ SAMPLES = dcgan.from_array(NOISE, value_range=(-1, 1))
 def test_every_public_name_is_documented():
     for name in dcgan.__all__:
         assert inspect.getdoc(getattr(dcgan, name)), name
+
+
+def test_layers_of_an_onnx_file(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    text = (
+        '<ir_version: 10, opset_import: ["": 22]> one (float[1, 2, 7, 7] x) => '
+        "(float[1, 3, n, m] y) { y = ConvTranspose <strides = [2, 2], "
+        'auto_pad = "SAME_UPPER"> (x, w) }'
+    )
+    model = onnx.parser.parse_model(text)
+    weights = np.ones((2, 3, 5, 5), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, tmp_path / "one.onnx")
+    found = dcgan.layers(tmp_path / "one.onnx")
+    equal_to_command(found, "layers", tmp_path / "one.onnx")
+    assert found.numbers["layers"][0]["predicted_shape"] == [1, 3, 14, 14]
+
+
+def test_a_run_is_opened_by_its_name(trained, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "mine").symlink_to(trained)
+    monkeypatch.chdir(tmp_path)
+    assert dcgan.open_run("mine").config == dcgan.open_run(trained).config
+    assert np.array_equal(dcgan.sample("mine", 2), dcgan.sample(trained, 2))

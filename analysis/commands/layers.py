@@ -42,6 +42,11 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
     "--size", type=click.IntRange(1), help="Height and width of the images, pixels."
 )
 @option(
+    "--input-size",
+    type=click.IntRange(1),
+    help="Pixels of each side of an input that a file leaves open.",
+)
+@option(
     "--kernel-size", type=click.IntRange(2, 9), help="Kernel of the upsampler, taps."
 )
 @option(
@@ -84,10 +89,11 @@ def command(
     from analysis.geometry.audit import audit_model, audit_summary, upsamplers
 
     if target.endswith(".onnx") and Path(target).is_file():
-        if framework == "torch" or lines or options["kernel_size"]:
-            raise ValueError("--framework, --lines and --kernel-size belong to Keras")
+        if framework == "torch" or lines or options["kernel_size"] or options["size"]:
+            names = "--framework, --lines, --kernel-size and --size"
+            raise ValueError(f"{names} belong to Keras")
         name = Path(target).name
-        audits = audit_onnx_file(Path(target), options["size"], explicit_pads)
+        audits = audit_onnx_file(Path(target), options["input_size"], explicit_pads)
         summary = audit_summary(name, audits)
     else:
         if explicit_pads:
@@ -110,7 +116,9 @@ def command(
         ctx.exit(1)
 
 
-def audit_onnx_file(path: Path, size: int | None, out: Path | None) -> list[Any]:
+def audit_onnx_file(
+    path: Path, size: int | None = None, out: Path | None = None
+) -> list[Any]:
     """Audits an ONNX file, and writes it with explicit pads if asked for."""
     try:
         from analysis.geometry.onnx_layers import (
@@ -132,7 +140,13 @@ def audit_onnx_file(path: Path, size: int | None, out: Path | None) -> list[Any]
 
 
 def load_target(
-    target: str, *, weights: bool, size: int | None, kernel_size: int | None, what: str
+    target: str,
+    *,
+    weights: bool,
+    what: str,
+    size: int | None = None,
+    input_size: int | None = None,
+    kernel_size: int | None = None,
 ) -> tuple[Any, tuple[int, int, int | None] | None]:
     """The model that TARGET names, and the shape of the images it should return."""
     from analysis.geometry.model_files import read_architecture
@@ -141,6 +155,8 @@ def load_target(
     from gan.sampling import open_run
 
     path, name = Path(target), UPSAMPLER_ALIASES.get(target, target)
+    if input_size and not path.is_file():
+        raise ValueError("--input-size belongs to a model file")
     if name in UPSAMPLERS:
         config = ModelConfig(upsample=name, kernel_size=kernel_size or 5)
         image_shape = (size or 28, size or 28, 1)
@@ -160,7 +176,7 @@ def load_target(
     elif weights:
         raise ValueError("--lines needs weights, and those of a file are not read")
     else:
-        model = read_architecture(path)
+        model = read_architecture(path, input_size)
         return model, (size, size, None) if size else None
     if what == "discriminator":
         return build_discriminator(config, image_shape[0], image_shape[2]), None

@@ -14,6 +14,8 @@ import re
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from analysis.geometry.keras_layers import (
 from analysis.geometry.stand_ins import StandIn, with_stand_ins
 from gan.upsampling import PACKAGE
 
+MAX_CANDIDATES = 16  # places in an HDF5 file that look like a model
+CONFIG_IN_HDF5 = re.compile(rb'\{"(?:module|class_name)": "')
 MAX_CONFIG_BYTES = 8 * 2**20
 MAX_PARAMS = 500_000_000
 MAX_NUMBER = 2**20  # the largest size, stride or width that a real model needs
@@ -82,10 +86,11 @@ class ModelFileError(ValueError):
     """The file is no readable architecture, or it names what is not allowed."""
 
 
-def read_architecture(path: str | Path) -> Any:
-    """Builds a model from a `.keras` file or a `.json` file of `model.to_json()`.
+def read_architecture(path: str | Path, input_size: int | None = None) -> Any:
+    """Builds a model from a `.keras`, `.h5` or `.json` file (`model.to_json()`).
 
-    Its weights are never allocated: use it for its shapes only.
+    Its weights are never allocated: use it for its shapes only. Inputs that leave their
+    height and width open get `input_size` pixels.
 
     Raises:
         ModelFileError: If the file has another format, is too large or damaged, or
@@ -94,6 +99,8 @@ def read_architecture(path: str | Path) -> Any:
     path = Path(path)
     try:
         config = _read_config(path)
+        if input_size:
+            _fix_inputs(config, input_size)
         # Keras keeps a list per thread of the variables to initialise later. What this
         # file adds to it ends with the thread and is never allocated.
         with ThreadPoolExecutor(1) as thread:
@@ -111,8 +118,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             magic = file.read(8)
             file.seek(0)
             if magic.startswith(b"\x89HDF"):
-                raise ModelFileError(_hdf5_advice(file))
-            if magic.startswith(b"PK"):
+                data = _config_in_hdf5(file)
+            elif magic.startswith(b"PK"):
                 with zipfile.ZipFile(file) as archive:
                     if archive.namelist().count("config.json") != 1:
                         text = "a zip file without one config.json, expected a .keras"
@@ -135,15 +142,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _hdf5_advice(file: Any) -> str:
-    """What to do with an HDF5 file, which can hold a model or weights alone."""
+def _fix_inputs(config: dict[str, Any], size: int) -> None:
+    """Sets the sizes that the inputs of a model leave open; the batch stays open."""
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else None
+    for layer in layers if isinstance(layers, list) else []:
+        settings = layer.get("config") if isinstance(layer, dict) else None
+        if not isinstance(settings, dict):
+            continue
+        for key in ("batch_shape", "batch_input_shape"):
+            shape = settings.get(key)
+            if isinstance(shape, list) and len(shape) > 2:
+                settings[key] = [shape[0], *(n or size for n in shape[1:])]
+
+
+def _config_in_hdf5(file: Any) -> bytes:
+    """The JSON of a model in an HDF5 file, which keeps such a text in one piece.
+
+    The text is searched for, so that no other part of a file that is not trusted is
+    interpreted.
+    """
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        whole = data.find(b"model_config") >= 0
-    if whole:
-        todo = "load it with keras.models.load_model and save it with "
-        return f"HDF5 files are not read: {todo}model.save('model.keras')"
+        for match in islice(CONFIG_IN_HDF5.finditer(data), MAX_CANDIDATES):
+            text = data[match.start() : match.start() + MAX_CONFIG_BYTES]
+            with suppress(ValueError, RecursionError):
+                found, end = json.JSONDecoder().raw_decode(text.decode("latin-1"))
+                if found.get("class_name") in (*MODELS, "Model"):
+                    return text[:end]
     todo = "build the model, then model.load_weights and model.save('model.keras')"
-    return f"HDF5 files are not read, and this one has weights but no layers: {todo}"
+    raise ModelFileError(f"an HDF5 file without the layers of a model: {todo}")
 
 
 def _reason(error: Exception) -> str:

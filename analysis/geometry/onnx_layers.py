@@ -294,7 +294,7 @@ class Walk:
         if given is None or len(given) < 3:
             raise NotPredicted("the shape of its input is not known")
         if None in given[2:]:
-            raise NotPredicted("its input size is not fixed: give it with --size")
+            raise NotPredicted("its input size is not fixed: give it with --input-size")
         sizes = [n for n in given[2:] if n is not None]
         reason = ""
         if node.op_type in ("Resize", "Upsample"):

@@ -15,6 +15,7 @@ from config.schema import Config, ModelConfig, UserError
 from config.sizes import num_doublings, with_widths
 from gan.files import read_text, remove_temporaries, write_atomically
 
+RUNS_DIR = Path("checkpoints")
 CONFIG = "config.json"
 MAX_IMAGE_SIZE = 1024  # px, as `data.image_size` allows
 MAX_WEIGHTS = 1 << 28  # in the largest layers together: 1 GiB in float32
@@ -87,6 +88,12 @@ def default_name(config: Config, preset: str = "") -> str:
 def plain_name(path: str) -> str:
     """The last part of a path, with the characters that a run's name may have."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", Path(path).name).strip("._")
+
+
+def run_path(text: str | Path) -> Path:
+    """A path, if there is something; else that of the run in `checkpoints/`, if any."""
+    path, named = Path(text), RUNS_DIR / text
+    return named if not path.exists() and (named / CONFIG).is_file() else path
 
 
 def run_directory(runs_dir: str | Path, name: str) -> Path:

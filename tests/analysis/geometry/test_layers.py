@@ -199,7 +199,7 @@ def test_mistakes_are_answered_in_one_line(tmp_path):
     for arguments, words in {
         ("transposed",): "expected transpose, transpose-blur",
         ("transpose", "--size", 30): "expected a multiple of 4",
-        (tmp_path / "m.h5",): "HDF5 files are not read",
+        (tmp_path / "m.h5",): "an HDF5 file without the layers",
         (tmp_path / "no_run",): "not a run folder",
         (tmp_path / "m.h5", "--lines"): "--lines needs weights",
         ("transpose", "--what", "discriminator", "--lines"): "no layer is known",

@@ -3,11 +3,13 @@ import json
 import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from analysis.geometry import model_files
 from analysis.geometry.audit import audit_model
 from analysis.geometry.model_files import (
     ALLOWED,
@@ -301,19 +303,34 @@ def test_every_name_that_is_listed_exists():
 
 
 @pytest.mark.reported
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("whole", "load it with keras.models.load_model"),
-        ("only.weights", "weights but no layers: build the model, then"),
-    ],
-)
-def test_a_file_of_weights_is_not_taken_for_a_model(tmp_path, name, words):
-    path = tmp_path / f"{name}.h5"
-    model = small_model()
-    model.save(path) if name == "whole" else model.save_weights(path)
-    with pytest.raises(ModelFileError, match=words):
+def test_a_file_of_weights_is_not_taken_for_a_model(tmp_path):
+    path = tmp_path / "only.weights.h5"
+    small_model().save_weights(path)
+    with pytest.raises(ModelFileError, match="without the layers of a model: build"):
         read_architecture(path)
+
+
+@pytest.mark.reported
+def test_a_model_in_an_hdf5_file_is_read_as_from_json(tmp_path):
+    """As Keras 3 writes it, and as Keras 2 did; a class that is not allowed is not."""
+    model = small_model()
+    model.save(tmp_path / "three.h5")
+    old = json.loads(model.to_json())
+    del old["module"]
+    old["config"]["layers"][2]["config"]["name"] = "an é"
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(old)
+        file["weights"] = np.zeros(1000)
+    expected = [(a.type, a.output_shape, a.checked) for a in audit_model(model)]
+    for name in ("three.h5", "two.h5"):
+        audits = audit_model(read_architecture(tmp_path / name))
+        assert [(a.type, a.output_shape, a.checked) for a in audits] == expected
+    old["class_name"] = "Evil"
+    text = json.dumps(old)
+    with h5py.File(tmp_path / "evil.h5", "w") as file:
+        file.attrs["model_config"] = text * 40
+    with pytest.raises(ModelFileError, match="without the layers of a model"):
+        read_architecture(tmp_path / "evil.h5")
 
 
 @pytest.mark.reported
@@ -413,3 +430,20 @@ def test_random_damage_never_raises_anything_else(tmp_path, name):
             audit_model(read_architecture(path))
         except ModelFileError as error:
             assert "\n" not in str(error)
+
+
+def test_sizes_that_a_file_leaves_open_can_be_given(tmp_path):
+    """With channels first and last; an inner model keeps its own open sizes."""
+    inner = keras.Sequential([keras.Input((None, None, 4)), layers.Conv2D(4, 3)])
+    images = keras.Input((None, None, 3))
+    x = layers.Conv2DTranspose(4, 5, 2, "same")(images)
+    keras.Model(images, inner(x)).save(tmp_path / "open.keras")
+    audits = audit_model(read_architecture(tmp_path / "open.keras"))
+    assert not audits[0].checked and "not fixed" in audits[0].reason
+    audits = audit_model(read_architecture(tmp_path / "open.keras", 7))
+    assert audits[0].as_predicted and audits[0].output_shape == (None, 14, 14, 4)
+    old = {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 3, None]}}
+    odd = {"config": {"layers": [old, "odd", {"config": 3}, {}]}}
+    model_files._fix_inputs(odd, 9)
+    assert old["config"]["batch_input_shape"] == [None, 3, 9]
+    model_files._fix_inputs({"config": []}, 9)

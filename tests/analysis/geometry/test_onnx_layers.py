@@ -306,7 +306,7 @@ def test_what_a_file_states_wrongly_is_an_error():
 def test_sizes_that_are_not_stated_can_be_given():
     model = transposed(4, 2, size=None, auto_pad="SAME_UPPER")
     (audit,) = audit_onnx(model)
-    assert audit.reason == "its input size is not fixed: give it with --size"
+    assert audit.reason == "its input size is not fixed: give it with --input-size"
     (audit,) = audit_onnx(model, 16)
     assert audit.as_predicted and audit.output_shape[2:] == (32, 32)
 
@@ -380,7 +380,12 @@ def test_weights_in_another_file_are_not_read(tmp_path):
 def test_options_of_keras_are_refused(tmp_path):
     path = tmp_path / "one.onnx"
     onnx.save(transposed(4, 2), path)
-    for option in (["--lines"], ["--framework", "torch"], ["--kernel-size", "3"]):
+    for option in (
+        ["--lines"],
+        ["--framework", "torch"],
+        ["--kernel-size", "3"],
+        ["--size", "8"],
+    ):
         result = CliRunner().invoke(main, ["layers", str(path), *option])
         assert result.exit_code == 1 and "belong to Keras" in result.output
     result = CliRunner().invoke(main, ["layers", "resize", "--explicit-pads", "x.onnx"])
