@@ -82,8 +82,23 @@ def audit_onnx(model: Any, size: int | None = None) -> list[LayerAudit]:
         size: pixels of each spatial axis of an input that states none.
     """
     walk = Walk(model, size)
-    found = (walk.visit(node, name) for name, node in named_nodes(model))
-    return [audit for audit in found if audit is not None]
+    audits = []
+    for name, node in named_nodes(model):
+        try:
+            audit = walk.visit(node, name)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as e:
+            # A file that is not trusted can lack any part of a node, or have another.
+            reason = f"its node is damaged ({type(e).__name__}: {first_line(e)})"
+            audit = LayerAudit(name, node.op_type, None, None, reason=reason)
+        if audit is not None:
+            audits.append(audit)
+    return audits
 
 
 def named_nodes(model: Any) -> Iterator[tuple[str, Any]]:

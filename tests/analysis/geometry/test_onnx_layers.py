@@ -407,6 +407,43 @@ def test_macs_do_not_depend_on_groups():
     assert whole.macs == math.prod((3, 3, 9, 4, 4)) and parts.macs == whole.macs // 4
 
 
+def decoder():
+    """A model with one node of each kind that sizes are computed by."""
+    node = helper.make_node
+    weights = {
+        "shape": np.array([-1, 2, 4, 4], np.int64),
+        "w": np.ones((2, 3, 4, 4), np.float32),
+        "b": np.ones(3, np.float32),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+    }
+    nodes = [
+        node("Shape", ["x"], ["n"]),
+        node("Reshape", ["x", "shape"], ["a"]),
+        node("ConvTranspose", ["a", "w", "b"], ["c"], strides=[2, 2], pads=[1] * 4),
+        node("Resize", ["c", "", "scales"], ["d"], mode="nearest"),
+        node("MaxPool", ["d"], ["y"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    return make_model(nodes, ["batch", 32], weights)
+
+
+def test_no_damage_of_a_file_ends_in_a_traceback(tmp_path):
+    good, path = decoder().SerializeToString(), tmp_path / "x.onnx"
+    assert all(audit.as_predicted for audit in audit_onnx(onnx.load_from_string(good)))
+    random = np.random.default_rng(0)
+    read = 0
+    for _ in range(600):
+        damaged = bytearray(good)
+        for place in random.integers(0, len(good), random.integers(1, 4)):
+            damaged[place] = random.integers(0, 256)
+        path.write_bytes(bytes(damaged))
+        try:
+            audit_onnx(load_onnx(path))
+            read += 1
+        except ValueError as error:
+            assert "not an ONNX model" in str(error)
+    assert 100 < read < 600
+
+
 def test_the_table_of_conflicts_is_what_the_tools_say():
     page = (Path(__file__).parents[3] / "docs" / "conflicts.md").read_text("utf-8")
     program = page.partition("```python\n")[2].partition("```")[0]
