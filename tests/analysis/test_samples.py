@@ -57,7 +57,7 @@ def test_a_range_that_is_not_sure_is_asked_for(real: np.ndarray, tmp_path):
     floats = real / np.float32(255)
     floats[0, 0, 0] = -1e-4
     path = save(tmp_path, images=floats)
-    with pytest.raises(ValueError, match=r"floats in \[-0.0001, 1\].* --range"):
+    with pytest.raises(ValueError, match=r"floats in \[-0.0001, 1\].*--range"):
         load_samples(path)
     assert load_samples(path, value_range=(0, 1)).images_uint8.max() == 255
     with pytest.raises(ValueError, match="expected values from 0 to 0.5"):
