@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import click
 
 from config.schema import Config
-from gan.run.folder import run_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +51,8 @@ class RunPath(click.Path):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> Any:
         """The path that `run_path` finds."""
+        from gan.run.folder import run_path  # needs NumPy, and --help does not
+
         return super().convert(str(run_path(value)), param, ctx)
 
 
