@@ -635,16 +635,10 @@ def elsewhere(node: Any, axes: Sequence[AxisGeometry]) -> Iterator[Finding]:
         return
     auto_pad = text_attribute(node, "auto_pad", "NOTSET")
     if node.op_type == "ConvTranspose" and auto_pad.startswith("SAME"):
-        swapped = onnx.NodeProto()
-        swapped.CopyFrom(node)
-        for found in swapped.attribute:
-            if found.name == "auto_pad":
-                found.s = b"SAME_LOWER" if auto_pad == "SAME_UPPER" else b"SAME_UPPER"
-        sizes, kernel = (
-            [getattr(a, n) for a in axes] for n in ("input_size", "kernel")
-        )
-        before = [axis.pad_before for axis in window_axes(swapped, sizes, kernel)]
-        if before != [axis.pad_before for axis in axes]:
+        added = attribute(node, "output_padding", [0] * len(axes))
+        ends = [axis.pad_before + axis.effective_pad_after for axis in axes]
+        # The two differ in where the odd row of a total lies.
+        if any(max(end + op, 0) % 2 for end, op in zip(ends, added, strict=True)):
             text = (
                 "onnxruntime before 1.13 swaps SAME_UPPER and SAME_LOWER, which moves "
                 "these values by one pixel: state the pads as numbers "

@@ -27,7 +27,7 @@ from analysis.study.plan import (
     values_of,
     write_text,
 )
-from gan.files import write_atomically
+from gan.files import counted, write_atomically
 
 PAGE_FILE = "README.md"
 SIGNIFICANCE_LEVEL = 0.05  # of the corrected p-values
@@ -152,7 +152,7 @@ def introduction(plan: Plan, results: Sequence[Result], command: str) -> str:
     equal = f"at equal {matched}" if matched else "at the widths of the preset"
     return (
         f"{len(results)} of {len(plan.runs)} runs: {len(plan.methods)} methods, "
-        f"{plan.num_seeds} seed{'s' * (plan.num_seeds > 1)}, {train.num_steps:,} steps "
+        f"{counted(plan.num_seeds, 'seed')}, {train.num_steps:,} steps "
         f"of {train.batch_size} images ({num_images:,} in all) of {data.dataset}, "
         f"{equal}. Runs with the "
         "same seed have the same batch order, the same noise, and the same initial "
