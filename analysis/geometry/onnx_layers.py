@@ -30,7 +30,7 @@ from analysis.geometry.arithmetic import AxisGeometry, Finding
 from analysis.geometry.audit import Chain, LayerAudit, axis_findings, chain_finding
 from analysis.geometry.formulas import same_pixels
 from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
-from gan.files import first_line
+from gan.files import first_line, write_atomically
 
 MAX_FILE_BYTES = 2**31 - 1  # a larger file keeps its weights beside it
 MAX_NODES = 100_000
@@ -699,5 +699,5 @@ def write_explicit_pads(
         if values.shift_between(computed, expected) != (0,) * computed.ndim:
             raise ValueError(f"{name}: it computes something else with the pads {pads}")
         changed += 1
-    onnx.save(model, out)
+    write_atomically(out, lambda path: onnx.save(model, path))
     return changed
