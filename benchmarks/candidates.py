@@ -35,11 +35,17 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], Path]] = {
     "tutorial": ("", TUTORIAL, BUNDLED_FILE),
     "dcgan64": ("dcgan64", {}, EMOJI_FILE),
 }
+XLA = {"train.jit": True}
+TEN_STEPS = {"train.steps_per_call": 10}
 VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
-    "ours, XLA": {"train.jit": True},
-    "ours, mixed_float16": {"train.precision": "mixed_float16"},
-    "ours, 10 steps per call": {"train.steps_per_call": 10},
+    "ours, 10 steps per call": TEN_STEPS,
+    "ours, XLA": XLA,
+    "ours, XLA, 10 steps per call": XLA | TEN_STEPS,
+    "ours, XLA, 10 steps per call, deterministic": XLA | TEN_STEPS,
+    "ours, XLA, 10 steps per call, mixed_float16": XLA
+    | TEN_STEPS
+    | {"train.precision": "mixed_float16"},
 }
 
 
@@ -65,6 +71,8 @@ def ours(name: str, network: str, batch_size: int) -> Burst:
     from gan.state import build_state
     from gan.step import batch_inputs, make_train_steps
 
+    if "deterministic" in name:
+        tf.config.experimental.enable_op_determinism()
     given = {"train.batch_size": batch_size, "train.num_steps": NUM_STEPS}
     config = load_settings(network, **given, **VARIANTS[name])
     images = load_images(network)

@@ -62,11 +62,13 @@ class Worker:
         Raises:
             Unavailable: if it says that it cannot work, or ends.
         """
-        hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if hide_gpu else {}
+        # Otherwise the first process takes all memory of the GPU.
+        shared = {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        device = {"CUDA_VISIBLE_DEVICES": "-1"} if hide_gpu else shared
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | hidden,
+            env=os.environ | device,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -375,12 +375,10 @@ def test_all_ways_to_take_a_mean_spectrum_agree(real):
 
 
 def test_memory_does_not_grow_with_the_number_of_images():
-    # The weights and what waits to be read take some bytes per image. The least of
-    # three counts, because threads of earlier tests may allocate memory too.
-    few, many = (
-        min(spectra.peak_megabytes(number) for _ in range(3)) for number in (2000, 8000)
-    )
-    assert many - few < 1
+    # How the threads overlap changes the peak by about 2 megabytes; the images
+    # themselves, kept as grey levels, would take 56.
+    few, many = (spectra.peak_megabytes(number) for number in (2000, 20_000))
+    assert many - few < 10
 
 
 def prediction(run, frequency, predicted, measured, low):
