@@ -238,7 +238,7 @@ class TrainConfig:
     )
     jit: bool = setting(
         False,
-        "Compile the step with XLA.",
+        "Compile the steps of a call with XLA: faster on a GPU, slower on a CPU.",
         flag=("Numerics and devices", "--jit/--no-jit"),
     )
     steps_per_call: int = setting(

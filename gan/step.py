@@ -53,7 +53,9 @@ def make_train_steps(config: Config, state: TrainState) -> Callable[..., tf.Tens
     ]
 
     # Without autograph, which would take half of the time of tracing.
-    @tf.function(input_signature=signature, autograph=False)
+    @tf.function(
+        input_signature=signature, autograph=False, jit_compile=config.train.jit
+    )
     def train_steps(
         images_uint8: tf.Tensor, indices: tf.Tensor, latents: tf.Tensor
     ) -> tf.Tensor:
@@ -85,7 +87,7 @@ def make_step(config: Config, state: TrainState) -> Callable[..., tf.Tensor]:
     def gradients(*inputs: tf.Tensor) -> Any:
         return replica_gradients(config, state, *inputs)
 
-    @tf.function(jit_compile=config.train.jit, autograph=False)
+    @tf.function(autograph=False)
     def step(real_images: tf.Tensor, latents: tf.Tensor) -> tf.Tensor:
         g_scale, d_scale = loss_scale(state.g_optimizer), loss_scale(state.d_optimizer)
         inputs = (real_images, latents, g_scale, d_scale)

@@ -30,6 +30,12 @@ from gan.run.start import Origin
 from gan.state import TrainState, build_state
 from gan.step import METRICS, batch_inputs, make_train_steps
 
+# Measured on an H200, see docs/performance.md.
+GPU_ADVICE = (
+    "there is a GPU; on it a new run with --jit --set train.steps_per_call=50 is "
+    "several times as fast"
+)
+
 
 class TrainingError(UserError):
     """Training cannot go on; the message says why and what was kept."""
@@ -76,6 +82,7 @@ def train(  # noqa: PLR0913
         TrainingError: when a loss, a gradient or a variable is not finite.
     """
     stop_signals = StopSignals(max_seconds)
+    has_gpu = environment.make_gpu_deterministic()
     strategy = strategy or tf.distribute.get_strategy()
     processes = Processes(strategy)
     if not processes.is_chief:  # workers only compute; the chief reports and decides
@@ -93,7 +100,7 @@ def train(  # noqa: PLR0913
 
     with RunLog(folder.directory, config.train.num_steps, console) as log, stop_signals:
         log.begin(restored.step if restored else -1, to_dict(config), tables(state))
-        announce_start(log, restored, old_environment, record, changes)
+        announce_start(log, restored, old_environment, record, changes, has_gpu)
         show_augmented(log, restored, config, dataset.images_uint8)
         checkpoints = checkpoint.RunCheckpoints(folder, state, record, log.say)
         evaluation = Evaluation(config, state, log, alarms, checkpoints)
@@ -192,12 +199,16 @@ def announce_start(
     old: dict[str, Any],
     record: RunRecord,
     changes: Sequence[str],
+    has_gpu: bool,
 ) -> None:
     """Says from where a run starts or continues, and what is not as it was.
 
     `old` is the environment in which the checkpoint was written, and `changes` are the
     settings that have changed since the last call.
     """
+    is_alone = record.environment["replicas"] == 1  # XLA compiles for one GPU
+    if has_gpu and is_alone and not record.config.train.jit:
+        log.say(f"note: {GPU_ADVICE}")
     if record.parent:
         log.say(str(record.parent))
     moved = [line for line in changes if line.startswith("data.dataset: ")]

@@ -22,6 +22,7 @@ from config.schema import ConfigError
 from gan import devices
 from gan.devices import make_strategy
 from gan.run.checkpoint import available, read
+from gan.run.environment import make_gpu_deterministic
 from gan.run.folder import read_run
 from gan.state import build_state
 from gan.step import METRICS
@@ -333,6 +334,42 @@ def test_after_a_worker_is_killed_or_frozen_the_run_continues_exactly(
     assert err.count("starting all again") == 1
     assert "continuing after step 10" in out or "continuing after step 20" in out
     assert_ends_like_mirrored(runs, name)
+
+
+def test_a_run_on_a_gpu_is_deterministic_and_says_how_to_be_faster(
+    command, monkeypatch
+):
+    """Without a GPU, what the run asks of TensorFlow is seen, and not what it does."""
+    asked = []
+    monkeypatch.setattr(
+        "tensorflow.config.experimental.enable_op_determinism",
+        lambda: asked.append("determinism"),
+    )
+    short = ("--steps", "1")
+    assert "there is a GPU" not in here(command("without", *short)) and not asked
+    with monkeypatch.context() as patch:
+        patch.setattr("tensorflow.config.list_physical_devices", lambda kind: [kind])
+        assert make_gpu_deterministic() and asked.pop() == "determinism"
+    monkeypatch.setattr(
+        "gan.run.environment.make_gpu_deterministic", lambda: asked.append("x") or True
+    )
+    assert "note: there is a GPU; on it a new run with --jit" in here(
+        command("with", *short)
+    )
+    assert "there is a GPU" not in here(command("compiled", *short, "--jit"))
+    assert asked == ["x", "x"]
+
+
+@pytest.mark.slow  # it starts a process of its own
+def test_no_part_of_a_run_needs_random_numbers_without_a_seed(tmp_path):
+    """TensorFlow refuses those once determinism is asked for, as it is on a GPU."""
+    flags = ["--config", "smoke", "--runs-dir", str(tmp_path), "--augment", "cutout"]
+    code = (
+        "import sys, tensorflow as tf, train\n"
+        "tf.config.experimental.enable_op_determinism()\n"
+        f"train.main({flags!r})"
+    )
+    assert "finished: 30 steps" in finish([sys.executable, "-c", code])
 
 
 def test_a_worker_without_its_peer_ends_in_time(command):

@@ -157,6 +157,7 @@ def test_a_run_stopped_by_the_clock_ends_the_same(trained, images, tmp_path):
         {"train.precision": "mixed_float16"},
         {"train.precision": "mixed_bfloat16"},
         {"train.jit": True},
+        {"train.jit": True, "train.steps_per_call": 5, "run.log_every_steps": 100},
         {"train.steps_per_call": 5, "run.log_every_steps": 100},
         {"model.upsample": "resize", "train.loss": "hinge"},
     ],
