@@ -10,6 +10,7 @@ import click
 
 COMMANDS = {
     "layers": "padding and shapes of every layer: predicted, built and computed",
+    "probe": "which upsampling of a decoder makes a pattern",
     "draw": "one (transposed) convolution drawn step by step",
     "explore": "an interactive page that explains transposed convolution",
     "explain": "the size formulas with numbers put in",

@@ -109,6 +109,28 @@ def read_architecture(path: str | Path, input_size: int | None = None) -> Any:
         raise ModelFileError(f"{path}: {error}") from error
 
 
+def read_model(path: str | Path) -> Any:
+    """Builds the model of a `.keras` file with its weights, which are only numbers.
+
+    Raises:
+        ModelFileError: as `read_architecture`, for layers that are not read, and for
+            weights that do not fit.
+    """
+    path = Path(path)
+    architecture = read_architecture(path)  # checks all of it, and allocates nothing
+    layers = architecture._flatten_layers()
+    if unread := [layer.name for layer in layers if isinstance(layer, NotRead)]:
+        raise ModelFileError(f"{path}: the layer {unread[0]} is not read")
+    config = _checked(modernize(_read_config(path)))
+    try:
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        model.load_weights(path)
+    except Exception as error:  # a damaged file raises many kinds
+        text = f"{path}: its weights cannot be loaded: {_reason(error)}"
+        raise ModelFileError(text) from error
+    return model
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     """The JSON object inside the file, read up to the limit and no further."""
     if path.is_dir():

@@ -74,6 +74,19 @@ def load_onnx(path: Path) -> Any:
     return inliner.inline_local_functions(model) if model.functions else model
 
 
+def load_weights(model: Any, path: Path) -> Any:
+    """Adds the weights that lie in other files of the folder of `path` to its model.
+
+    Raises:
+        ValueError: if such a file is missing, damaged or in another folder.
+    """
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx's checks have no common class
+        raise ValueError(f"{path}: its weights: {first_line(error)}") from error
+    return model
+
+
 def audit_onnx(model: Any, size: int | None = None) -> list[LayerAudit]:
     """Audits every node that a feature map passes, in the order of the file.
 

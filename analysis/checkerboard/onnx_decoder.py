@@ -1,0 +1,291 @@
+"""An ONNX model as a `decoders.Decoder`: onnxruntime runs it, also from its middle."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from analysis.checkerboard.decoders import (
+    BATCH_SIZE,
+    Level,
+    factor_between,
+    group_levels,
+)
+from analysis.geometry.onnx_layers import attribute, named_nodes, text_attribute
+from gan.files import first_line
+
+FLOAT = onnx.TensorProto.FLOAT
+NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization")
+# Other forms of normalisation are made of these.
+REDUCTIONS = ("GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare")
+UPSAMPLINGS = ("ConvTranspose", "Resize", "Upsample", "DepthToSpace")
+FIELD = "constant field of "  # in front of the name of an input that is added
+OPEN_SIDE = 16  # pixels of a side that the file leaves open, where no size is given
+
+
+class OnnxDecoder:
+    """A model of one input; its maps have the axes (N, C, H, W) inside."""
+
+    def __init__(self, model: Any) -> None:
+        """Takes the result of `onnx_layers.load_onnx`.
+
+        Raises:
+            ValueError: if it has other inputs than one of real numbers.
+        """
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        weights = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in weights]
+        if len(inputs) != 1:
+            names = ", ".join(value.name for value in inputs)
+            raise ValueError(f"received the inputs {names}, expected one input")
+        self.input = inputs[0]
+        if self.input.type.tensor_type.elem_type != FLOAT:
+            raise ValueError(f"the input {self.input.name} is not float32")
+        batch = self.input.type.tensor_type.shape.dim[0]
+        self.batch_size = batch.dim_value or BATCH_SIZE
+        self.has_fixed_batch = bool(batch.dim_value)
+        del graph.value_info[:]  # they may state the sizes of one input
+        self.inputs = np.zeros(0)
+        # By name of an upsampling, the name of its output.
+        self.outputs: dict[str, str] = {}
+        # Further inputs of the model, each with one row for each recorded input.
+        self.given: dict[str, np.ndarray] = {}
+
+    def input_shape(self, size: int | None = None) -> tuple[int, ...]:
+        """Shape of one input; sides that the file leaves open have `size` pixels."""
+        dims = self.input.type.tensor_type.shape.dim[1:]
+        return tuple(dim.dim_value or size or OPEN_SIDE for dim in dims)
+
+    def record(self, inputs: np.ndarray) -> tuple[list[Level], np.ndarray]:
+        """See `Decoder`. Afterwards no node depends on the size of a map."""
+        self.inputs = inputs
+        kinds = (*UPSAMPLINGS, *NORMALIZATIONS, *REDUCTIONS, "Reshape")
+        nodes = [
+            (n, node) for n, node in named_nodes(self.model) if node.op_type in kinds
+        ]
+        names = [name for _, node in nodes for name in (node.input[0], node.output[0])]
+        values, images = self._run(
+            self.model, {self.input.name: inputs}, [*dict.fromkeys(names)]
+        )
+        self._forget_groups(nodes, values)
+        found = {}
+        for name, node in nodes:
+            maps = values[node.input[0]]
+            shapes = maps.shape, values[node.output[0]].shape
+            if node.op_type in NORMALIZATIONS:
+                self._keep_spread(node, maps)
+            elif node.op_type in REDUCTIONS:
+                self._keep_reduction(node, maps, values[node.output[0]])
+            elif [len(shape) for shape in shapes] == [4, 4]:
+                self._forget_size(node, *shapes)
+                factor = factor_of(name, node, *shapes)
+                if factor > 1:
+                    size = (int(shapes[0][2]), int(shapes[0][3]))
+                    found[name] = factor, size, maps.mean(axis=(2, 3))
+                    self.outputs[name] = node.output[0]
+        return group_levels(found), images
+
+    def run_from(self, rows: slice, fields: dict[str, np.ndarray]) -> np.ndarray:
+        """See `Decoder`."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        inputs = {self.input.name: self.inputs[rows]}
+        inputs |= {name: values[rows] for name, values in self.given.items()}
+        for name, maps in fields.items():
+            output = self.outputs[name]
+            (node,) = (n for n in model.graph.node if n.output[0] == output)
+            node.input[0] = FIELD + name
+            channels_first = np.moveaxis(maps, 3, 1)
+            inputs[FIELD + name] = np.ascontiguousarray(channels_first, np.float32)
+            model.graph.input.append(
+                helper.make_tensor_value_info(
+                    FIELD + name, FLOAT, [None, maps.shape[3], None, None]
+                )
+            )
+        return self._run(model, inputs, [])[1]
+
+    def _run(
+        self, model: Any, inputs: dict[str, np.ndarray], names: list[str]
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Runs a model batch by batch.
+
+        Returns:
+            The values of `names`, and the images (N, H, W, C).
+        """
+        run = self._session(model, names)
+        count, size = len(inputs[self.input.name]), self.batch_size
+        parts = []
+        for start in range(0, count, size):
+            rows = np.arange(start, start + size if self.has_fixed_batch else count)
+            rows = rows[:size] % count  # the last batch may be filled up with others
+            parts.append(run({name: values[rows] for name, values in inputs.items()}))
+        whole = [np.concatenate(same)[:count] for same in zip(*parts, strict=True)]
+        return dict(zip(names, whole, strict=False)), channels_last(whole[-1])
+
+    def _forget_groups(
+        self, nodes: list[tuple[str, Any]], values: dict[str, np.ndarray]
+    ) -> None:
+        """Lets the pair of Reshape around a group normalisation serve any size.
+
+        Files write it as (N, C, H, W) to (N, groups, ...), InstanceNormalization, and
+        back to a shape that is often a constant.
+        """
+        makers = {node.output[0]: node for _, node in nodes}
+        for _, last in nodes:
+            middle = makers.get(last.input[0])
+            if last.op_type != "Reshape" or middle is None:
+                continue
+            first = makers.get(middle.input[0])
+            if middle.op_type not in NORMALIZATIONS or first is None:
+                continue
+            before, after = values[first.input[0]], values[last.output[0]]
+            if first.op_type != "Reshape" or before.shape != after.shape:
+                continue
+            groups = np.array([0, values[middle.input[0]].shape[1], -1])
+            names = f"groups of {first.output[0]}", f"shape for {last.output[0]}"
+            self.model.graph.initializer.append(
+                numpy_helper.from_array(groups, names[0])
+            )
+            first.input[1] = names[0]
+            shape = helper.make_node("Shape", [first.input[0]], [names[1]])
+            place = list(self.model.graph.node).index(last)
+            self.model.graph.node.insert(place, shape)
+            last.input[1] = names[1]
+
+    def _give(self, name: str, values: np.ndarray) -> None:
+        """Adds an input of the model, with a row for each recorded input."""
+        self.given[name] = values.astype(np.float32)
+        shape = [None, *values.shape[1:]]
+        self.model.graph.input.append(helper.make_tensor_value_info(name, FLOAT, shape))
+
+    def _keep_reduction(self, node: Any, maps: np.ndarray, values: np.ndarray) -> None:
+        """Replaces a mean or sum over whole maps by its recorded values."""
+        after = values.shape if values.ndim == maps.ndim else ()
+        reduced = [a for a, b in zip(maps.shape, after, strict=False) if a > b == 1]
+        # A mean over the channels of one pixel reduces one axis of four.
+        if values.dtype == np.float32 and len(reduced) >= min(2, maps.ndim - 2):
+            self.model.graph.node.remove(node)
+            self._give(node.output[0], values)
+
+    def _keep_spread(self, node: Any, maps: np.ndarray) -> None:
+        """Replaces a normalisation by its factors for recorded maps (N, C, ...).
+
+        Raises:
+            ValueError: if its weights are no constants.
+        """
+        constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        for other in self.model.graph.node:
+            if other.op_type == "Constant" and other.attribute[0].name == "value":
+                constants[other.output[0]] = other.attribute[0].t
+        if not all(name in constants for name in node.input[1:3]):
+            raise ValueError(f"{node.output[0]}: its scale and bias are no constants")
+        scale, bias = (numpy_helper.to_array(constants[n]) for n in node.input[1:3])
+        count, channels = maps.shape[:2]
+        groups = attribute(node, "num_groups", channels)
+        grouped = maps.reshape(count, groups, -1)
+        mean, variance = grouped.mean(axis=2), grouped.var(axis=2)
+        deviation = np.sqrt(variance + attribute(node, "epsilon", 1e-5))
+        each = [np.repeat(x, channels // groups, 1) for x in (mean, deviation)]
+        scale, bias = (np.repeat(x, channels // len(x)) for x in (scale, bias))
+        factor = scale / each[1]
+        shape = count, channels, *([1] * (maps.ndim - 2))
+        place = list(self.model.graph.node).index(node)
+        output, between = node.output[0], f"scaled {node.output[0]}"
+        names = f"factor of {output}", f"offset of {output}"
+        for name, values in zip(names, (factor, bias - each[0] * factor), strict=True):
+            self._give(name, values.reshape(shape))
+        source = node.input[0]
+        del self.model.graph.node[place]
+        pair = (("Mul", source, names[0], between), ("Add", between, names[1], output))
+        for step, (kind, first, second, made) in enumerate(pair):
+            new = helper.make_node(kind, [first, second], [made])
+            self.model.graph.node.insert(place + step, new)
+
+    def _session(self, model: Any, names: list[str]) -> Any:
+        """A function from inputs to the values of `names`, and the first output."""
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        wanted = [*names, copy.graph.output[0].name]
+        del copy.graph.output[:]
+        for name in dict.fromkeys(wanted):
+            copy.graph.output.append(onnx.ValueInfoProto(name=name))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            session = onnxruntime.InferenceSession(copy.SerializeToString(), options)
+        except Exception as error:  # its errors have no common class
+            raise ValueError(f"onnxruntime: {first_line(error)}") from error
+
+        def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            try:
+                return session.run(wanted, inputs)
+            except Exception as error:
+                raise ValueError(f"onnxruntime: {first_line(error)}") from error
+
+        return run
+
+    def _forget_size(self, node: Any, before: Any, after: Any) -> None:
+        """Lets a node that states the size of its output serve maps of any size."""
+        to_last = (before[0], *before[2:], 1)
+        if node.op_type == "Reshape" and before[1] == 1 and after == to_last:
+            # tf2onnx exchanges the axes of maps of one channel in this way.
+            node.op_type = "Transpose"
+            del node.input[1:]
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("perm", (0, 2, 3, 1)))
+        if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
+            scales = np.divide(after, before).astype(np.float32)
+            name = f"scales of {node.output[0]}"
+            self.model.graph.initializer.append(numpy_helper.from_array(scales, name))
+            inputs = node.input[0], node.input[1], name
+            del node.input[:]
+            node.input.extend(inputs)
+        if node.op_type == "ConvTranspose" and attribute(node, "output_shape", None):
+            kernel = attribute(node, "kernel_shape", None)
+            strides = attribute(node, "strides", [1, 1])
+            dilations = attribute(node, "dilations", [1, 1])
+            added = attribute(node, "output_padding", [0, 0])
+            totals = [
+                strides[k] * (before[2 + k] - 1)
+                + dilations[k] * (kernel[k] - 1)
+                + (1 + added[k] - after[2 + k])
+                for k in range(2)
+            ]
+            upper = text_attribute(node, "auto_pad", "NOTSET") == "SAME_UPPER"
+            first = [t // 2 if upper else t - t // 2 for t in totals]
+            last = [t - f for t, f in zip(totals, first, strict=True)]
+            names = ("auto_pad", "output_shape", "pads")
+            kept = [a for a in node.attribute if a.name not in names]
+            del node.attribute[:]
+            node.attribute.extend(
+                [*kept, helper.make_attribute("pads", [*first, *last])]
+            )
+
+
+def factor_of(name: str, node: Any, before: Any, after: Any) -> int:
+    """By how much a node enlarges both sides of a map (N, C, H, W)."""
+    if node.op_type in ("Reshape", "Transpose"):
+        return 1
+    if node.op_type != "ConvTranspose":
+        return factor_between(name, before[2:], after[2:])
+    strides = attribute(node, "strides", [1, 1])
+    if len(set(strides)) > 1:
+        raise ValueError(f"{name}: received strides {strides}, expected equal ones")
+    return int(strides[0])
+
+
+def channels_last(images: np.ndarray) -> np.ndarray:
+    """Images (N, C, H, W) or (N, H, W, C), whichever has 1, 3 or 4 channels.
+
+    Raises:
+        ValueError: if they have other axes.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"the output has the shape {images.shape}, expected images")
+    if images.shape[1] in (1, 3, 4) or images.shape[3] not in (1, 3, 4):
+        return np.moveaxis(images, 1, 3)
+    return images
