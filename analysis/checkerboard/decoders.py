@@ -8,7 +8,8 @@ earlier pattern that an activation distorts is not taken for one of a later upsa
 
 Instance and group normalisation divide by the spread of a map. On a constant map that
 is the spread of the pattern alone, so the weakest pattern would look as strong as any.
-Therefore they keep the mean and the spread of the real maps of the same input.
+Therefore they, and means and sums over whole maps, keep their values for the real maps
+of the same input. A normalisation that is written in another way is not recognised.
 
 `probe.py` replaces the first map alone and reads what all upsamplings make together.
 """
@@ -26,12 +27,13 @@ from analysis.checkerboard.meter import Estimate
 from analysis.checkerboard.moments import MID_LEVEL
 from analysis.checkerboard.predictions import estimate, value_at
 from analysis.geometry.keras_layers import (
+    MERGES,
+    PADDINGS,
     TRANSPOSED,
-    UPSAMPLINGS,
     LayerCall,
-    is_shuffle,
     propagate,
 )
+from gan.files import first_line
 
 # Pixels; the first one but the smallest whose interior is free of the border is used.
 FIELD_SIZES = (8, 16, 32)
@@ -40,17 +42,19 @@ NUM_CHECKED = 2  # inputs with which the size of the field is chosen
 # Neighbouring periods of the interior may differ by rounding, as a share of the range.
 ROUNDING = 2e-5
 NO_LEVEL = (
-    "no layer is known to enlarge a map: of Keras Conv2DTranspose, UpSampling2D and "
-    "depth_to_space are, of ONNX ConvTranspose, Resize, Upsample and DepthToSpace; "
-    "tf2onnx writes UpSampling2D as Tile and Reshape, so take the .keras file then"
+    "no layer enlarges a map; of an ONNX file, ConvTranspose, Resize, Upsample and "
+    "DepthToSpace are known (tf2onnx writes UpSampling2D as Tile and Reshape: take the "
+    ".keras file then)"
 )
+# Keras' layers and operations that can make one number of a whole map.
+REDUCTIONS = "GlobalAveragePooling2D GlobalMaxPooling2D Mean Sum Max Std Var".split()
 NUM_DRAWS = 1000  # of the bootstrap
 ROUNDING_LEVELS = 255 * ROUNDING  # no smaller pattern is reported, grey levels
 
 
 @dataclass(frozen=True)
 class Level:
-    """The upsamplings of one resolution, which are probed together.
+    """Upsamplings by one factor at one resolution, which are probed together.
 
     Attributes:
         names: of the layers or nodes.
@@ -65,11 +69,26 @@ class Level:
     means: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Upsampling:
+    """What is known of one upsampling after the decoder ran on its inputs.
+
+    Attributes:
+        stride: factor by which it enlarges both sides; 0 if it is no whole one.
+        size: height and width of the maps in front of it, pixels.
+        means: the channel means of these maps, float (N, C).
+    """
+
+    stride: int
+    size: tuple[int, int]
+    means: np.ndarray
+
+
 class Decoder(Protocol):
     """A network from some input to images; maps have the axes (N, H, W, C)."""
 
-    def record(self, inputs: np.ndarray) -> tuple[list[Level], np.ndarray]:
-        """Levels in the order of the signal, and the images float (N, H, W, C)."""
+    def record(self, inputs: np.ndarray) -> tuple[dict[str, Upsampling], np.ndarray]:
+        """Upsamplings by name, and the images, float (N, H, W, C)."""
 
     def run_from(self, rows: slice, fields: dict[str, np.ndarray]) -> np.ndarray:
         """Images where the maps in front of some upsamplings are replaced.
@@ -110,9 +129,24 @@ class LevelReading:
         return self.pattern_levels.value > ROUNDING_LEVELS
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What `probe_levels` found.
+
+    Attributes:
+        readings: in the order of the signal.
+        refused: by name, why an upsampling was not probed.
+        value_range: smallest and largest value of the images.
+    """
+
+    readings: list[LevelReading]
+    refused: dict[str, str]
+    value_range: tuple[float, float]
+
+
 def probe_levels(
     decoder: Decoder, inputs: np.ndarray, value_range: tuple[float, float]
-) -> list[LevelReading]:
+) -> Probe:
     """Probes the upsamplings of every resolution.
 
     Args:
@@ -120,30 +154,42 @@ def probe_levels(
         inputs: for `decoder.record`, two or more.
         value_range: black and white in its images.
 
-    Returns:
-        The readings in the order of the signal.
-
     Raises:
-        ValueError: if there is no upsampling, or the decoder cannot run on constant
-            maps, or the border reaches every pixel of the largest one.
+        ValueError: if nothing could be probed; the message is that of the first
+            upsampling. Or if the range is none, or images are not finite.
     """
+    low, high = value_range
+    if not (math.isfinite(low) and math.isfinite(high) and 1e-6 < high - low < 1e9):
+        raise ValueError(
+            f"--range: received {low:g} {high:g}, expected black below white"
+        )
     if len(inputs) < NUM_CHECKED:
-        raise ValueError(f"received {len(inputs)} inputs, expected {NUM_CHECKED}")
-    levels, images = decoder.record(inputs)
-    if not levels:
+        raise ValueError(
+            f"received {len(inputs)} inputs, expected {NUM_CHECKED} or more"
+        )
+    upsamplings, images = decoder.record(inputs)
+    if not upsamplings:
         raise ValueError(NO_LEVEL)
     if not np.isfinite(images).all():
-        raise ValueError("the decoder made images that are not finite")
+        raise ValueError("the images of the decoder are not finite")
+    levels, refused = group_levels(upsamplings)
     found = []
     for stage, level in zip(range(len(levels), 0, -1), levels, strict=True):
-        phases = constant_phases(decoder, len(inputs), level)
-        found.append(read_level(level, stage, scaled(phases, value_range)))
+        try:
+            phases = constant_phases(decoder, len(inputs), level)
+            found.append(read_level(level, stage, scaled(phases, value_range)))
+        except ValueError as error:
+            refused |= dict.fromkeys(level.names, str(error))
+    if not found:
+        name, reason = next(iter(refused.items()))
+        raise ValueError(f"{name}: {reason}")
     powers = np.array([reading.pattern_levels.value**2 for reading in found])
     shares = powers / max(powers.sum(), 1e-30)
-    return [
+    readings = [
         LevelReading(**(vars(reading) | {"share": float(share)}))
         for reading, share in zip(found, shares, strict=True)
     ]
+    return Probe(readings, refused, (float(images.min()), float(images.max())))
 
 
 def scaled(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -172,24 +218,32 @@ def constant_phases(decoder: Decoder, num_inputs: int, level: Level) -> np.ndarr
         try:
             return decoder.run_from(part, fields).astype(np.float64)
         except ValueError as error:
-            text = f"{level.names[0]}: what follows cannot run on maps of {size}x{size}"
-            raise ValueError(f"{text} px: {error}") from error
+            text = f"what follows cannot run on maps of {size}x{size} px"
+            raise ValueError(
+                f"{text} (another map joins them, perhaps): {error}"
+            ) from error
 
     smaller = run(FIELD_SIZES[0], slice(NUM_CHECKED))
     for size in FIELD_SIZES[1:]:
         images = run(size, slice(NUM_CHECKED))
         # What a border adds or takes away cancels in the difference.
         growth = np.subtract(images.shape[1:3], smaller.shape[1:3])
-        period = int(growth[0]) // (size - FIELD_SIZES[0])
-        if list(growth) != [period * (size - FIELD_SIZES[0])] * 2:
-            text = f"a field {size - FIELD_SIZES[0]} px larger gives images {growth} px"
-            raise ValueError(f"{level.names[0]}: {text} larger, expected one factor")
+        added = size - FIELD_SIZES[0]
+        period = int(growth[0]) // added
+        if period < 1 or list(growth) != [period * added] * 2:
+            shown = "x".join(map(str, growth))
+            raise ValueError(
+                f"maps that are {added} px larger make images that are {shown} px "
+                "larger, expected a multiple"
+            )
         if repeats(images, period):
             starts = range(0, num_inputs, BATCH_SIZE)
             parts = [run(size, slice(start, start + BATCH_SIZE)) for start in starts]
             return middle(np.concatenate(parts), period)
     raise ValueError(
-        f"{level.names[0]}: the border reaches every pixel of a field of {size} px"
+        f"a constant map of {size} px leaves no period in the middle that repeats: the "
+        "border reaches it, places are treated differently (align_corners), or noise "
+        "is added"
     )
 
 
@@ -222,8 +276,8 @@ def read_level(level: Level, stage: int, phases: np.ndarray) -> LevelReading:
     period = phases.shape[1]
     later, rest = divmod(period, level.stride)
     if rest or not later:
-        text = f"makes images with the period {period}, expected multiples of"
-        raise ValueError(f"{level.names[0]}: {text} {level.stride}")
+        text = "later layers shrink its maps: the period in the image is"
+        raise ValueError(f"{text} {period} px, expected a multiple of {level.stride}")
     waves = np.fft.fft2(phases, axes=(1, 2), norm="forward")
     table = np.moveaxis(waves, 0, 2)  # (P, P, N, C)
     strides = (level.stride, later) if later > 1 else (level.stride,)
@@ -251,78 +305,72 @@ def read_level(level: Level, stage: int, phases: np.ndarray) -> LevelReading:
 
 
 def group_levels(
-    found: Mapping[str, tuple[int, tuple[int, int], np.ndarray]],
-) -> list[Level]:
-    """Puts upsamplings of equal map sizes together.
+    found: Mapping[str, Upsampling],
+) -> tuple[list[Level], dict[str, str]]:
+    """Puts upsamplings of equal map sizes and strides together.
 
-    Args:
-        found: by name, in the order of the signal, the stride, the size of the map in
-            front, and its channel means.
-
-    Raises:
-        ValueError: if upsamplings of one size have other strides.
+    Returns:
+        The levels, small maps first; by name, why an upsampling has none.
     """
-    sizes: dict[tuple[int, int], list[str]] = {}
-    for name, (_, size, _) in found.items():
-        sizes.setdefault(size, []).append(name)
-    levels = []
-    for size, names in sorted(sizes.items()):
-        strides = {found[name][0] for name in names}
-        if len(strides) > 1:
-            text = f"{' and '.join(names)} enlarge maps of one size by {strides}"
-            raise ValueError(f"{text}, expected one factor")
-        means = {name: found[name][2] for name in names}
-        levels.append(Level(tuple(names), strides.pop(), size, means))
-    return levels
+    together: dict[tuple[int, int, int], list[str]] = {}
+    refused = {}
+    for name, own in found.items():
+        if own.stride:
+            together.setdefault((*own.size, own.stride), []).append(name)
+        else:
+            refused[name] = "it does not enlarge height and width by one whole factor"
+    levels = [
+        Level(tuple(names), stride, (height, width), {n: found[n].means for n in names})
+        for (height, width, stride), names in sorted(together.items())
+    ]
+    return levels, refused
 
 
-def factor_between(name: str, before: Sequence[Any], after: Sequence[Any]) -> int:
-    """The whole number by which a map grows, 1 if it does not grow.
-
-    Raises:
-        ValueError: for other factors, or different ones for height and width.
-    """
+def factor_between(before: Sequence[Any], after: Sequence[Any]) -> int:
+    """The whole number by which a map grows; 1: it does not; 0: by another factor."""
     factors = [new / old for old, new in zip(before, after, strict=True)]
     if max(factors) <= 1:
         return 1
-    if len(set(factors)) > 1 or factors[0] % 1:
-        shown = " and ".join(f"{factor:g}" for factor in factors)
-        raise ValueError(
-            f"{name}: enlarges height and width by {shown}, expected one whole factor"
-        )
-    return int(factors[0])
+    return int(factors[0]) if len(set(factors)) == 1 and factors[0] % 1 == 0 else 0
 
 
 class KerasDecoder:
-    """A functional or Sequential Keras model of one input as a `Decoder`."""
+    """A functional or Sequential Keras model of one input as a `Decoder`.
+
+    A layer that is called more than once has a number behind its name.
+    """
 
     def __init__(self, model: Any) -> None:
-        """Raises ValueError for a model with several inputs."""
+        """Raises ValueError for several inputs, or one of whole numbers."""
         if len(model.inputs) != 1:
             raise ValueError(f"received {len(model.inputs)} inputs, expected one")
+        if not str(model.inputs[0].dtype).startswith(("float", "bfloat")):
+            raise ValueError(f"the input is {model.inputs[0].dtype}, expected floats")
         self.model = model
         self.inputs = np.zeros(0)
-        # Mean and variance (N, 1, 1, groups, 1) by name of the group normalisation.
-        self.spreads: dict[str, list[tuple[Any, Any]]] = {}
+        # By name of the call: mean and variance of a group normalisation, or the
+        # result of a mean over whole maps, batch by batch.
+        self.kept: dict[str, list[tuple[Any, ...]]] = {}
 
-    def record(self, inputs: np.ndarray) -> tuple[list[Level], np.ndarray]:
+    def record(self, inputs: np.ndarray) -> tuple[dict[str, Upsampling], np.ndarray]:
         """See `Decoder`."""
-        self.inputs, self.spreads = inputs, {}
+        self.inputs, self.kept = inputs, {}
         parts: dict[str, list[np.ndarray]] = {}
         facts: dict[str, tuple[int, tuple[int, int]]] = {}
 
-        def visit(call: LayerCall, values: list[Any]) -> list[Any]:
+        def visit(name: str, call: LayerCall, values: list[Any]) -> list[Any]:
             outputs = call.run(values, training=False)
             if isinstance(call.layer, keras.layers.GroupNormalization):
                 spread = group_spread(call.layer, np.asarray(values[0]))
-                self.spreads.setdefault(call.name, []).append(spread)
-            if enlarges(call):
-                before, after = values[0].shape[1:3], outputs[0].shape[1:3]
-                factor = factor_between(call.name, before, after)
-                if factor > 1:
-                    facts[call.name] = factor, (int(before[0]), int(before[1]))
-                    means = np.asarray(values[0]).mean(axis=(1, 2))
-                    parts.setdefault(call.name, []).append(means)
+                self.kept.setdefault(name, []).append(spread)
+            elif reduces(call):
+                self.kept.setdefault(name, []).append((np.asarray(outputs[0]),))
+            stride = stride_of(call, values[0].shape, outputs[0].shape)
+            if stride != 1:
+                size = (int(values[0].shape[1]), int(values[0].shape[2]))
+                facts[name] = stride, size
+                means = np.asarray(values[0]).mean(axis=(1, 2))
+                parts.setdefault(name, []).append(means)
             return outputs
 
         images = [
@@ -330,32 +378,74 @@ class KerasDecoder:
             for start in range(0, len(inputs), BATCH_SIZE)
         ]
         found = {
-            name: (*facts[name], np.concatenate(means)) for name, means in parts.items()
+            name: Upsampling(*facts[name], np.concatenate(means))
+            for name, means in parts.items()
         }
-        return group_levels(found), np.concatenate(images)
+        return found, np.concatenate(images)
 
     def run_from(self, rows: slice, fields: dict[str, np.ndarray]) -> np.ndarray:
         """See `Decoder`."""
 
-        def visit(call: LayerCall, values: list[Any]) -> list[Any]:
-            if call.name in fields:
-                values = [np.ascontiguousarray(fields[call.name], np.float32)]
-            if call.name in self.spreads:
-                each = zip(*self.spreads[call.name], strict=True)
-                mean, variance = (np.concatenate(parts)[rows] for parts in each)
-                return [normalized(call.layer, np.asarray(values[0]), mean, variance)]
-            return call.run(values, training=False)
+        def visit(name: str, call: LayerCall, values: list[Any]) -> list[Any]:
+            if name in fields:
+                values = [np.ascontiguousarray(fields[name], np.float32)]
+            if name not in self.kept:
+                return call.run(values, training=False)
+            each = zip(*self.kept[name], strict=True)
+            kept = [np.concatenate(parts)[rows] for parts in each]
+            if isinstance(call.layer, keras.layers.GroupNormalization):
+                return [normalized(call.layer, np.asarray(values[0]), *kept)]
+            return kept
 
         return self._run(self.inputs[rows], visit)
 
     def _run(self, inputs: np.ndarray, visit: Any) -> np.ndarray:
+        """The first output of four axes; `visit` gets the name of each call as well."""
+        counts: dict[str, int] = {}
+
+        def numbered(call: LayerCall, values: list[Any]) -> list[Any]:
+            counts[call.name] = number = counts.get(call.name, 0) + 1
+            name = f"{call.name} ({number})" if number > 1 else call.name
+            return list(visit(name, call, values))
+
         try:
-            images = np.asarray(propagate(self.model, [inputs], visit)[0])
+            outputs = propagate(self.model, [inputs], numbered)
         except Exception as error:  # Keras and TensorFlow raise many kinds
-            raise ValueError(f"the model cannot run: {error}") from error
-        if images.ndim != 4:
-            raise ValueError(f"the output has the shape {images.shape}, expected maps")
-        return images
+            raise ValueError(f"Keras: {first_line(error)}") from error
+        return first_images([np.asarray(output) for output in outputs])
+
+
+def first_images(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The first output of four axes.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for output in outputs:
+        if output.ndim == 4:
+            return output
+    shapes = ", ".join(str(output.shape) for output in outputs)
+    raise ValueError(f"the outputs have the shapes {shapes}, expected four axes")
+
+
+def stride_of(call: LayerCall, before: Any, after: Any) -> int:
+    """By how much a call enlarges a map; 1: it does not; 0: by no whole factor."""
+    layer = call.layer
+    if len(before) != 4 or len(after) != 4 or isinstance(layer, MERGES):
+        return 1
+    if isinstance(layer, TRANSPOSED):
+        strides = set(layer.strides)
+        return int(strides.pop()) if len(strides) == 1 else 0
+    if isinstance(layer, PADDINGS):
+        return 1
+    return factor_between(before[1:3], after[1:3])
+
+
+def reduces(call: LayerCall) -> bool:
+    """Whether a call makes one number of each map (N, H, W, C)."""
+    before, after = call.input_shapes[0], call.output_shapes[0]
+    known = type(call.layer).__name__ in REDUCTIONS
+    return known and len(before) == 4 and (len(after) == 2 or after[1:3] == (1, 1))
 
 
 def in_groups(layer: Any, maps: np.ndarray) -> np.ndarray:
@@ -382,11 +472,3 @@ def normalized(layer: Any, maps: np.ndarray, mean: Any, variance: Any) -> np.nda
     found = grouped.reshape(maps.shape)
     found = found * np.asarray(layer.gamma) if layer.scale else found
     return found + np.asarray(layer.beta) if layer.center else found
-
-
-def enlarges(call: LayerCall) -> bool:
-    """Whether a layer can enlarge a map (N, H, W, C)."""
-    shapes = (*call.input_shapes, *call.output_shapes)
-    kinds = (*TRANSPOSED, *UPSAMPLINGS)
-    known = isinstance(call.layer, kinds) or is_shuffle(call.layer)
-    return known and all(len(shape) == 4 for shape in shapes)

@@ -1,5 +1,6 @@
 """An ONNX model as a `decoders.Decoder`: onnxruntime runs it, also from its middle."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from onnx import helper, numpy_helper
 
 from analysis.checkerboard.decoders import (
     BATCH_SIZE,
-    Level,
+    Upsampling,
     factor_between,
-    group_levels,
+    first_images,
 )
 from analysis.geometry.onnx_layers import attribute, named_nodes, text_attribute
 from gan.files import first_line
@@ -40,11 +41,15 @@ class OnnxDecoder:
         weights = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in weights]
         if len(inputs) != 1:
-            names = ", ".join(value.name for value in inputs)
+            names = ", ".join(value.name for value in inputs) or "none"
             raise ValueError(f"received the inputs {names}, expected one input")
+        if not graph.output:
+            raise ValueError("the graph has no output")
         self.input = inputs[0]
         if self.input.type.tensor_type.elem_type != FLOAT:
             raise ValueError(f"the input {self.input.name} is not float32")
+        if len(self.input.type.tensor_type.shape.dim) < 2:
+            raise ValueError(f"the shape of the input {self.input.name} is not stated")
         batch = self.input.type.tensor_type.shape.dim[0]
         self.batch_size = batch.dim_value or BATCH_SIZE
         self.has_fixed_batch = bool(batch.dim_value)
@@ -60,7 +65,7 @@ class OnnxDecoder:
         dims = self.input.type.tensor_type.shape.dim[1:]
         return tuple(dim.dim_value or size or OPEN_SIDE for dim in dims)
 
-    def record(self, inputs: np.ndarray) -> tuple[list[Level], np.ndarray]:
+    def record(self, inputs: np.ndarray) -> tuple[dict[str, Upsampling], np.ndarray]:
         """See `Decoder`. Afterwards no node depends on the size of a map."""
         self.inputs = inputs
         kinds = (*UPSAMPLINGS, *NORMALIZATIONS, *REDUCTIONS, "Reshape")
@@ -72,6 +77,7 @@ class OnnxDecoder:
             self.model, {self.input.name: inputs}, [*dict.fromkeys(names)]
         )
         self._forget_groups(nodes, values)
+        areas = {v.shape[2] * v.shape[3] for v in values.values() if v.ndim == 4}
         found = {}
         for name, node in nodes:
             maps = values[node.input[0]]
@@ -79,15 +85,15 @@ class OnnxDecoder:
             if node.op_type in NORMALIZATIONS:
                 self._keep_spread(node, maps)
             elif node.op_type in REDUCTIONS:
-                self._keep_reduction(node, maps, values[node.output[0]])
+                self._keep_reduction(node, maps, values[node.output[0]], areas)
             elif [len(shape) for shape in shapes] == [4, 4]:
                 self._forget_size(node, *shapes)
-                factor = factor_of(name, node, *shapes)
-                if factor > 1:
+                factor = factor_of(node, *shapes)
+                if factor != 1:
                     size = (int(shapes[0][2]), int(shapes[0][3]))
-                    found[name] = factor, size, maps.mean(axis=(2, 3))
+                    found[name] = Upsampling(factor, size, maps.mean(axis=(2, 3)))
                     self.outputs[name] = node.output[0]
-        return group_levels(found), images
+        return found, images
 
     def run_from(self, rows: slice, fields: dict[str, np.ndarray]) -> np.ndarray:
         """See `Decoder`."""
@@ -124,7 +130,8 @@ class OnnxDecoder:
             rows = rows[:size] % count  # the last batch may be filled up with others
             parts.append(run({name: values[rows] for name, values in inputs.items()}))
         whole = [np.concatenate(same)[:count] for same in zip(*parts, strict=True)]
-        return dict(zip(names, whole, strict=False)), channels_last(whole[-1])
+        images = first_images(whole[len(names) :])
+        return dict(zip(names, whole, strict=False)), channels_last(images)
 
     def _forget_groups(
         self, nodes: list[tuple[str, Any]], values: dict[str, np.ndarray]
@@ -162,12 +169,17 @@ class OnnxDecoder:
         shape = [None, *values.shape[1:]]
         self.model.graph.input.append(helper.make_tensor_value_info(name, FLOAT, shape))
 
-    def _keep_reduction(self, node: Any, maps: np.ndarray, values: np.ndarray) -> None:
-        """Replaces a mean or sum over whole maps by its recorded values."""
-        after = values.shape if values.ndim == maps.ndim else ()
-        reduced = [a for a, b in zip(maps.shape, after, strict=False) if a > b == 1]
-        # A mean over the channels of one pixel reduces one axis of four.
-        if values.dtype == np.float32 and len(reduced) >= min(2, maps.ndim - 2):
+    def _keep_reduction(
+        self, node: Any, maps: np.ndarray, values: np.ndarray, areas: set[int]
+    ) -> None:
+        """Replaces a mean or sum over whole maps by its recorded values.
+
+        Maps (N, C, H, W) lose two axes, and (N, C, H W) the one that has the area of a
+        map. A mean over the channels of each pixel is left as it is.
+        """
+        lost = list((Counter(maps.shape) - Counter(values.shape)).elements())
+        whole = len(lost) >= 2 if maps.ndim > 3 else bool(areas & set(lost))
+        if values.dtype == np.float32 and whole:
             self.model.graph.node.remove(node)
             self._give(node.output[0], values)
 
@@ -181,6 +193,8 @@ class OnnxDecoder:
         for other in self.model.graph.node:
             if other.op_type == "Constant" and other.attribute[0].name == "value":
                 constants[other.output[0]] = other.attribute[0].t
+            if other.op_type == "Identity" and other.input[0] in constants:
+                constants[other.output[0]] = constants[other.input[0]]
         if not all(name in constants for name in node.input[1:3]):
             raise ValueError(f"{node.output[0]}: its scale and bias are no constants")
         scale, bias = (numpy_helper.to_array(constants[n]) for n in node.input[1:3])
@@ -206,10 +220,10 @@ class OnnxDecoder:
             self.model.graph.node.insert(place + step, new)
 
     def _session(self, model: Any, names: list[str]) -> Any:
-        """A function from inputs to the values of `names`, and the first output."""
+        """A function from inputs to the values of `names`, then all outputs."""
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        wanted = [*names, copy.graph.output[0].name]
+        wanted = [*names, *(output.name for output in copy.graph.output)]
         del copy.graph.output[:]
         for name in dict.fromkeys(wanted):
             copy.graph.output.append(onnx.ValueInfoProto(name=name))
@@ -266,26 +280,18 @@ class OnnxDecoder:
             )
 
 
-def factor_of(name: str, node: Any, before: Any, after: Any) -> int:
-    """By how much a node enlarges both sides of a map (N, C, H, W)."""
+def factor_of(node: Any, before: Any, after: Any) -> int:
+    """By how much a node enlarges maps (N, C, H, W), as `decoders.stride_of`."""
     if node.op_type in ("Reshape", "Transpose"):
         return 1
     if node.op_type != "ConvTranspose":
-        return factor_between(name, before[2:], after[2:])
-    strides = attribute(node, "strides", [1, 1])
-    if len(set(strides)) > 1:
-        raise ValueError(f"{name}: received strides {strides}, expected equal ones")
-    return int(strides[0])
+        return factor_between(before[2:], after[2:])
+    strides = set(attribute(node, "strides", [1, 1]))
+    return int(strides.pop()) if len(strides) == 1 else 0
 
 
 def channels_last(images: np.ndarray) -> np.ndarray:
-    """Images (N, C, H, W) or (N, H, W, C), whichever has 1, 3 or 4 channels.
-
-    Raises:
-        ValueError: if they have other axes.
-    """
-    if images.ndim != 4:
-        raise ValueError(f"the output has the shape {images.shape}, expected images")
+    """Images (N, C, H, W) or (N, H, W, C), whichever has 1, 3 or 4 channels."""
     if images.shape[1] in (1, 3, 4) or images.shape[3] not in (1, 3, 4):
         return np.moveaxis(images, 1, 3)
     return images

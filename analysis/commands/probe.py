@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from gan.command_line import Command, RunPath, print_table
 from gan.files import first_line
 from gan.run.environment import prepare_tensorflow
 
+MAX_INPUT = 1e30  # float32 ends at 3e38
+NEAR = 0.1  # how far images may reach beyond the stated range, as a share of it
 OPEN_SIDE = 16  # pixels of a side of the input that is not stated anywhere
 
 
@@ -36,11 +39,13 @@ OPEN_SIDE = 16  # pixels of a side of the input that is not stated anywhere
 )
 @click.option(
     "--input-size",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     help=f"Pixels of a side that the file leaves open. [default: {OPEN_SIDE}]",
 )
 @options.value_range
-@options.option("--seed", default=0, help="Seed of the inputs.")
+@options.option(
+    "--seed", type=click.IntRange(0), default=0, help="Seed of the random inputs."
+)
 @options.as_json
 def command(
     target: str,
@@ -62,15 +67,15 @@ def command(
 
     decoder, shape = load_decoder(Path(target), input_size or OPEN_SIDE)
     if input_file:
-        inputs = read_inputs(input_file, shape)[:num_inputs]
+        inputs = read_inputs(input_file, shape)
     else:
         random = np.random.default_rng(seed)
         inputs = random.standard_normal((num_inputs, *shape)).astype(np.float32)
-    readings = probe_levels(decoder, inputs, value_range or (-1.0, 1.0))
+    found = probe_levels(decoder, inputs, value_range or (-1.0, 1.0))
     if as_json:
-        click.echo(json.dumps([as_dict(reading) for reading in readings], indent=2))
+        click.echo(json.dumps(as_dict(found), indent=2))
     else:
-        print_readings(Path(target).name, readings)
+        print_probe(Path(target).name, found, value_range or (-1.0, 1.0))
 
 
 def load_decoder(path: Path, side: int) -> tuple[Any, tuple[int, ...]]:
@@ -79,7 +84,7 @@ def load_decoder(path: Path, side: int) -> tuple[Any, tuple[int, ...]]:
     Raises:
         ValueError: if there is none, or a package is missing.
     """
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx" and path.is_file():
         try:
             from analysis.checkerboard.onnx_decoder import OnnxDecoder
             from analysis.geometry.onnx_layers import load_onnx, load_weights
@@ -110,61 +115,103 @@ def read_inputs(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path}: not an .npy file ({first_line(error)})") from None
     if not isinstance(array, np.ndarray) or array.ndim != len(shape) + 1:
         received = getattr(array, "shape", type(array).__name__)
         expected = ", ".join(map(str, ("N", *shape)))
         raise ValueError(f"{path}: received {received}, expected ({expected})")
+    if array.dtype.kind not in "fiu" or len(array) < 2:
+        raise ValueError(
+            f"{path}: received {len(array)} inputs of type {array.dtype}, expected two "
+            "or more of real numbers"
+        )
+    if not (np.abs(array) < MAX_INPUT).all():
+        raise ValueError(f"{path}: received values that are not finite, or too large")
     return array.astype(np.float32)
 
 
-def as_dict(reading: Any) -> dict[str, Any]:
-    """One reading for JSON."""
-    frequency = reading.frequency
-    place = {"row": float(frequency.row), "column": float(frequency.column)}
-    return asdict(reading) | {"frequency": place, "found": reading.found}
+def as_dict(found: Any) -> dict[str, Any]:
+    """All numbers, for JSON."""
+    readings = []
+    for reading in found.readings:
+        frequency = reading.frequency
+        place = {"row": float(frequency.row), "column": float(frequency.column)}
+        own = {"frequency": place, "found": reading.found}
+        readings.append(asdict(reading) | own)
+    return {
+        "upsamplings": readings,
+        "not_probed": found.refused,
+        "smallest_value": found.value_range[0],
+        "largest_value": found.value_range[1],
+    }
 
 
-def print_readings(name: str, readings: list[Any]) -> None:
-    """Prints the table, and which upsampling is to blame."""
-    from analysis.checkerboard.words import decibels
-
+def print_probe(name: str, found: Any, stated: tuple[float, float]) -> None:
+    """Prints the table, what is doubtful, and which upsampling is to blame."""
     table = Table(title=escape(name), box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in ("upsampling", "stage", "period, px", "pattern, levels", "share"):
         table.add_column(column, overflow="fold", max_width=60)
     table.add_column("largest gain", no_wrap=True)
-    for reading in readings:
-        pattern, gain = reading.pattern_levels, reading.imaging_gain_percent
+    for reading in found.readings:
+        pattern = reading.pattern_levels
         cells = [escape(", ".join(reading.names)), str(reading.stage)]
         cells += [str(reading.period)]
         cells += [f"{pattern.value:.3g} ({pattern.low:.3g} … {pattern.high:.3g})"]
-        cells += [f"{reading.share:.0%}" if reading.found else "none"]
-        shown = gain is not None and gain.low > 0
-        text = f"{decibels(gain.value):.1f} dB at {reading.frequency.name}"
-        table.add_row(*cells, text if shown else "")
+        cells += [f"{reading.share:.0%}" if reading.found else "none", gain(reading)]
+        table.add_row(*cells)
     console = table_console()
     print_table(console, table, "largest gain", "period, px")
-    known = math.prod(reading.stride for reading in readings)
-    if known != readings[0].period:
-        console.print(
-            f"The maps grow by {readings[0].period}, and the layers above make {known} "
-            "of it. The rest, which was not probed, is made in other ways.",
-            markup=False,
-        )
-    found = [reading for reading in readings if reading.found]
-    if found:
-        worst = max(found, key=lambda reading: reading.pattern_levels.value)
-        console.print(
-            f"On constant maps, {worst.share:.0%} of the power of all patterns comes "
-            f"from {', '.join(worst.names)}.",
-            markup=False,
-        )
-    else:
-        console.print("On constant maps, no upsampling makes a pattern.")
+    for note in (*notes(found, stated), conclusion(found.readings)):
+        console.print(note, markup=False)
     console.print(
         "Levels: root mean square over pixels and inputs, of 255; in brackets 95 % "
         "intervals over inputs. What stands in images, `spectra` measures: "
         "in a trained decoder content, border and constant maps differ.",
         markup=False,
+    )
+
+
+def gain(reading: Any) -> str:
+    """The largest imaging gain, or "" where there is none."""
+    from analysis.checkerboard.words import decibels
+
+    found = reading.imaging_gain_percent
+    if not reading.found or found is None or found.low <= 0:
+        return ""
+    return f"{decibels(found.value):.1f} dB at {reading.frequency.name}"
+
+
+def notes(found: Any, stated: tuple[float, float]) -> Iterator[str]:
+    """What makes the numbers doubtful."""
+    for name, reason in found.refused.items():
+        yield f"not probed: {name}: {reason}"
+    first = found.readings[0]
+    known = math.prod(reading.stride for reading in found.readings)
+    if not found.refused and known != first.period:
+        yield (
+            f"The maps grow by {first.period} from {first.names[0]} on, and the layers "
+            f"above make {known} of it. The rest, which was not probed, is made in "
+            "other ways."
+        )
+    (low, high), (black, white) = found.value_range, stated
+    margin = NEAR * (white - black)
+    if low < black - margin or high > white + margin:
+        yield (
+            f"note: the images reach from {low:.3g} to {high:.3g}, and the levels "
+            f"count {black:g} as black and {white:g} as white; --range states another "
+            "range"
+        )
+
+
+def conclusion(readings: Sequence[Any]) -> str:
+    """Which of the upsamplings is to blame, in one sentence."""
+    worst = max(readings, key=lambda reading: reading.pattern_levels.value)
+    if not worst.found:
+        return "On constant maps, none of the upsamplings above makes a pattern."
+    if len(readings) == 1:
+        return f"On constant maps, {', '.join(worst.names)} makes a pattern."
+    return (
+        f"On constant maps, {worst.share:.0%} of the power of these patterns comes "
+        f"from {', '.join(worst.names)}."
     )

@@ -11,7 +11,12 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 from analysis.__main__ import main
-from analysis.checkerboard.decoders import group_spread, normalized, probe_levels
+from analysis.checkerboard.decoders import (
+    KerasDecoder,
+    group_spread,
+    normalized,
+    probe_levels,
+)
 from analysis.checkerboard.onnx_decoder import OnnxDecoder
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -114,7 +119,7 @@ def probed(model, num_inputs=16):
     decoder = OnnxDecoder(model)
     shape = (num_inputs, *decoder.input_shape())
     inputs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return probe_levels(decoder, inputs, (-1, 1))
+    return probe_levels(decoder, inputs, (-1, 1)).readings
 
 
 def worst(readings):
@@ -182,7 +187,7 @@ def test_a_pattern_worked_out_by_hand():
     """The phases of a map of mean m are m, m, m and 1.5 m."""
     inputs = np.random.default_rng(0).standard_normal((9, 1, 4, 4))
     decoder = OnnxDecoder(hand_worked(1.5))
-    (reading,) = probe_levels(decoder, inputs.astype(np.float32), (0, 1))
+    (reading,) = probe_levels(decoder, inputs.astype(np.float32), (0, 1)).readings
     means = inputs.mean(axis=(1, 2, 3))
     expected = 255 * np.sqrt((means**2).mean()) * 0.5 * np.sqrt(3) / 4
     assert reading.pattern_levels.value == pytest.approx(expected, rel=1e-5)
@@ -246,7 +251,8 @@ def probe(*args):
 
 def test_a_keras_file_and_its_onnx_file_read_the_same(files):
     keras_file, onnx_file = (
-        json.loads(probe(files / f, "--json").stdout) for f in ("g.keras", "g.onnx")
+        json.loads(probe(files / f, "--json").stdout)["upsamplings"]
+        for f in ("g.keras", "g.onnx")
     )
     assert [row["period"] for row in keras_file] == [4, 2]
     for a, b in zip(keras_file, onnx_file, strict=True):
@@ -266,7 +272,7 @@ def test_growth_that_no_known_node_makes_is_told(tmp_path):
         builder.add("Transpose", perm=[0, 1, 3, 2])
     onnx.save(builder.model(), tmp_path / "repeated.onnx")
     text = probe(tmp_path / "repeated.onnx").stdout
-    assert "The maps grow by 4, and the layers above make 2 of it" in text
+    assert "on, and the layers above make 2 of it" in text
     assert "grow" not in probe(tmp_path / "known.onnx").stdout
 
 
@@ -280,9 +286,9 @@ def test_a_resize_with_uneven_neighbours_is_not_blamed(tmp_path):
 
 
 def test_the_sentence_names_the_largest_row(files):
-    rows = json.loads(probe(files / "g.keras", "--json").stdout)
+    rows = json.loads(probe(files / "g.keras", "--json").stdout)["upsamplings"]
     most = max(rows, key=lambda row: row["pattern_levels"]["value"])
-    sentence = f"{most['share']:.0%} of the power of all patterns comes from"
+    sentence = f"{most['share']:.0%} of the power of these patterns comes from"
     assert f"{sentence} {most['names'][0]}" in probe(files / "g.keras").stdout
     assert sum(row["share"] for row in rows) == pytest.approx(1)
 
@@ -297,6 +303,114 @@ def test_inputs_from_a_file_take_the_place_of_random_ones(files, tmp_path):
     result = probe(*args, "--input", tmp_path / "z.npy")
     assert result.exit_code == 1
     assert "received (64,), expected (N, 6)" in result.stderr
+
+
+def keras_model(*stack, shape=(4, 4, 3)):
+    keras.utils.set_random_seed(3)
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+def read_keras(model, num_inputs=8):
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((num_inputs, *model.input_shape[1:]))
+    return probe_levels(KerasDecoder(model), inputs.astype(np.float32), (-1, 1))
+
+
+def transposed(name, filters=3, taps=4, strides=2, padding="same"):
+    return keras.layers.Conv2DTranspose(filters, taps, strides, padding, name=name)
+
+
+def test_a_layer_that_is_called_twice_is_two_upsamplings():
+    shared = transposed("shared")
+    model = keras_model(shared, shared)
+    rows = read_keras(model).readings
+    apart = keras_model(transposed("a"), transposed("b"))
+    for layer in apart.layers:
+        layer.set_weights(shared.get_weights())
+    expected = read_keras(apart).readings
+    assert [row.names for row in rows] == [("shared",), ("shared (2)",)]
+    for row, other in zip(rows, expected, strict=True):
+        assert row.pattern_levels == other.pattern_levels and row.stage == other.stage
+
+
+def test_a_layer_of_stride_1_that_enlarges_is_no_upsampling():
+    """As at the beginning of the DCGAN paper's generator: 1x1 to 4x4."""
+    head = transposed("head", 8, 4, 1, "valid")
+    found = read_keras(keras_model(head, transposed("up"), shape=(1, 1, 5)))
+    assert [(row.names, row.period) for row in found.readings] == [(("up",), 2)]
+
+
+def test_valid_padding_has_the_stride_of_the_layer():
+    found = read_keras(keras_model(transposed("up", padding="valid")))
+    assert [(row.stride, row.period) for row in found.readings] == [(2, 2)]
+
+
+def test_a_wrapped_layer_is_probed():
+    wrapped = keras.layers.SpectralNormalization(transposed("inner"), name="wrapped")
+    (row,) = read_keras(keras_model(wrapped)).readings
+    assert row.names == ("wrapped",) and row.found
+
+
+def divide_by_spread(maps):
+    """Instance normalisation by means over whole maps; `Mean` is Keras' operation."""
+    mean = keras.ops.mean(maps, (1, 2), keepdims=True)
+    square = keras.ops.mean(keras.ops.square(maps - mean), (1, 2), keepdims=True)
+    return (maps - mean) / keras.ops.sqrt(square + 1e-3)
+
+
+@pytest.mark.parametrize("way", ["layer", "operations"])
+def test_a_weak_pattern_stays_weak_behind_a_normalisation(way):
+    inputs = keras.Input((4, 4, 3))
+    up = transposed("up", taps=2)
+    maps = keras.layers.ReLU()(keras.layers.Conv2D(3, 3, padding="same")(inputs))
+    norm = keras.layers.GroupNormalization(-1)
+    outputs = norm(up(maps)) if way == "layer" else divide_by_spread(up(maps))
+    model = keras.Model(inputs, outputs)
+    even = np.ones((2, 2, 3, 3), np.float32)
+    even[0, 0] *= 1.0001
+    up.kernel.assign(even)
+    (row,) = read_keras(model).readings
+    assert row.found and row.pattern_levels.value < 0.1
+
+
+def test_what_cannot_be_probed_leaves_the_rest():
+    inputs = keras.Input((4, 4, 3))
+    maps = transposed("first")(inputs)
+    small = keras.layers.AveragePooling2D(2)(transposed("second")(maps))
+    found = read_keras(keras.Model(inputs, small))
+    assert [row.names for row in found.readings] == [("first",)]
+    assert "later layers shrink its maps" in found.refused["second"]
+
+
+def test_images_of_another_range_get_a_note(tmp_path):
+    scale = keras.layers.Rescaling(127.5, 127.5)
+    model = keras_model(transposed("up"), keras.layers.Activation("tanh"), scale)
+    model.save(tmp_path / "m.keras")
+    assert "--range states another range" in probe(tmp_path / "m.keras").stdout
+    result = probe(tmp_path / "m.keras", "--range", 0, 255)
+    assert result.exit_code == 0 and "note:" not in result.stdout
+
+
+@pytest.mark.parametrize("values", [("1", "1"), ("1", "0"), ("nan", "1"), ("0", "inf")])
+def test_a_range_that_is_none_gets_one_line(files, values):
+    result = probe(files / "g.keras", "--range", *values)
+    assert result.exit_code == 1 and "expected black below white" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (np.zeros((4, 6), np.float32), ""),
+        (np.zeros((4, 6), complex), "received 4 inputs of type complex128"),
+        (np.full((4, 6), np.nan), "values that are not finite"),
+        (np.zeros((1, 6)), "received 1 inputs"),
+    ],
+)
+def test_any_file_of_inputs_gets_a_result_or_one_line(files, tmp_path, inputs, said):
+    np.save(tmp_path / "z.npy", inputs)
+    result = probe(files / "g.keras", "--input", tmp_path / "z.npy")
+    assert result.exit_code == bool(said) and said in result.stderr
+    assert said or "none of the upsamplings above makes" in result.stdout
 
 
 def no_upsampling(folder):
@@ -328,7 +442,7 @@ def no_model(folder):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (no_upsampling, "no layer is known to enlarge a map"),
+        (no_upsampling, "no layer enlarges a map"),
         (two_inputs, "received the inputs z, label, expected one input"),
         (lost_weights, "its weights: "),
         (no_model, "not an ONNX model"),
