@@ -421,7 +421,7 @@ def test_nested_models_and_shared_layers_are_named_by_call():
     )
     inputs = keras.Input((8, 8, 3))
     shared = layers.Conv2D(3, 1, name="shared")
-    x = layers.Add()([shared(inputs), shared(block(inputs))])
+    x = layers.Add(name="add")([shared(inputs), shared(block(inputs))])
     audits = audit_model(keras.Model(inputs, block(x)))
     assert sorted(r.name for r in audits) == [
         "add",
