@@ -1,6 +1,8 @@
 """An ONNX model as a `decoders.Decoder`: onnxruntime runs it, also from its middle."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,25 +75,27 @@ class OnnxDecoder:
             (n, node) for n, node in named_nodes(self.model) if node.op_type in kinds
         ]
         names = [name for _, node in nodes for name in (node.input[0], node.output[0])]
-        values, images = self._run(
-            self.model, {self.input.name: inputs}, [*dict.fromkeys(names)]
-        )
-        self._forget_groups(nodes, values)
-        areas = {v.shape[2] * v.shape[3] for v in values.values() if v.ndim == 4}
+        names = [*dict.fromkeys(names)]
+        shapes: dict[str, tuple[int, ...]] = {}
+        # One by one, since all maps of a batch are in memory at the same time.
+        size = self.batch_size if self.has_fixed_batch else 1
+        given = {self.input.name: inputs}
+        keep = partial(summaries, nodes, shapes)
+        kept, images = self._run(self.model, given, names, size, keep)
+        self._forget_groups(nodes, shapes)
         found = {}
         for name, node in nodes:
-            maps = values[node.input[0]]
-            shapes = maps.shape, values[node.output[0]].shape
+            before, after = shapes[node.input[0]], shapes[node.output[0]]
             if node.op_type in NORMALIZATIONS:
-                self._keep_spread(node, maps)
-            elif node.op_type in REDUCTIONS:
-                self._keep_reduction(node, maps, values[node.output[0]], areas)
-            elif [len(shape) for shape in shapes] == [4, 4]:
-                self._forget_size(node, *shapes)
-                factor = factor_of(node, *shapes)
+                self._keep_spread(node, before, kept[name])
+            elif node.op_type in REDUCTIONS and name in kept:
+                self.model.graph.node.remove(node)
+                self._give(node.output[0], kept[name])
+            elif [len(before), len(after)] == [4, 4]:
+                self._forget_size(node, before, after)
+                factor = factor_of(node, before, after)
                 if factor != 1:
-                    size = (int(shapes[0][2]), int(shapes[0][3]))
-                    found[name] = Upsampling(factor, size, maps.mean(axis=(2, 3)))
+                    found[name] = Upsampling(factor, (before[2], before[3]), kept[name])
                     self.outputs[name] = node.output[0]
         return found, images
 
@@ -112,29 +116,38 @@ class OnnxDecoder:
                     FIELD + name, FLOAT, [None, maps.shape[3], None, None]
                 )
             )
-        return self._run(model, inputs, [])[1]
+        return self._run(model, inputs, [], self.batch_size, dict)[1]
 
     def _run(
-        self, model: Any, inputs: dict[str, np.ndarray], names: list[str]
+        self,
+        model: Any,
+        inputs: dict[str, np.ndarray],
+        names: list[str],
+        size: int,
+        keep: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Runs a model batch by batch.
+        """Runs a model in batches of `size`.
 
         Returns:
-            The values of `names`, and the images (N, H, W, C).
+            What `keep` makes of the values of `names`, and the images (N, H, W, C).
         """
-        run = self._session(model, names)
-        count, size = len(inputs[self.input.name]), self.batch_size
-        parts = []
+        run, count = self._session(model, names), len(inputs[self.input.name])
+        kept, images = [], []
         for start in range(0, count, size):
-            rows = np.arange(start, start + size if self.has_fixed_batch else count)
-            rows = rows[:size] % count  # the last batch may be filled up with others
-            parts.append(run({name: values[rows] for name, values in inputs.items()}))
-        whole = [np.concatenate(same)[:count] for same in zip(*parts, strict=True)]
-        images = first_images(whole[len(names) :])
-        return dict(zip(names, whole, strict=False)), channels_last(images)
+            rows = np.arange(start, start + size)
+            # A model of a fixed batch gets other inputs again in the last one.
+            rows = rows % count if self.has_fixed_batch else rows[rows < count]
+            values = run({name: given[rows] for name, given in inputs.items()})
+            kept.append(keep(dict(zip(names, values, strict=False))))
+            images.append(channels_last(first_images(values[len(names) :])))
+        whole = {
+            name: np.concatenate([part[name] for part in kept])[:count]
+            for name in kept[0]
+        }
+        return whole, np.concatenate(images)[:count]
 
     def _forget_groups(
-        self, nodes: list[tuple[str, Any]], values: dict[str, np.ndarray]
+        self, nodes: list[tuple[str, Any]], shapes: dict[str, tuple[int, ...]]
     ) -> None:
         """Lets the pair of Reshape around a group normalisation serve any size.
 
@@ -149,10 +162,10 @@ class OnnxDecoder:
             first = makers.get(middle.input[0])
             if middle.op_type not in NORMALIZATIONS or first is None:
                 continue
-            before, after = values[first.input[0]], values[last.output[0]]
-            if first.op_type != "Reshape" or before.shape != after.shape:
+            before, after = shapes[first.input[0]], shapes[last.output[0]]
+            if first.op_type != "Reshape" or before != after:
                 continue
-            groups = np.array([0, values[middle.input[0]].shape[1], -1])
+            groups = np.array([0, shapes[middle.input[0]][1], -1])
             names = f"groups of {first.output[0]}", f"shape for {last.output[0]}"
             self.model.graph.initializer.append(
                 numpy_helper.from_array(groups, names[0])
@@ -169,22 +182,10 @@ class OnnxDecoder:
         shape = [None, *values.shape[1:]]
         self.model.graph.input.append(helper.make_tensor_value_info(name, FLOAT, shape))
 
-    def _keep_reduction(
-        self, node: Any, maps: np.ndarray, values: np.ndarray, areas: set[int]
-    ) -> None:
-        """Replaces a mean or sum over whole maps by its recorded values.
+    def _keep_spread(self, node: Any, shape: Any, moments: np.ndarray) -> None:
+        """Replaces a normalisation of maps (N, C, ...) by its factors for real maps.
 
-        Maps (N, C, H, W) lose two axes, and (N, C, H W) the one that has the area of a
-        map. A mean over the channels of each pixel is left as it is.
-        """
-        lost = list((Counter(maps.shape) - Counter(values.shape)).elements())
-        whole = len(lost) >= 2 if maps.ndim > 3 else bool(areas & set(lost))
-        if values.dtype == np.float32 and whole:
-            self.model.graph.node.remove(node)
-            self._give(node.output[0], values)
-
-    def _keep_spread(self, node: Any, maps: np.ndarray) -> None:
-        """Replaces a normalisation by its factors for recorded maps (N, C, ...).
+        `moments` are those of `spread`.
 
         Raises:
             ValueError: if its weights are no constants.
@@ -198,15 +199,14 @@ class OnnxDecoder:
         if not all(name in constants for name in node.input[1:3]):
             raise ValueError(f"{node.output[0]}: its scale and bias are no constants")
         scale, bias = (numpy_helper.to_array(constants[n]) for n in node.input[1:3])
-        count, channels = maps.shape[:2]
-        groups = attribute(node, "num_groups", channels)
-        grouped = maps.reshape(count, groups, -1)
-        mean, variance = grouped.mean(axis=2), grouped.var(axis=2)
-        deviation = np.sqrt(variance + attribute(node, "epsilon", 1e-5))
-        each = [np.repeat(x, channels // groups, 1) for x in (mean, deviation)]
+        channels = shape[1]
+        deviation = np.sqrt(moments[:, 1] + attribute(node, "epsilon", 1e-5))
+        each = [
+            np.repeat(x, channels // x.shape[1], 1) for x in (moments[:, 0], deviation)
+        ]
         scale, bias = (np.repeat(x, channels // len(x)) for x in (scale, bias))
         factor = scale / each[1]
-        shape = count, channels, *([1] * (maps.ndim - 2))
+        shape = len(moments), channels, *([1] * (len(shape) - 2))
         place = list(self.model.graph.node).index(node)
         output, between = node.output[0], f"scaled {node.output[0]}"
         names = f"factor of {output}", f"offset of {output}"
@@ -278,6 +278,44 @@ class OnnxDecoder:
             node.attribute.extend(
                 [*kept, helper.make_attribute("pads", [*first, *last])]
             )
+
+
+def summaries(
+    nodes: Sequence[tuple[str, Any]],
+    shapes: dict[str, tuple[int, ...]],
+    values: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """What is needed of the maps of a batch, by name of the node; notes all shapes."""
+    shapes.update({name: value.shape for name, value in values.items()})
+    areas = {v.shape[2] * v.shape[3] for v in values.values() if v.ndim == 4}
+    found = {}
+    for name, node in nodes:
+        maps, made = values[node.input[0]], values[node.output[0]]
+        if node.op_type in NORMALIZATIONS:
+            found[name] = spread(node, maps)
+        elif node.op_type in REDUCTIONS and is_whole(maps, made, areas):
+            found[name] = made
+        elif node.op_type in UPSAMPLINGS and maps.ndim == 4:
+            found[name] = maps.mean(axis=(2, 3))
+    return found
+
+
+def spread(node: Any, maps: np.ndarray) -> np.ndarray:
+    """Mean and variance of each group of maps (N, C, ...): (N, 2, groups)."""
+    groups = attribute(node, "num_groups", maps.shape[1])
+    grouped = maps.reshape(len(maps), groups, -1)
+    return np.stack([grouped.mean(axis=2), grouped.var(axis=2)], axis=1)
+
+
+def is_whole(maps: np.ndarray, made: np.ndarray, areas: set[int]) -> bool:
+    """Whether a mean or sum is one over whole maps, of those with the given areas.
+
+    Maps (N, C, H, W) lose two axes, and (N, C, H W) the one that has the area of a map.
+    A mean over the channels of each pixel is none.
+    """
+    lost = list((Counter(maps.shape) - Counter(made.shape)).elements())
+    whole = len(lost) >= 2 if maps.ndim > 3 else bool(areas & set(lost))
+    return whole and made.dtype == np.float32
 
 
 def factor_of(node: Any, before: Any, after: Any) -> int:
