@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 import train as program
+from config.loader import load_config
 from config.schema import ConfigError
 from gan import devices
 from gan.devices import make_strategy
@@ -26,6 +27,7 @@ from gan.run.environment import make_gpu_deterministic
 from gan.run.folder import read_run
 from gan.state import build_state
 from gan.step import METRICS
+from gan.training import announce_start
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 40
@@ -353,11 +355,17 @@ def test_a_run_on_a_gpu_is_deterministic_and_says_how_to_be_faster(
     monkeypatch.setattr(
         "gan.run.environment.make_gpu_deterministic", lambda: asked.append("x") or True
     )
-    assert "note: there is a GPU; on it a new run with --jit" in here(
-        command("with", *short)
-    )
-    assert "there is a GPU" not in here(command("compiled", *short, "--jit"))
-    assert asked == ["x", "x"]
+    advice = "note: there is a GPU; on it a new run with --jit"
+    assert advice in here(command("with", *short)) and asked == ["x"]
+    said = []
+    for jit in (False, True):
+        record = SimpleNamespace(
+            parent=None,
+            environment={"replicas": 1},
+            config=load_config(flags={"train.jit": jit}),
+        )
+        announce_start(SimpleNamespace(say=said.append), None, {}, record, [], True)
+    assert len(said) == 1 and said[0].startswith(advice)
 
 
 @pytest.mark.slow  # it starts a process of its own
