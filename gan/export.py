@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from gan.data.dataset import latents_from_seeds
 from gan.data.images import to_uint8
-from gan.files import write_atomically
+from gan.files import without_onnx, write_atomically
 from gan.models import build_generator
 from gan.run.environment import silent_stderr
 from gan.run.folder import RunError
@@ -72,10 +72,7 @@ def to_onnx(run: LoadedRun, out: Path) -> Infer:
         import onnxruntime
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
-        raise RunError(
-            f"{out}: .onnx needs {error.name}; install it with "
-            "pip install -c constraints.txt -e '.[onnx]'"
-        ) from None
+        raise RunError(without_onnx(out, error)) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tf2onnx asks for a name that NumPy 1 had
 

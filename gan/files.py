@@ -16,6 +16,14 @@ MAX_BYTES = 4 << 30  # limit for the arrays of one file, which are held in memor
 TEMPORARY = ".tmp-"  # prefix of unfinished files, which no reader opens
 
 
+def without_onnx(path: str | Path, error: ImportError) -> str:
+    """What to do where a package is missing that reads or writes an .onnx file."""
+    return (
+        f"{path}: .onnx needs {error.name}; install it with "
+        "pip install -c constraints.txt -e '.[onnx]'"
+    )
+
+
 def counted(number: int, what: str) -> str:
     """A number with its noun: "1 image", "2 images"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -16,7 +16,7 @@ of the same input. A normalisation that is written in another way is not recogni
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import keras
@@ -59,13 +59,11 @@ class Level:
     Attributes:
         names: of the layers or nodes.
         stride: factor by which they enlarge both sides.
-        size: height and width of the maps in front of them, pixels.
         means: by name, the channel means of these maps, float (N, C).
     """
 
     names: tuple[str, ...]
     stride: int
-    size: tuple[int, int]
     means: dict[str, np.ndarray]
 
 
@@ -186,7 +184,7 @@ def probe_levels(
     powers = np.array([reading.pattern_levels.value**2 for reading in found])
     shares = powers / max(powers.sum(), 1e-30)
     readings = [
-        LevelReading(**(vars(reading) | {"share": float(share)}))
+        replace(reading, share=float(share))
         for reading, share in zip(found, shares, strict=True)
     ]
     return Probe(readings, refused, (float(images.min()), float(images.max())))
@@ -320,8 +318,8 @@ def group_levels(
         else:
             refused[name] = "it does not enlarge height and width by one whole factor"
     levels = [
-        Level(tuple(names), stride, (height, width), {n: found[n].means for n in names})
-        for (height, width, stride), names in sorted(together.items())
+        Level(tuple(names), stride, {name: found[name].means for name in names})
+        for (*_, stride), names in sorted(together.items())
     ]
     return levels, refused
 
@@ -349,12 +347,13 @@ class KerasDecoder:
         self.model = model
         self.inputs = np.zeros(0)
         # By name of the call: mean and variance of a group normalisation, or the
-        # result of a mean over whole maps, batch by batch.
-        self.kept: dict[str, list[tuple[Any, ...]]] = {}
+        # result of a mean over whole maps, with a row for each recorded input.
+        self.kept: dict[str, list[np.ndarray]] = {}
 
     def record(self, inputs: np.ndarray) -> tuple[dict[str, Upsampling], np.ndarray]:
         """See `Decoder`."""
-        self.inputs, self.kept = inputs, {}
+        self.inputs = inputs
+        kept: dict[str, list[tuple[np.ndarray, ...]]] = {}
         parts: dict[str, list[np.ndarray]] = {}
         facts: dict[str, tuple[int, tuple[int, int]]] = {}
 
@@ -362,9 +361,9 @@ class KerasDecoder:
             outputs = call.run(values, training=False)
             if isinstance(call.layer, keras.layers.GroupNormalization):
                 spread = group_spread(call.layer, np.asarray(values[0]))
-                self.kept.setdefault(name, []).append(spread)
+                kept.setdefault(name, []).append(spread)
             elif reduces(call):
-                self.kept.setdefault(name, []).append((np.asarray(outputs[0]),))
+                kept.setdefault(name, []).append((np.asarray(outputs[0]),))
             stride = stride_of(call, values[0].shape, outputs[0].shape)
             if stride != 1:
                 size = (int(values[0].shape[1]), int(values[0].shape[2]))
@@ -377,6 +376,10 @@ class KerasDecoder:
             self._run(inputs[start : start + BATCH_SIZE], visit)
             for start in range(0, len(inputs), BATCH_SIZE)
         ]
+        self.kept = {
+            name: [np.concatenate(same) for same in zip(*batches, strict=True)]
+            for name, batches in kept.items()
+        }
         found = {
             name: Upsampling(*facts[name], np.concatenate(means))
             for name, means in parts.items()
@@ -391,8 +394,7 @@ class KerasDecoder:
                 values = [np.ascontiguousarray(fields[name], np.float32)]
             if name not in self.kept:
                 return call.run(values, training=False)
-            each = zip(*self.kept[name], strict=True)
-            kept = [np.concatenate(parts)[rows] for parts in each]
+            kept = [whole[rows] for whole in self.kept[name]]
             if isinstance(call.layer, keras.layers.GroupNormalization):
                 return [normalized(call.layer, np.asarray(values[0]), *kept)]
             return kept

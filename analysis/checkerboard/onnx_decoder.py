@@ -25,7 +25,6 @@ NORMALIZATIONS = ("InstanceNormalization", "GroupNormalization")
 REDUCTIONS = ("GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 UPSAMPLINGS = ("ConvTranspose", "Resize", "Upsample", "DepthToSpace")
 FIELD = "constant field of "  # in front of the name of an input that is added
-OPEN_SIDE = 16  # pixels of a side that the file leaves open, where no size is given
 
 
 class OnnxDecoder:
@@ -62,10 +61,10 @@ class OnnxDecoder:
         # Further inputs of the model, each with one row for each recorded input.
         self.given: dict[str, np.ndarray] = {}
 
-    def input_shape(self, size: int | None = None) -> tuple[int, ...]:
-        """Shape of one input; sides that the file leaves open have `size` pixels."""
+    def input_shape(self, side: int) -> tuple[int, ...]:
+        """Shape of one input; sides that the file leaves open have `side` pixels."""
         dims = self.input.type.tensor_type.shape.dim[1:]
-        return tuple(dim.dim_value or size or OPEN_SIDE for dim in dims)
+        return tuple(dim.dim_value or side for dim in dims)
 
     def record(self, inputs: np.ndarray) -> tuple[dict[str, Upsampling], np.ndarray]:
         """See `Decoder`. Afterwards no node depends on the size of a map."""

@@ -16,6 +16,7 @@ from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
 from gan.command_line import Command, RunPath, print_table
+from gan.files import without_onnx
 from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -100  # float32 leaves no smaller gain,
@@ -127,10 +128,7 @@ def audit_onnx_file(
             write_explicit_pads,
         )
     except ImportError as error:
-        raise ValueError(
-            f"{path}: .onnx needs {error.name}; install it with "
-            "pip install -c constraints.txt -e '.[onnx]'"
-        ) from error
+        raise ValueError(without_onnx(path, error)) from error
     model = load_onnx(path)
     audits = audit_onnx(model, size)
     if out:

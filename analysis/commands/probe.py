@@ -16,7 +16,7 @@ from rich.table import Table
 from analysis.commands import options
 from analysis.commands.tables import table_console
 from gan.command_line import Command, RunPath, print_table
-from gan.files import first_line
+from gan.files import first_line, without_onnx
 from gan.run.environment import prepare_tensorflow
 
 MAX_INPUT = 1e30  # float32 ends at 3e38
@@ -89,10 +89,7 @@ def load_decoder(path: Path, side: int) -> tuple[Any, tuple[int, ...]]:
             from analysis.checkerboard.onnx_decoder import OnnxDecoder
             from analysis.geometry.onnx_layers import load_onnx, load_weights
         except ImportError as error:
-            raise ValueError(
-                f"{path}: .onnx needs {error.name}; install it with "
-                "pip install -c constraints.txt -e '.[onnx]'"
-            ) from error
+            raise ValueError(without_onnx(path, error)) from error
         decoder = OnnxDecoder(load_weights(load_onnx(path), path))
         return decoder, decoder.input_shape(side)
     from analysis.checkerboard.decoders import KerasDecoder

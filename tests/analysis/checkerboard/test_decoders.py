@@ -117,7 +117,7 @@ def random_decoder(seed):
 
 def probed(model, num_inputs=16):
     decoder = OnnxDecoder(model)
-    shape = (num_inputs, *decoder.input_shape())
+    shape = (num_inputs, *decoder.input_shape(4))
     inputs = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return probe_levels(decoder, inputs, (-1, 1)).readings
 
