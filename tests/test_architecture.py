@@ -182,7 +182,13 @@ def test_a_wrong_direction_is_found(user, used, wrong):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.schema", "config.loader", "analysis.geometry.arithmetic"]
+    "name",
+    [
+        "config.schema",
+        "config.loader",
+        "analysis.geometry.arithmetic",
+        "analysis.geometry.resizing",
+    ],
 )
 def test_settings_and_geometry_need_the_standard_library_alone(name):
     for module in reached(name):
