@@ -33,9 +33,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
+from analysis.checkerboard.decoders import probe_levels
 from analysis.checkerboard.measurement import measure_samples
 from analysis.commands import compare as compare_command
 from analysis.commands import layers as layers_command
+from analysis.commands import probe as probe_command
 from analysis.commands import quality as quality_command
 from analysis.commands import spectra as spectra_command
 from analysis.figures import render
@@ -64,6 +66,7 @@ __all__ = [
     "layers",
     "load_config",
     "open_run",
+    "probe",
     "quality",
     "resume",
     "sample",
@@ -102,6 +105,7 @@ class Run:
         return [step for step, _ in points], [value for _, value in points]
 
 
+TORCH_MODULE = "torch.nn.modules.module"  # of torch.nn.Module
 # What can be measured: a run, the path of a run, an .npz or a folder, or `from_array`.
 Source = Run | Samples | str | Path
 
@@ -113,15 +117,17 @@ class Result:
     Attributes:
         numbers: what the command prints with --json, as plain data.
         text: what the command prints.
-        figure: draws the figure of the command.
+        figure: draws the figure of the command; None if it has none.
     """
 
     numbers: Any
     text: str
-    figure: Callable[[], Figure]
+    figure: Callable[[], Figure] | None
 
     def picture(self) -> Image.Image:
         """The figure as a picture, which a notebook shows."""
+        if self.figure is None:
+            raise UserError("this command has no figure, only text and numbers")
         return Image.open(io.BytesIO(render(self.figure, "png")))
 
     def __repr__(self) -> str:
@@ -132,7 +138,9 @@ class Result:
 
 
 def make_result(
-    numbers: Any, show: Callable[[], None], figure: Callable[[], Figure]
+    numbers: Any,
+    show: Callable[[], None],
+    figure: Callable[[], Figure] | None = None,
 ) -> Result:
     """Collects a result; `show` prints its text."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
@@ -266,27 +274,38 @@ def sample(
 
 @one_line_errors()
 def layers(
-    target: keras.Model | Run | str | Path,
+    target: Any,
     *,
     image_shape: tuple[int, int, int] | None = None,
     what: str = "generator",
     lines: bool = False,
+    inputs: Sequence[Any] = (),
 ) -> Result:
     """Audits all layers of a model, as `python -m analysis layers` does.
 
     Args:
-        target: a Keras model in memory, a run, a model file, or an upsampling method.
+        target: a run, a model file, an upsampling method, or a model in memory: a
+            keras.Model or a torch.nn.Module.
         image_shape: (height, width, channels) of the images that a model in memory
             should return; None: this is not checked.
         what: "generator" or "discriminator" of a run or a method.
         lines: also predict which pattern each upsampling makes of constant inputs.
+        inputs: of a PyTorch module: the example tensors that it is called with once.
     """
     model: Any = target
     expected: tuple[int, int, int | None] | None = image_shape
-    if not isinstance(target, keras.Model):
+    is_torch = any(kind.__module__ == TORCH_MODULE for kind in type(target).__mro__)
+    if not isinstance(target, keras.Model) and not is_torch:
         target = str(place(target))
-    if isinstance(target, str) and target.endswith(".onnx") and not lines:
-        name, audits = Path(target).name, layers_command.audit_onnx_file(Path(target))
+    if lines and (is_torch or layers_command.is_foreign(str(target))):
+        raise UserError("lines: received a model of PyTorch or ONNX, expected Keras")
+    if is_torch:
+        from analysis.geometry.torch_layers import audit_program, export_module
+
+        name = type(target).__name__
+        audits = audit_program(export_module(target, inputs))
+    elif isinstance(target, str) and layers_command.is_foreign(target):
+        name, audits = Path(target).name, layers_command.audit_foreign(Path(target))
     else:
         if isinstance(target, str):
             model, expected = layers_command.load_target(
@@ -301,6 +320,43 @@ def layers(
         summary,
         lambda: layers_command.print_summary(summary),
         lambda: draw_layers(audits, name),
+    )
+
+
+@one_line_errors()
+def probe(
+    target: Any,
+    *,
+    inputs: np.ndarray | None = None,
+    num_inputs: int = 64,
+    input_size: int = probe_command.OPEN_SIDE,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    seed: int = 0,
+) -> Result:
+    """Finds the upsampling that makes a pattern, as `python -m analysis probe` does.
+
+    Args:
+        target: a decoder: a Keras model in memory, a run, or a .keras or .onnx file.
+        inputs: float (N, *shape of one input); None: random, standard normal ones.
+        num_inputs: number of random inputs, 2 or more.
+        input_size: pixels of a side of the input that the decoder leaves open.
+        value_range: values of the decoder that mean black and white.
+        seed: of the random inputs.
+    """
+    if isinstance(target, keras.Model):
+        name, model = target.name, target
+    else:
+        model = Path(place(target))
+        name = model.name
+    decoder, shape = probe_command.load_decoder(model, input_size)
+    if inputs is None:
+        inputs = probe_command.random_inputs(num_inputs, shape, seed)
+    found = probe_levels(
+        decoder, probe_command.checked_inputs(inputs, shape), value_range
+    )
+    return make_result(
+        probe_command.as_dict(found),
+        lambda: probe_command.print_probe(name, found, value_range),
     )
 
 

@@ -125,6 +125,31 @@ def test_layers_of_a_run_and_of_a_model_in_memory(trained, monkeypatch):
     assert {"W7", "W8"} <= set(codes)
 
 
+def test_layers_of_a_pytorch_module_in_memory():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 2, 5, 2, 2, 1))
+    found = dcgan.layers(module, inputs=[torch.zeros(1, 3, 7, 7)])
+    (layer,) = found.numbers["layers"]
+    assert layer["output_shape"] == [1, 2, 14, 14] and layer["checked"]
+    assert found.numbers["params"] == 3 * 2 * 25 + 2
+    assert found.picture().size[0] > 300
+    for mistake in ({"inputs": [torch.zeros(1, 4, 7, 7)]}, {"lines": True}):
+        with pytest.raises(dcgan.UserError) as refusal:
+            dcgan.layers(module, **mistake)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_decoder_is_probed_as_by_the_command(trained, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    found = dcgan.probe(dcgan.Run(trained), num_inputs=4)
+    equal_to_command(found, "probe", trained, "--n", 4)
+    latents = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    model = open_run(trained).generator
+    assert dcgan.probe(model, inputs=latents).numbers == found.numbers
+    with pytest.raises(dcgan.UserError, match="no figure"):
+        found.picture()
+
+
 def test_checkerboards_of_a_run_and_of_arrays(trained, real, made):
     options = "--n", 500, "--reference", real[0]
     found = dcgan.spectra(dcgan.Run(trained), num_images=500, reference=str(real[0]))

@@ -1,7 +1,7 @@
 """`python -m analysis layers`: what each layer does to size, position and overlap."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -100  # float32 leaves no smaller gain,
 ROUNDING_LEVELS = 1e-3  # and no smaller pattern, grey levels
+TORCH_FILES = (".pt2", ".pt", ".pth")
 MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
@@ -79,22 +80,23 @@ def command(
     explicit_pads: Path | None,
     **options: Any,
 ) -> None:
-    """Audits the layers of TARGET: an upsampler, a run, or a Keras or ONNX file.
+    """Audits the layers of TARGET: an upsampler, a run, or a model's file.
 
-    Shapes are predicted from the hyper-parameters and compared with those Keras built,
-    or those that an ONNX file states. Values are computed by each layer and compared
+    A file is one of Keras, ONNX (.onnx) or PyTorch (.pt2 of torch.export). Shapes are
+    predicted from the hyper-parameters and compared with those Keras built, or those
+    that an ONNX or PyTorch file states. Values are computed by each layer and compared
     with its geometry. Only the architecture of a file is read. The exit status is 1 if
     a layer breaks a rule of level error.
     """
     prepare_tensorflow()
     from analysis.geometry.audit import audit_model, audit_summary, upsamplers
 
-    if target.endswith(".onnx") and Path(target).is_file():
+    if is_foreign(target):
         if framework == "torch" or lines or options["kernel_size"] or options["size"]:
             names = "--framework, --lines, --kernel-size and --size"
             raise ValueError(f"{names} belong to Keras")
         name = Path(target).name
-        audits = audit_onnx_file(Path(target), options["input_size"], explicit_pads)
+        audits = audit_foreign(Path(target), options["input_size"], explicit_pads)
         summary = audit_summary(name, audits)
     else:
         if explicit_pads:
@@ -117,10 +119,24 @@ def command(
         ctx.exit(1)
 
 
-def audit_onnx_file(
+def is_foreign(target: str) -> bool:
+    """Whether the target is a file of ONNX or PyTorch."""
+    return Path(target).suffix in (".onnx", *TORCH_FILES) and Path(target).is_file()
+
+
+def audit_foreign(
     path: Path, size: int | None = None, out: Path | None = None
 ) -> list[Any]:
-    """Audits an ONNX file, and writes it with explicit pads if asked for."""
+    """Audits a file of ONNX or PyTorch; one of ONNX is written again to `out`."""
+    if path.suffix in TORCH_FILES:
+        from analysis.geometry.torch_layers import audit_program, read_program
+
+        if out:
+            raise ValueError("--explicit-pads belongs to an ONNX file")
+        try:
+            return audit_program(read_program(path), size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
         from analysis.geometry.onnx_layers import (
             audit_onnx,
@@ -153,7 +169,8 @@ def load_target(
     from gan.sampling import open_run
 
     path, name = Path(target), UPSAMPLER_ALIASES.get(target, target)
-    if input_size and not path.is_file():
+    saved_model = (path / "saved_model.pb").exists()
+    if input_size and not (path.is_file() or saved_model):
         raise ValueError("--input-size belongs to a model file")
     if name in UPSAMPLERS:
         config = ModelConfig(upsample=name, kernel_size=kernel_size or 5)
@@ -162,7 +179,7 @@ def load_target(
             raise ValueError(f"--size: received {size}, expected a multiple of 4")
     elif kernel_size:
         raise ValueError("--kernel-size belongs to an upsampler's name")
-    elif path.is_dir() and not (path / "saved_model.pb").exists():
+    elif path.is_dir() and not saved_model:
         facts = read_run(path)
         config = facts.config.model
         side = facts.dataset["image_size"]
@@ -226,23 +243,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     console = table_console(min_columns=130)
     optional = "findings", "type", "M MAC", "shift px", "kernel", "stride"
     print_table(console, _layer_table(summary), *optional)
-    groups: dict[tuple[str, str, str], list[str]] = {}
+    for text in _grouped(summary["layers"]):
+        console.print(text)
     for layer in summary["layers"]:
-        for finding in layer["findings"]:
-            key = (finding["level"], finding["code"], finding["text"])
-            groups.setdefault(key, []).append(layer["name"])
-    levels = list(STYLES)
-    for level, code, text in sorted(groups, key=lambda g: (levels.index(g[0]), g[1])):
-        names = groups[level, code, text]
-        shown = ", ".join(names[:MAX_NAMES])
-        if len(names) > MAX_NAMES:
-            shown += f" and {len(names) - MAX_NAMES} more"
-        console.print(
-            f"[{STYLES[level]}]{code} {level}[/] {escape(f'{shown}: {text}')}"
-        )
-    for layer in summary["layers"]:
-        if not layer["checked"]:
-            console.print(escape(f"not checked: {layer['name']}: {layer['reason']}"))
         if "torch" in layer:
             console.print(escape(f"{layer['name']}: {layer['torch']['difference']}"))
     if patterns := summary.get("lines"):
@@ -258,6 +261,30 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"{summary['params']:,} parameters, "
         f"{summary['macs'] / 1e6:,.1f} M multiply-accumulates per image"
     )
+
+
+def _grouped(layers: list[dict[str, Any]]) -> Iterator[str]:
+    """Each finding once, errors first, then why layers were not checked."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    unchecked: dict[str, list[str]] = {}
+    for layer in layers:
+        for finding in layer["findings"]:
+            key = (finding["level"], finding["code"], finding["text"])
+            groups.setdefault(key, []).append(layer["name"])
+        if not layer["checked"]:
+            unchecked.setdefault(layer["reason"], []).append(layer["name"])
+    levels = list(STYLES)
+    for level, code, text in sorted(groups, key=lambda g: (levels.index(g[0]), g[1])):
+        shown = escape(f"{_names(groups[level, code, text])}: {text}")
+        yield f"[{STYLES[level]}]{code} {level}[/] {shown}"
+    for reason, names in unchecked.items():
+        yield escape(f"not checked: {_names(names)}: {reason}")
+
+
+def _names(names: list[str]) -> str:
+    """The first names of layers, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _layer_table(summary: dict[str, Any]) -> Table:

@@ -67,10 +67,9 @@ def command(
 
     decoder, shape = load_decoder(Path(target), input_size or OPEN_SIDE)
     if input_file:
-        inputs = read_inputs(input_file, shape)
+        inputs = checked_inputs(read_array(input_file), shape, f"{input_file}: ")
     else:
-        random = np.random.default_rng(seed)
-        inputs = random.standard_normal((num_inputs, *shape)).astype(np.float32)
+        inputs = random_inputs(num_inputs, shape, seed)
     found = probe_levels(decoder, inputs, value_range or (-1.0, 1.0))
     if as_json:
         click.echo(json.dumps(as_dict(found), indent=2))
@@ -78,53 +77,67 @@ def command(
         print_probe(Path(target).name, found, value_range or (-1.0, 1.0))
 
 
-def load_decoder(path: Path, side: int) -> tuple[Any, tuple[int, ...]]:
-    """The decoder of a run or a file, and the shape of one of its inputs.
+def load_decoder(target: Any, side: int) -> tuple[Any, tuple[int, ...]]:
+    """The decoder of a Keras model, a run or a file, and the shape of one input.
 
     Raises:
         ValueError: if there is none, or a package is missing.
     """
-    if path.suffix.lower() == ".onnx" and path.is_file():
+    is_path = isinstance(target, Path)
+    if is_path and target.suffix.lower() == ".onnx" and target.is_file():
         try:
             from analysis.checkerboard.onnx_decoder import OnnxDecoder
             from analysis.geometry.onnx_layers import load_onnx, load_weights
         except ImportError as error:
-            raise ValueError(without_onnx(path, error)) from error
-        decoder = OnnxDecoder(load_weights(load_onnx(path), path))
+            raise ValueError(without_onnx(target, error)) from error
+        decoder = OnnxDecoder(load_weights(load_onnx(target), target))
         return decoder, decoder.input_shape(side)
     from analysis.checkerboard.decoders import KerasDecoder
     from analysis.geometry.model_files import read_model
     from gan.sampling import open_run
 
-    model = open_run(path).generator if path.is_dir() else read_model(path)
+    model = target
+    if is_path:
+        model = open_run(target).generator if target.is_dir() else read_model(target)
     found = KerasDecoder(model)
     return found, tuple(size or side for size in model.inputs[0].shape[1:])
 
 
-def read_inputs(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Inputs of the shape (N, *shape) from an .npy file, as float32.
+def random_inputs(num_inputs: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Standard normal inputs, float32 (num_inputs, *shape)."""
+    random = np.random.default_rng(seed)
+    return random.standard_normal((num_inputs, *shape)).astype(np.float32)
+
+
+def read_array(path: Path) -> Any:
+    """What an .npy file holds; a ValueError for another kind of file."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not an .npy file ({first_line(error)})") from None
+
+
+def checked_inputs(array: Any, shape: tuple[int, ...], source: str = "") -> np.ndarray:
+    """The inputs as float32, if their shape is (N, *shape).
 
     Sides of maps may differ from `shape`, where the file of the decoder leaves them
     open; the decoder says if they do not fit.
 
     Raises:
-        ValueError: for another kind of file, or another number of axes.
+        ValueError: for another number of axes, or values that are no inputs; `source`
+            stands in front of the message.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not an .npy file ({first_line(error)})") from None
     if not isinstance(array, np.ndarray) or array.ndim != len(shape) + 1:
         received = getattr(array, "shape", type(array).__name__)
         expected = ", ".join(map(str, ("N", *shape)))
-        raise ValueError(f"{path}: received {received}, expected ({expected})")
+        raise ValueError(f"{source}received {received}, expected ({expected})")
     if array.dtype.kind not in "fiu" or len(array) < 2:
         raise ValueError(
-            f"{path}: received {len(array)} inputs of type {array.dtype}, expected two "
+            f"{source}received {len(array)} inputs of type {array.dtype}, expected two "
             "or more of real numbers"
         )
     if not (np.abs(array) < MAX_INPUT).all():
-        raise ValueError(f"{path}: received values that are not finite, or too large")
+        raise ValueError(f"{source}received values that are not finite, or too large")
     return array.astype(np.float32)
 
 

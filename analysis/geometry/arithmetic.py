@@ -13,7 +13,7 @@ the *output* size, so it has its own builder here.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
 from math import gcd
@@ -280,6 +280,30 @@ def conv_axis(
     )
     problems = _broken("error", E4=(output < 1, text))
     return AxisGeometry(kind, i, output, kernel, s, dilation, before, after, problems)
+
+
+def pool_axis(
+    input_size: int,
+    kernel: int,
+    stride: int,
+    pads: tuple[int, int],
+    dilation: int = 1,
+    ceil_mode: bool = False,
+) -> AxisGeometry:
+    """Pooling with pads given as numbers, as PyTorch and ONNX compute it.
+
+    With `ceil_mode` a last window may reach beyond the end, unless it would start
+    there; even the only window may.
+    """
+    padded = input_size + sum(pads)
+    axis = conv_axis(padded, kernel, stride, "valid", dilation, "pool")
+    axis = replace(axis, input_size=input_size, pad_before=pads[0], pad_after=pads[1])
+    outputs = -((axis.effective_kernel - padded) // stride) + 1
+    if (outputs - 1) * stride >= input_size + pads[0]:
+        outputs -= 1  # the last window would start in the padding
+    if not ceil_mode or outputs < 1:
+        return axis
+    return replace(axis, output_size=outputs, problems=())
 
 
 def conv_transpose_axis(

@@ -11,6 +11,7 @@ from typing import Any
 from keras import layers
 
 ENGINE = re.compile(r"(tf_)?keras\.(src\.)?engine\.")
+SEQUENCES = ("__tuple__", "TensorShape")  # in a SavedModel
 FUNCTIONAL = "keras.src.models.functional"
 HOMES = {
     "initializer": "keras.initializers",
@@ -26,6 +27,8 @@ def modernize(node: Any, key: str = "") -> Any:
     if not isinstance(node, dict):
         return node
     name, config = node.get("class_name"), node.get("config")
+    if name in SEQUENCES and isinstance(node.get("items"), list):
+        return [modernize(item, key) for item in node["items"]]
     if isinstance(name, str) and isinstance(config, dict | list):
         node = _object(node, name, config, key.rpartition("_")[2])
     return {k: modernize(value, k) for k, value in node.items()}

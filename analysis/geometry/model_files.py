@@ -34,6 +34,7 @@ from gan.upsampling import PACKAGE
 
 MAX_CANDIDATES = 16  # places in an HDF5 file that look like a model
 CONFIG_IN_HDF5 = re.compile(rb'\{"(?:module|class_name)": "')
+METADATA = "keras_metadata.pb"  # of a SavedModel that tf.keras 2 wrote
 MAX_CONFIG_BYTES = 8 * 2**20
 MAX_PARAMS = 500_000_000
 MAX_NUMBER = 2**20  # the largest size, stride or width that a real model needs
@@ -77,6 +78,10 @@ celu elu exponential gelu glu hard_shrink hard_sigmoid hard_silu hard_tanh leaky
 linear log_sigmoid log_softmax mish relu relu6 selu sigmoid silu soft_shrink softmax
 softplus softsign sparse_plus sparsemax squareplus swish tanh tanh_shrink threshold
 """.split()
+NO_LAYERS = (
+    "such a SavedModel does not state its layers; save the model as a .keras file, or "
+    "convert the folder to ONNX with tf2onnx"
+)
 UNUSED = ("compile_config", "build_config", "shared_object_id")
 MODELS = ("Functional", "Sequential")
 VALUES = ("__ellipsis__", "__keras_tensor__", "__slice__")  # arguments of a call
@@ -87,7 +92,10 @@ class ModelFileError(ValueError):
 
 
 def read_architecture(path: str | Path, input_size: int | None = None) -> Any:
-    """Builds a model from a `.keras`, `.h5` or `.json` file (`model.to_json()`).
+    """Builds a model from a `.keras`, `.h5` or `.json` file, or from a SavedModel.
+
+    A `.json` file is one of `model.to_json()`, a SavedModel a folder that tf.keras 2
+    wrote.
 
     Its weights are never allocated: use it for its shapes only. Inputs that leave their
     height and width open get `input_size` pixels.
@@ -133,13 +141,15 @@ def read_model(path: str | Path) -> Any:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """The JSON object inside the file, read up to the limit and no further."""
-    if path.is_dir():
-        raise ModelFileError("received a folder (a SavedModel?), expected a file")
+    if path.is_dir() and not (path / METADATA).is_file():
+        raise ModelFileError(f"received a folder without {METADATA}: {NO_LAYERS}")
     try:
-        with path.open("rb") as file:
+        with (path / METADATA if path.is_dir() else path).open("rb") as file:
             magic = file.read(8)
             file.seek(0)
-            if magic.startswith(b"\x89HDF"):
+            if path.is_dir():
+                data = _config_in_saved_model(file)
+            elif magic.startswith(b"\x89HDF"):
                 data = _config_in_hdf5(file)
             elif magic.startswith(b"PK"):
                 with zipfile.ZipFile(file) as archive:
@@ -193,6 +203,16 @@ def _config_in_hdf5(file: Any) -> bytes:
                     return text[:end]
     todo = "build the model, then model.load_weights and model.save('model.keras')"
     raise ModelFileError(f"an HDF5 file without the layers of a model: {todo}")
+
+
+def _config_in_saved_model(file: Any) -> bytes:
+    """The JSON of a model in the metadata of a SavedModel, whose first text it is."""
+    data = file.read(MAX_CONFIG_BYTES).decode("latin-1")
+    start = data.find('{"name": "')
+    found = json.JSONDecoder().raw_decode(data[start:])[0] if start >= 0 else {}
+    if found.get("class_name") not in MODELS:
+        raise ModelFileError(f"its model is no Functional or Sequential one: {NO_LAYERS}")
+    return json.dumps({key: found[key] for key in ("class_name", "config")}).encode()
 
 
 def _reason(error: Exception) -> str:

@@ -530,20 +530,9 @@ def gather_axis(
             before, after = axis.pad_after, axis.pad_before
             axis = dataclasses.replace(axis, pad_before=before, pad_after=after)
         return axis
-    padded = size + sum(pads)
-    axis = arithmetic.conv_axis(padded, kernel, stride, "valid", dilation, kind)
-    outputs = axis.output_size
-    if attribute(node, "ceil_mode", 0) and kind == "pool" and axis.feasible:
-        outputs = -(-(padded - axis.effective_kernel) // stride) + 1
-        if (outputs - 1) * stride >= size + pads[0]:
-            outputs -= 1  # the last window would start in the padding
-    return dataclasses.replace(
-        axis,
-        input_size=size,
-        output_size=outputs,
-        pad_before=pads[0],
-        pad_after=pads[1],
-    )
+    ceil = kind == "pool" and bool(attribute(node, "ceil_mode", 0))
+    axis = arithmetic.pool_axis(size, kernel, stride, pads, dilation, ceil)
+    return dataclasses.replace(axis, kind=kind)
 
 
 def pooling_finding(node: Any, axes: Sequence[AxisGeometry]) -> Finding | None:

@@ -173,6 +173,27 @@ def test_models_of_keras_2_are_read(tmp_path, name, params, shape, form):
     assert audits and all(audit.as_predicted for audit in audits)
 
 
+def test_a_saved_model_states_its_layers_or_says_what_to_do(tmp_path):
+    audits = audit_model(read_architecture(KERAS_2 / "saved_model"))  # tf_keras 2.21
+    assert [audit.type for audit in audits] == [
+        "Conv2D",
+        "Conv2DTranspose",
+        "Concatenate",
+    ]
+    assert all(audit.as_predicted for audit in audits)
+    metadata = (KERAS_2 / "saved_model" / "keras_metadata.pb").read_bytes()
+    own = metadata.replace(b'"class_name": "Functional"', b'"class_name": "Own"')
+    for number, content in enumerate((own, metadata[:900], b"", None)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "saved_model.pb").touch()
+        if content is not None:
+            (folder / "keras_metadata.pb").write_bytes(content)
+        with pytest.raises(ModelFileError, match="SavedModel|not a Keras") as caught:
+            read_architecture(folder)
+        assert "\n" not in str(caught.value)
+
+
 def test_each_call_of_a_nested_model_of_keras_2_is_found():
     """Counted from 0, the third call would get the second one's output twice."""
     model = read_architecture(KERAS_2 / "nested.json")

@@ -1,0 +1,480 @@
+"""Audits a program that PyTorch's torch.export saved: predicted, stated and computed.
+
+A `.pt2` file is a zip, and only the JSON of the program in it is read: the operators of
+PyTorch (`aten`), their settings, the names of the modules and the shapes that PyTorch
+found. Nothing of the file is run or unpickled, and its weights are not read. Where
+PyTorch is installed, each operator that moves pixels is called with one channel and
+whole numbers, and must give what `values.py` expects. Findings are those of `audit.py`,
+and I4 which layers of Keras and ONNX compute the same.
+
+Source: torch/_export/serde/schema.py (versions 5 to 8 of the format), and PyTorch's
+documentation of the operators.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from analysis.geometry import arithmetic, values
+from analysis.geometry.arithmetic import AxisGeometry, Finding
+from analysis.geometry.audit import Chain, LayerAudit, axis_findings, chain_finding
+from analysis.geometry.formulas import same_pixels
+from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
+from gan.files import first_line
+
+MAX_PROGRAM_BYTES = 2**26  # about 30,000 operators
+PROGRAM = re.compile(r"(^|/)(models/[^/]+|serialized_exported_program)\.json$")
+CONVOLUTION = re.compile(r"convolution|conv(_transpose)?[123]d")
+POOL = re.compile(r"(max|avg|adaptive_avg)_pool[123]d|max_pool[23]d_with_indices")
+RESIZE = re.compile(r"upsample_(nearest|linear|bilinear|trilinear)[123]d")
+PAD = re.compile(r"pad|constant_pad_nd")
+# Each pixel stays where it is.
+POINTWISE = """
+_to_copy abs alias alpha_dropout batch_norm celu clamp clamp_min clone contiguous detach
+dropout elu erf exp feature_dropout gelu group_norm hardsigmoid hardswish hardtanh
+instance_norm layer_norm leaky_relu log log_softmax mish native_batch_norm
+native_dropout native_group_norm native_layer_norm neg prelu relu relu6 rsqrt selu
+sigmoid silu softmax softplus softsign sqrt square tanh to _softmax
+_native_batch_norm_legit _native_batch_norm_legit_no_training
+""".split()
+MERGING = "add cat div maximum minimum mul pow rsub sub where".split()
+# The values keep their number and get other axes.
+REARRANGING = """
+flatten permute reshape squeeze transpose unflatten unsqueeze unsafe_view view
+_unsafe_view
+""".split()
+PRODUCTS = ("linear", "addmm", "mm", "bmm", "matmul")
+NO_TORCH = "PyTorch is not installed, so its values were not computed"
+
+
+def read_program(file: Path | BinaryIO) -> dict[str, Any]:
+    """The program of a `.pt2` file, as PyTorch describes it in JSON.
+
+    Raises:
+        ValueError: if it is no such file, or too large.
+    """
+    expected = "expected a .pt2 file of torch.export.save"
+    advice = (
+        " (a file of torch.save holds code, which is not run here: save "
+        "torch.export.export(module, (example,)) instead)"
+    )
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if PROGRAM.search(name)]
+            if len(names) != 1:
+                text = f"received a zip file with {len(names)} programs"
+                raise ValueError(f"{text}, {expected} with one{advice}")
+            with archive.open(names[0]) as member:
+                data = member.read(MAX_PROGRAM_BYTES + 1)
+        if len(data) > MAX_PROGRAM_BYTES:
+            raise ValueError(f"its program exceeds {MAX_PROGRAM_BYTES} bytes")
+        return json.loads(data)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"received another format, {expected}{advice}") from error
+    except (RecursionError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"received a damaged program, {expected}") from error
+
+
+def export_module(module: Any, inputs: Sequence[Any]) -> dict[str, Any]:
+    """The program of a PyTorch module in memory, traced with example inputs.
+
+    Raises:
+        ValueError: if PyTorch cannot trace it.
+    """
+    import torch
+
+    file = io.BytesIO()
+    try:
+        torch.export.save(torch.export.export(module, tuple(inputs)), file)
+    except Exception as error:  # tracing calls the user's own code
+        raise ValueError(
+            f"torch.export cannot trace it: {first_line(error)}"
+        ) from error
+    return read_program(file)
+
+
+def audit_program(program: dict[str, Any], size: int | None = None) -> list[LayerAudit]:
+    """Audits every operator that makes a tensor, in the order of the program.
+
+    Args:
+        program: the result of `read_program` or `export_module`.
+        size: pixels of each spatial axis of an input that states none.
+
+    Raises:
+        ValueError: if the program lacks its inputs or sizes.
+    """
+    try:
+        walk, nodes = Walk(program, size), program["graph_module"]["graph"]["nodes"]
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError("received a damaged program: export it again") from error
+    audits = []
+    for index, node in enumerate(nodes):
+        try:
+            audit = walk.visit(node)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as e:
+            # A file that is not trusted can lack any part of a node, or have another.
+            reason = f"its node is damaged ({type(e).__name__}: {first_line(e)})"
+            audit = LayerAudit(f"operator {index}", "?", None, None, reason=reason)
+        if audit is not None:
+            audits.append(audit)
+    return audits
+
+
+class Walk:
+    """What is known of each tensor while the operators are visited, by name.
+
+    Attributes:
+        shapes: shapes, stated or else predicted; None where a size is not fixed.
+        weights: number of elements of each parameter that no operator has used yet.
+        chains: the layers from the first map to the tensor.
+    """
+
+    def __init__(self, program: dict[str, Any], size: int | None) -> None:
+        module = program["graph_module"]
+        self.shapes = {
+            name: tuple(number.get("as_int") for number in tensor["sizes"])
+            for name, tensor in module["graph"]["tensor_values"].items()
+        }
+        self.weights: dict[str, int] = {}
+        self.chains: dict[str, Chain] = {}
+        self.names: set[str] = set()
+        for spec in module["signature"]["input_specs"]:
+            ((kind, content),) = spec.items()
+            arg = content.get("arg", {})
+            if kind == "parameter":
+                self.weights[arg["name"]] = math.prod(self.shapes[arg["name"]])
+            elif kind == "user_input" and "as_tensor" in arg:
+                name = arg["as_tensor"]["name"]
+                shape = self.shapes[name]
+                spatial = (n or size for n in shape[2:])
+                self.shapes[name] = (shape[0] or 1, *shape[1:2], *spatial)[: len(shape)]
+                self.chains[name] = ()
+
+    def name(self, node: dict[str, Any]) -> str:
+        """The path of the module that calls the operator, made unique."""
+        stack = node["metadata"].get("nn_module_stack", "").split(";")
+        path, _, kind = stack[-1].partition(",")[2].rpartition(",")
+        output = _tensors(node["outputs"][:1])
+        found = path if kind.startswith("torch.nn.") else ""
+        if not found or found in self.names:
+            found = "/".join(filter(None, [path, *output])) or node["target"]
+        self.names.add(found)
+        return found
+
+    def visit(self, node: dict[str, Any]) -> LayerAudit | None:
+        """Audits a node; None for one that computes no map and has no parameter."""
+        outputs = _tensors(node["outputs"])
+        tensors = _tensors([item["arg"] for item in node["inputs"]])
+        maps = [tensor for tensor in tensors if tensor in self.chains]
+        params = sum(self.weights.pop(tensor, 0) for tensor in tensors)
+        if not outputs or not (maps or params):
+            return None
+        chains = {self.chains[tensor] for tensor in maps}
+        chain = chains.pop() if len(chains) == 1 else None
+        shapes = [self.shapes[tensor] for tensor in tensors]
+        given, stated = shapes[0], self.shapes[outputs[0]]
+        # A chain starts anew where the number of axes changes.
+        moved: Chain = () if len(given) != len(stated) else None
+        *_, library, operator, _ = node["target"].split(".")
+        operator = operator.removesuffix("_")  # in place
+        name = self.name(node)
+        audit = LayerAudit(name, operator, given, stated, params=params, chain=moved)
+        args = {item["name"]: _value(item["arg"]) for item in node["inputs"]}
+        shape: Shape | None = None
+        try:
+            if library != "aten":
+                raise NotPredicted(f"an operator of {library}")
+            if operator in (*POINTWISE, *MERGING):
+                shape = _merged(operator, args, shapes, stated)
+                audit = dataclasses.replace(audit, chain=chain, checked=True)
+            elif operator in REARRANGING:
+                same = math.prod(n or 1 for n in given) == math.prod(
+                    n or 1 for n in stated
+                )
+                audit = dataclasses.replace(audit, checked=True)
+                shape = stated if same else given
+            elif operator in PRODUCTS:
+                shape, macs = _product(operator, shapes)
+                audit = dataclasses.replace(audit, macs=macs, checked=True)
+            else:
+                axes, channels, reason = self.geometry(operator, args, given)
+                shape = (given[0], channels, *(axis.output_size for axis in axes))
+                audit = dataclasses.replace(audit, axes=axes, chain=chain)
+                audit = self.spatial(audit, node["target"], args, reason)
+        except (NotPredicted, ValueError) as error:
+            audit = dataclasses.replace(audit, reason=first_line(error))
+        return self.leave(audit, outputs, shape)
+
+    def spatial(
+        self, audit: LayerAudit, target: str, args: dict[str, Any], reason: str
+    ) -> LayerAudit:
+        """Adds the cost, the chain and the findings of an operator that moves pixels.
+
+        A `reason` says why its values cannot be predicted; its axes then only have the
+        right sizes.
+        """
+        axes, chain, macs = audit.axes, audit.chain, 0
+        if CONVOLUTION.fullmatch(audit.type):
+            first, second = self.shapes[args["weight"]][:2]
+            macs = math.prod((*(axis.macs for axis in axes), first or 0, second or 0))
+        sizes = [axis.input_size for axis in axes]
+        follows = not chain or [axis.output_size for axis in chain[-1]] == sizes
+        if reason or chain is None or not follows:
+            chain = None
+        else:
+            chain = (*chain, axes)
+        found: list[Finding] = []
+        if not reason:
+            found += [*axis_findings(axes, in_keras=False), *chain_finding(axes, chain)]
+            reason, errors = _check_values(target, args, axes)
+            found = errors + found
+        else:
+            axes, reason = (), f"only its size is predicted: {reason}"
+        if axes and macs:
+            found.append(Finding("I4", "info", same_pixels(axes, "Keras", "ONNX")))
+        return dataclasses.replace(
+            audit,
+            macs=macs,
+            checked=not reason,
+            reason=reason,
+            axes=axes,
+            chain=chain,
+            findings=tuple(found),
+        )
+
+    def leave(
+        self, audit: LayerAudit, outputs: Sequence[str], shape: Shape | None
+    ) -> LayerAudit:
+        """Notes what is known of the outputs; compares predicted and stated shape."""
+        stated = audit.output_shape or ()
+        self.chains |= dict.fromkeys(outputs, audit.chain)
+        if shape is None:
+            return audit
+        known = _filled(stated, shape)
+        self.shapes[outputs[0]] = known
+        found = audit.findings
+        if known != _filled(shape, stated):
+            text = f"predicted output {shape}, the file states {stated}"
+            error = Finding("E6", "error", f"{text}: trust no size behind it")
+            found = (error, *found)
+        return dataclasses.replace(
+            audit, output_shape=known, predicted_shape=shape, findings=found
+        )
+
+    def geometry(
+        self, operator: str, args: dict[str, Any], given: Shape | None
+    ) -> tuple[tuple[AxisGeometry, ...], int | None, str]:
+        """Axes, channels, and why the values cannot be predicted, or ""."""
+        builders = {
+            CONVOLUTION: self.convolution_axes,
+            POOL: _pool_axes,
+            RESIZE: _resize_axes,
+            PAD: _pad_axes,
+            re.compile("pixel_shuffle"): _shuffle_axes,
+        }
+        found = [b for pattern, b in builders.items() if pattern.fullmatch(operator)]
+        if not found:
+            raise NotPredicted("an operator that this audit does not know")
+        rank = re.search(r"([123])d", operator)
+        if given is None or len(given) != 2 + int(rank[1] if rank else len(given) - 2):
+            raise NotPredicted("its input has no batch axis")
+        if None in given[1:]:
+            raise NotPredicted("its input size is not fixed: give it with --input-size")
+        sizes = [n for n in given[2:] if n is not None]
+        axes, channels, reason = found[0](operator, args, sizes, given[1] or 0)
+        lengths = [n for a in axes for n in (a.output_size, a.effective_kernel)]
+        if max((*sizes, *lengths, *(axis.stride for axis in axes))) > MAX_AXIS_PX:
+            raise NotPredicted(f"an axis of more than {MAX_AXIS_PX} px")
+        return axes, channels, reason
+
+    def convolution_axes(
+        self, operator: str, args: dict[str, Any], sizes: list[int], _: int
+    ) -> tuple[tuple[AxisGeometry, ...], int | None, str]:
+        """Axes of a convolution, transposed or not."""
+        first, second, *kernel = self.shapes[args["weight"]]
+        setting = partial(_each, args, rank=len(sizes))
+        shapes = sizes, kernel, setting("stride", 1), setting("padding", 0)
+        dilations = setting("dilation", 1)
+        if "transpose" in operator or args.get("transposed"):
+            added = setting("output_padding", 0)
+            rows = zip(*shapes, added, dilations, strict=True)
+            axes = tuple(arithmetic.conv_transpose_axis(*row) for row in rows)
+            return axes, second * args.get("groups", 1), ""
+        rows = zip(*shapes, dilations, strict=True)
+        return tuple(arithmetic.conv_axis(*row) for row in rows), first, ""
+
+
+def _pool_axes(
+    operator: str, args: dict[str, Any], sizes: list[int], channels: int
+) -> tuple[tuple[AxisGeometry, ...], int, str]:
+    rank = len(sizes)
+    if operator.startswith("adaptive"):
+        outputs = _each(args, "output_size", 1, rank=rank)
+        if any(size % n for size, n in zip(sizes, outputs, strict=True)):
+            raise NotPredicted("its windows have different sizes")
+        steps = [size // n for size, n in zip(sizes, outputs, strict=True)]
+        rows = zip(sizes, steps, steps, [(0, 0)] * rank, strict=True)
+        return tuple(arithmetic.pool_axis(*row) for row in rows), channels, ""
+    setting = partial(_each, args, rank=rank)
+    kernel, padding = setting("kernel_size", 1), setting("padding", 0)
+    strides = setting("stride", None)
+    strides = kernel if None in strides else strides
+    pads = [(amount, amount) for amount in padding]
+    settings = zip(sizes, kernel, strides, pads, setting("dilation", 1), strict=True)
+    ceil = bool(args.get("ceil_mode"))
+    axes = tuple(arithmetic.pool_axis(*values, ceil) for values in settings)
+    counts = operator.startswith("avg") and args.get("count_include_pad", True)
+    if (counts and any(padding)) or args.get("divisor_override"):
+        return axes, channels, "its averages count the padding"
+    return axes, channels, ""
+
+
+def _resize_axes(
+    operator: str, args: dict[str, Any], sizes: list[int], channels: int
+) -> tuple[tuple[AxisGeometry, ...], int, str]:
+    outputs = args.get("output_size")
+    if not outputs:
+        scales = args.get("scale_factors") or args["scale_factor"]
+        pairs = zip(sizes, scales, strict=True)
+        outputs = [math.floor(size * scale) for size, scale in pairs]
+    mode: Any = "nearest" if "nearest" in operator else "bilinear"
+    if any(new % old for old, new in zip(sizes, outputs, strict=True)):
+        reason, mode = "no enlargement by whole factors", "nearest"
+    else:
+        reason = ""
+        if args.get("align_corners"):
+            reason = "align_corners changes the weights along the map"
+    factors = [max(n // o, 1) for o, n in zip(sizes, outputs, strict=True)]
+    axes = tuple(
+        dataclasses.replace(arithmetic.resize_axis(old, factor, mode), output_size=new)
+        for old, factor, new in zip(sizes, factors, outputs, strict=True)
+    )
+    return axes, channels, reason
+
+
+def _pad_axes(
+    operator: str, args: dict[str, Any], sizes: list[int], channels: int
+) -> tuple[tuple[AxisGeometry, ...], int, str]:
+    amounts = list(args["pad"])
+    pairs = list(zip(amounts[::2], amounts[1::2], strict=True))[::-1]  # last axis first
+    pairs = [(0, 0)] * (len(sizes) - len(pairs)) + pairs
+    if len(pairs) > len(sizes):
+        raise NotPredicted("it pads other axes than the spatial ones")
+    rows = zip(sizes, pairs, strict=True)
+    axes = tuple(arithmetic.pad_axis(size, *pair) for size, pair in rows)
+    mode = args.get("mode", "constant")
+    zeros = mode == "constant" and not args.get("value")
+    return axes, channels, "" if zeros else "it does not pad with zeros"
+
+
+def _shuffle_axes(
+    operator: str, args: dict[str, Any], sizes: list[int], channels: int
+) -> tuple[tuple[AxisGeometry, ...], int, str]:
+    factor = args["upscale_factor"]
+    axes = tuple(arithmetic.shuffle_axis(size, factor) for size in sizes)
+    return axes, channels // factor**2, ""
+
+
+def _check_values(
+    target: str, args: dict[str, Any], axes: Sequence[AxisGeometry]
+) -> tuple[str, list[Finding]]:
+    """Why the values are not checked, or "", and the error found in checking them."""
+    try:
+        import torch
+    except ImportError:
+        return NO_TORCH, []
+    *_, operator, overload = target.split(".")
+    try:
+        inputs = values.known_inputs(axes)[None, None]
+        if operator == "pixel_shuffle":
+            channels = np.arange(1, axes[0].stride ** 2 + 1, dtype=np.float32)
+            inputs = inputs * channels[:, None, None]
+        first, *_ = args  # "input" or "self"
+        call = args | {first: torch.from_numpy(inputs)}
+        if "weight" in args:
+            kernel = torch.from_numpy(values.known_kernel(axes)[None, None])
+            call |= {"weight": kernel, "bias": None}
+        call |= {"groups": 1} if "groups" in args else {}
+        with torch.no_grad():
+            found = getattr(getattr(torch.ops.aten, operator), overload)(**call)
+        found = found[0] if isinstance(found, tuple) else found
+        computed = found.numpy()[0, 0].astype(np.float64)
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        return f"PyTorch did not run it: {first_line(error)}", []
+    expected = values.expected_values(axes, operator.startswith("max"))
+    if computed.shape != expected.shape:
+        text = f"predicted {expected.shape} px, computed {computed.shape}"
+        return "", [Finding("E6", "error", f"{text}: trust no number here")]
+    shift = values.shift_between(computed, expected)
+    if shift is None:
+        text = "the computed values are not those predicted"
+        return "", [Finding("E7", "error", f"{text}: trust no number here")]
+    text = f"right size, but the values lie {shift} px from the prediction"
+    return "", [Finding("E7", "error", text)] if any(shift) else []
+
+
+def _value(arg: dict[str, Any]) -> Any:
+    """A setting of an operator, or the name of a tensor."""
+    ((kind, content),) = arg.items()
+    if kind == "as_none":
+        return None
+    return content["name"] if kind == "as_tensor" else content
+
+
+def _tensors(args: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of all tensors among arguments."""
+    names = []
+    for arg in args:
+        ((kind, content),) = arg.items()
+        if kind == "as_tensor":
+            names.append(content["name"])
+        elif kind == "as_tensors":
+            names.extend(tensor["name"] for tensor in content)
+    return names
+
+
+def _each(args: dict[str, Any], name: str, default: Any, *, rank: int) -> list[Any]:
+    """A setting for each axis; PyTorch takes one number for all of them."""
+    found = args.get(name)
+    found = default if found is None or found == [] else found
+    if not isinstance(found, list):
+        found = [found]
+    return found * rank if len(found) == 1 else found
+
+
+def _merged(
+    operator: str, args: dict[str, Any], shapes: Sequence[Shape], stated: Shape
+) -> Shape:
+    """The shape of a pointwise operator's output, or the stated one for open sizes."""
+    if operator not in MERGING:
+        return _filled(shapes[0], stated)
+    if any(None in shape for shape in shapes):
+        return _filled(stated, shapes[0])
+    if operator != "cat":
+        return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
+    joined, axis = list(shapes[0]), args.get("dim", 0)
+    joined[axis] = sum(shape[axis] or 0 for shape in shapes)
+    return tuple(joined)
+
+
+def _product(operator: str, shapes: Sequence[Shape]) -> tuple[Shape, int]:
+    """Output shape of a matrix product, and its multiply-accumulates for one image."""
+    rows, matrix = shapes[1:3] if operator == "addmm" else shapes[:2]
+    columns = matrix[0] if operator == "linear" else matrix[-1]
+    return (*rows[:-1], columns), math.prod(n or 1 for n in (*rows[1:], columns))
+
+
+def _filled(shape: Shape, other: Shape | None) -> Shape:
+    """A shape, with the sizes that it leaves open taken from another one."""
+    if other is None or len(other) != len(shape):
+        return shape
+    return tuple(a if a is not None else b for a, b in zip(shape, other, strict=True))

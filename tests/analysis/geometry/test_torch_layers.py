@@ -1,0 +1,276 @@
+"""The audit of PyTorch programs; dcgan.pt2 is the example's generator of 8 filters.
+
+It was saved by PyTorch 2.13.0 and has no weights, so that it is read without PyTorch.
+"""
+
+import copy
+import io
+import json
+import pickle
+import random
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from analysis.__main__ import main
+from analysis.geometry import arithmetic
+from analysis.geometry.torch_layers import (
+    audit_program,
+    export_module,
+    read_program,
+)
+
+DCGAN = Path(__file__).with_name("dcgan.pt2")
+KERNELS = 100 * 64 + 64 * 32 + 32 * 16 + 16 * 8 + 8 * 3  # of 4x4 taps each
+
+
+def errors(audits):
+    return [f for audit in audits for f in audit.findings if f.level == "error"]
+
+
+def arguments(program, name):
+    """The arguments of each operator that has one of this name."""
+    nodes = program["graph_module"]["graph"]["nodes"]
+    return [item["arg"] for n in nodes for item in n["inputs"] if item["name"] == name]
+
+
+def test_the_examples_generator_without_pytorch(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    audits = audit_program(read_program(DCGAN))
+    assert [a.output_shape[1:] for a in audits if a.axes] == [
+        (64, 4, 4),
+        (32, 8, 8),
+        (16, 16, 16),
+        (8, 32, 32),
+        (3, 64, 64),
+    ]
+    assert [a.name for a in audits] == [str(n) for n in range(14)]
+    assert sum(a.params for a in audits) == 16 * KERNELS + 2 * (64 + 32 + 16 + 8)
+    # Each input pixel meets 16 taps of each pair of channels.
+    sides = 1, 4, 8, 16, 32
+    pairs = zip(sides, (100 * 64, 64 * 32, 32 * 16, 16 * 8, 8 * 3), strict=True)
+    assert sum(a.macs for a in audits) == sum(16 * n * n * c for n, c in pairs)
+    assert not errors(audits)
+    assert {a.reason for a in audits if a.axes} == {
+        "PyTorch is not installed, so its values were not computed"
+    }
+    assert all(a.as_predicted for a in audits if not a.axes)
+
+
+def test_the_command_prints_it_and_refuses_what_belongs_elsewhere(tmp_path):
+    run = CliRunner().invoke(main, ["layers", str(DCGAN), "--json"])
+    assert run.exit_code == 0 and json.loads(run.output)["params"] > 16 * KERNELS
+    for option in (["--lines"], ["--explicit-pads", str(tmp_path / "out.onnx")]):
+        refused = CliRunner().invoke(main, ["layers", str(DCGAN), *option])
+        assert refused.exit_code == 1 and "belong" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("stride", [3, 3]), ("padding", [0, 0]), ("stride", [2, 1])]
+)
+def test_a_setting_that_was_changed_contradicts_the_stated_size(name, value):
+    program = read_program(DCGAN)
+    arguments(program, name)[-1]["as_ints"] = value
+    assert [f.code for f in errors(audit_program(program))][:1] == ["E6"]
+
+
+def test_other_files_are_refused_in_one_line(tmp_path):
+    files = {
+        "text.pt2": (b"no zip", "received another format"),
+        "empty.pt2": (b"", "received another format"),
+        "weights.pt": (
+            zipped({"weights/data.pkl": b"x"}),
+            "a zip file with 0 programs",
+        ),
+        "two.pt2": (zipped({"a/models/a.json": b"", "a/models/b.json": b""}), "with 2"),
+        "nested.pt2": (zipped({"a/models/a.json": b"[" * 10**6}), "a damaged program"),
+        "bytes.pt2": (zipped({"a/models/a.json": b"\xff"}), "a damaged program"),
+        "list.pt2": (zipped({"a/models/a.json": b"[1]"}), "a damaged program"),
+    }
+    for name, (content, message) in files.items():
+        (tmp_path / name).write_bytes(content)
+        run = CliRunner().invoke(main, ["layers", str(tmp_path / name)])
+        assert run.exit_code == 1 and message in run.output, run.output
+        assert len(run.output.splitlines()) == 1
+
+
+class Opened:
+    """A pickle that leaves a trace when it is read."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_nothing_in_a_file_is_unpickled(tmp_path):
+    trace, program = tmp_path / "trace", json.dumps(read_program(DCGAN)).encode()
+    code = pickle.dumps(Opened(trace))
+    file = tmp_path / "hostile.pt2"
+    names = "a/data/sample_inputs/model.pt", "a/data/weights/weight_0"
+    file.write_bytes(zipped({"a/models/a.json": program} | dict.fromkeys(names, code)))
+    assert CliRunner().invoke(main, ["layers", str(file)]).exit_code == 0
+    assert not trace.exists()
+    pickle.loads(code)  # control: reading it does leave the trace
+    assert trace.exists()
+
+
+def test_damaged_programs_give_an_audit_or_one_line():
+    whole, choose = read_program(DCGAN), random.Random(0)
+    for _ in range(150):
+        program = copy.deepcopy(whole)
+        for _ in range(choose.randint(1, 3)):
+            damage(program, choose)
+        try:
+            audits = audit_program(program)
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            assert all("\n" not in audit.reason for audit in audits)
+
+
+def damage(node, choose):
+    """Removes or replaces one part, anywhere in the JSON."""
+    while isinstance(node, dict | list) and node:
+        keys = list(node) if isinstance(node, dict) else range(len(node))
+        key = choose.choice(keys)
+        if not isinstance(node[key], dict | list) or choose.random() < 0.2:
+            if choose.random() < 0.5:
+                del node[key]
+            else:
+                node[key] = choose.choice([None, -1, 10**9, "x", [], {}, [[]], True])
+            return
+        node = node[key]
+
+
+def zipped(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def random_layer(nn, choose, channels, rank):
+    """One layer of PyTorch with random settings, and its number of channels."""
+
+    def named(kind):
+        return getattr(nn, f"{kind}{rank}d")
+
+    kind = choose.choice("conv same transpose transpose pool mean up shuffle".split())
+    k, s, p = choose.randint(1, 5), choose.randint(1, 3), choose.randint(0, 2)
+    d, g, out = choose.choice([1, 1, 2]), choose.choice([1, 2]), choose.choice([2, 4])
+    if kind == "conv":
+        return named("Conv")(channels, out, k, s, p, d, g), out
+    if kind == "same":
+        return named("Conv")(channels, out, k, 1, "same", d, g), out
+    if kind == "transpose":
+        added = choose.randint(0, max(s, d) - 1)
+        return named("ConvTranspose")(channels, out, k, s, p, added, g, True, d), out
+    if kind == "pool":
+        pool = named("MaxPool")(k, s, min(p, k // 2), d, False, choose.random() < 0.5)
+        return pool, channels
+    if kind == "mean":
+        pads = min(p, k // 2)
+        return named("AvgPool")(k, s, pads, choose.random() < 0.5, False), channels
+    if kind == "up":
+        modes = ["nearest", {1: "linear", 2: "bilinear", 3: "trilinear"}[rank]]
+        return nn.Upsample(scale_factor=s, mode=choose.choice(modes)), channels
+    if rank == 2:
+        return nn.Sequential(nn.Conv2d(channels, 8, 1), nn.PixelShuffle(2)), 2
+    return nn.Identity(), channels
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_random_modules_of_pytorch():
+    torch = pytest.importorskip("torch")
+    choose, num_checked = random.Random(0), 0
+    for _ in range(60):
+        rank, channels, layers = choose.choice([1, 2, 2, 3]), 2, []
+        for _ in range(3):
+            layer, channels = random_layer(torch.nn, choose, channels, rank)
+            layers.append(layer)
+        module = torch.nn.Sequential(*layers)
+        inputs = torch.zeros(1, 2, *(choose.randint(4, 9) for _ in range(rank)))
+        try:
+            module(inputs)
+        except (RuntimeError, ValueError):  # an illegal combination of settings
+            continue
+        audits = audit_program(export_module(module, [inputs]))
+        assert all(audit.as_predicted for audit in audits), (module, audits)
+        assert sum(a.params for a in audits) == sum(
+            p.numel() for p in module.parameters()
+        )
+        num_checked += sum(bool(audit.axes) for audit in audits)
+    assert num_checked > 80
+
+
+def test_a_wrong_place_of_the_values_is_found(monkeypatch):
+    torch = pytest.importorskip("torch")
+    true = arithmetic.conv_transpose_axis
+    program = export_module(
+        torch.nn.ConvTranspose2d(1, 1, 5, 2, 2, 1), [torch.zeros(1, 1, 7, 7)]
+    )
+    assert not errors(audit_program(program))
+    monkeypatch.setattr(
+        arithmetic,
+        "conv_transpose_axis",
+        lambda *settings: replace(true(*settings), pad_before=1, pad_after=2),
+    )
+    assert [f.code for f in errors(audit_program(program))] == ["E7"]
+
+
+def test_modules_that_share_layers_skip_and_are_decomposed():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = (
+                nn.Conv2d(2, 2, 4, 2, 1),
+                nn.ConvTranspose2d(2, 2, 4, 2, 1),
+            )
+            self.last = nn.Conv2d(4, 1, 3, padding=1)
+
+        def forward(self, images):
+            found = self.up(nn.functional.relu(self.down(images)))
+            return self.last(torch.cat([self.up(self.down(found)), images], 1))
+
+    fixed = torch.export.export(UNet(), (torch.zeros(2, 2, 8, 8),))
+    for program in (fixed, fixed.run_decompositions()):
+        audits = audit_program(saved(program))
+        assert all(audit.as_predicted for audit in audits), audits
+        shapes = [audit.output_shape[1:] for audit in audits if audit.axes]
+        assert shapes == [(2, 4, 4), (2, 8, 8)] * 2 + [(1, 8, 8)]
+        assert len({audit.name for audit in audits}) == len(audits)
+        assert sum(a.params for a in audits) == 2 * (2 * 2 * 16 + 2) + 4 * 9 + 1
+
+
+def test_sizes_that_a_program_leaves_open():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(
+        torch.nn.ConvTranspose2d(2, 3, 4, 2, 1), torch.nn.ReLU()
+    )
+    dim = torch.export.Dim
+    sides = {0: dim("n"), 2: dim("h", min=2), 3: dim("w", min=2)}
+    program = saved(
+        torch.export.export(module, (torch.zeros(2, 2, 8, 8),), dynamic_shapes=(sides,))
+    )
+    for size, shape in ((6, (3, 12, 12)), (None, (3, None, None))):
+        audits = audit_program(program, size)
+        assert [audit.output_shape[1:] for audit in audits] == [shape, shape]
+        assert audits[0].as_predicted == bool(size)
+    assert audits[0].reason == (
+        "its input size is not fixed: give it with --input-size"
+    )
+
+
+def saved(program):
+    file = io.BytesIO()
+    __import__("torch").export.save(program, file)
+    return read_program(file)
