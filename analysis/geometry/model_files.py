@@ -211,7 +211,9 @@ def _config_in_saved_model(file: Any) -> bytes:
     start = data.find('{"name": "')
     found = json.JSONDecoder().raw_decode(data[start:])[0] if start >= 0 else {}
     if found.get("class_name") not in MODELS:
-        raise ModelFileError(f"its model is no Functional or Sequential one: {NO_LAYERS}")
+        raise ModelFileError(
+            f"its model is no Functional or Sequential one: {NO_LAYERS}"
+        )
     return json.dumps({key: found[key] for key in ("class_name", "config")}).encode()
 
 

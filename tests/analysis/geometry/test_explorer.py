@@ -1,11 +1,15 @@
 """The page of `explore` in a headless browser: its arithmetic, and its use by keys."""
 
 import json
+import os
 import re
+import select
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -252,6 +256,229 @@ def test_the_page_in_use(tmp_path):
     address = "#input=99&rule=best&stack=[{}]&step=x"
     odd, _ = run_page(page, tmp_path, address)
     assert json.loads(odd)["input"] == 4 and json.loads(odd)["stack"] == []
+
+
+class Browser:
+    """A headless Chromium that takes real key presses.
+
+    It is driven by the DevTools protocol: JSON, separated by zero bytes, which Chromium
+    reads from descriptor 3 and writes to descriptor 4. A KeyboardEvent made by a script
+    would move neither the focus nor a slider.
+    """
+
+    CODES = {"Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
+
+    def __init__(self, folder):
+        read, self.commands = os.pipe()
+        self.answers, write = os.pipe()
+        command = [CHROMIUM, *OFFLINE, f"--user-data-dir={folder / 'profile'}"]
+        self.process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{read} 4>&{write}', "", *command]
+            + ["--remote-debugging-pipe", "about:blank"],
+            pass_fds=(read, write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read)
+        os.close(write)
+        self.received, self.num_sent, self.session = b"", 0, {}
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        given = self.send("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = {"sessionId": given["sessionId"]}
+
+    def post(self, method, **params):
+        self.num_sent += 1
+        message = {"id": self.num_sent, "method": method, "params": params}
+        os.write(self.commands, json.dumps(message | self.session).encode() + b"\0")
+
+    def send(self, method, **params):
+        """Posts a message and returns its answer; other messages are dropped."""
+        self.post(method, **params)
+        while True:
+            while b"\0" not in self.received:
+                assert select.select([self.answers], [], [], 60)[0], (
+                    f"{method}: no answer"
+                )
+                more = os.read(self.answers, 1 << 20)
+                assert more, f"{method}: Chromium ended"
+                self.received += more
+            text, self.received = self.received.split(b"\0", 1)
+            answer = json.loads(text)
+            if answer.get("id") == self.num_sent:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def run(self, code):
+        given = {"expression": code, "returnByValue": True, "awaitPromise": True}
+        done = self.send("Runtime.evaluate", **given)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    def press(self, *keys, shift=False):
+        for key in keys:
+            text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+            code = self.CODES.get(key, ord(key[0]))
+            event = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
+            self.post("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
+            # Keys are handled in order, so only the last answer is awaited.
+            send = self.send if key is keys[-1] else self.post
+            send("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def open(self, file, address=""):
+        self.send("Page.navigate", url=f"file://{file}{address}")
+        while self.run("document.readyState") != "complete":
+            pass
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(30)
+        os.close(self.commands)
+        os.close(self.answers)
+
+
+# All sliders move with this setting, and the stack has a layer.
+ADDRESS = "#" + urlencode(
+    {
+        **{"rule": "torch", "padding": 1, "outputPadding": 0, "view": "matrix"},
+        "stack": '[{"kind":"transpose","rule":"same","input":4,"kernel":5,"stride":2,'
+        '"padding":0,"outputPadding":null,"dilation":1}]',
+    }
+)
+# Only the chosen radio button is reached by Tab, the others by arrows.
+WALK = """
+    const controls = () => [...document.querySelectorAll("a, button, input, select")]
+        .filter(it => !it.disabled && (it.type !== "radio" || it.checked));
+    const nameOf = it => it === document.body ? "nothing" :
+        it.matches("h1, h2, legend") ? `part ${it.textContent}` :
+        it.id || it.ariaLabel || it.name ||
+        (it.dataset.answer ? `answer ${it.dataset.answer}` : it.textContent);
+    const look = it => [it.value, it.checked, ["result", "about", "picture", "stack",
+        "code", "exercises", "play"].map(id => byId(id).textContent).join()];
+    const start = JSON.stringify(state);
+    history.replaceState = () => {};  // so that the address, too, stays as it is
+    let held, before;
+    function hold() {
+        held = document.activeElement;
+        before = look(held);
+        const {outlineStyle, outlineWidth} = getComputedStyle(held);
+        const last = held.type === "range" ? held.value === held.max :
+            held.selectedIndex === held.options?.length - 1;
+        return {name: nameOf(held), kind: held.type || held.localName, last,
+            answer: held.dataset.answer || "",
+            outline: outlineStyle === "none" ? 0 : parseFloat(outlineWidth)};
+    }
+    /* What the keys did since hold(); the page and the focus are then as before. */
+    async function compare(name) {
+        const pause = () => new Promise(done => setTimeout(done, 50));
+        for (let n = 0; n < 20 && "copy" in held.dataset; n++)  // the clipboard is slow
+            if (look(held)[2] === before[2]) await pause();
+        const verdict = byId(`verdict${held.dataset.answer}`)?.textContent;
+        const seen = [...look(held).map((it, n) => it !== before[n]),
+            nameOf(document.activeElement), verdict];
+        if (timer) play();
+        if (JSON.stringify(state) !== start) {
+            readAddress();
+            refresh();
+        }
+        controls().find(it => nameOf(it) === name)?.focus();
+        return seen;
+    }
+"""
+# By kind of control: the key that changes it, and the one when it is at its end.
+KEYS = {
+    "range": ("ArrowRight", "ArrowLeft"),
+    "select-one": ("ArrowDown", "ArrowUp"),
+    "checkbox": (" ", " "),
+    "radio": ("ArrowLeft", "ArrowLeft"),
+}
+ANSWERS = ["14", "13", "1", "1", "16", "3", "6"]
+# Controls that move the focus elsewhere; the other links move it to the part they name.
+GOALS = {
+    "Remove layer 1": "add",
+    "Back to the top": "part Transposed convolution, step by step",
+}
+
+
+def use(browser, name, kind, last, answer):
+    """Uses the control that has the focus by its keys; returns what is wrong."""
+    if answer:
+        browser.press(*ANSWERS[int(answer)])
+    elif kind == "text":
+        browser.press("9", "Tab")
+        browser.press("Tab", shift=True)
+    else:
+        browser.press(KEYS.get(kind, ("Enter", "Enter"))[last])
+    value, checked, output, focus, verdict = browser.run(f"compare({json.dumps(name)})")
+    goal = GOALS.get(name, f"part {name}" if kind == "a" else name)
+    faults = {
+        "keeps its value": kind in ("range", "select-one", "text") and not value,
+        "keeps its state": kind in ("checkbox", "radio") and not checked,
+        "changes no output": kind not in ("checkbox", "a") and not output,
+        "is not right": answer and verdict != "✓ right",
+        f"the focus went to {focus}": focus != goal,
+    }
+    return [f"{name}: {fault}" for fault, found in faults.items() if found]
+
+
+def faults_by_keyboard(browser, file, used=None):
+    """Walks by Tab and uses the controls, or those named; returns what is wrong."""
+    browser.open(file, ADDRESS)
+    browser.run(WALK)
+    expected = browser.run("controls().map(nameOf)")
+    assert len(expected) == len(set(expected)) > 40
+    reached, faults = [], []
+    for _ in range(2 * len(expected)):
+        browser.press("Tab")
+        at = browser.run("hold()")
+        if at["name"] == "nothing":
+            break
+        if (
+            at["kind"] == "div"
+        ):  # a box that scrolls, which a browser lets have the focus
+            continue
+        reached.append(at["name"])
+        if at.pop("outline") < 2:
+            faults.append(f"{at['name']}: no outline")
+        if not used or at["name"] in used:
+            faults += use(browser, **at)
+    if reached != expected:
+        missing = sorted(set(expected) - set(reached))
+        faults.append(f"not reached: {missing}" if missing else f"order: {reached}")
+    named = {"button", "checkbox", "combobox", "link", "radio", "slider", "textbox"}
+    for node in browser.send("Accessibility.getFullAXTree")["nodes"]:
+        role = node.get("role", {}).get("value")
+        if role in named and not node.get("name", {}).get("value"):
+            faults.append(f"{role}: no name")
+    return faults
+
+
+@needs_browser
+def test_the_page_can_be_used_by_keyboard_alone(tmp_path):
+    # A page with faults shows that the walk finds them.
+    broken = PAGE.read_text("utf-8")
+    for old, new in {
+        '<button id="play"': '<button id="play" tabindex="-1"',
+        "patch(box, next);\n}": "box.innerHTML = html;\n}",
+        "if (target.id in SLIDERS) {": "if (target.id === 'kernel') return;\n\\0",
+        "outline: 3px solid var(--ink)": "outline: 0",
+    }.items():
+        assert broken.count(old) == 1
+        broken = broken.replace(old, new.replace("\\0", old))
+    (tmp_path / "broken.html").write_text(broken, encoding="utf-8")
+    with closing(Browser(tmp_path)) as browser:
+        assert faults_by_keyboard(browser, PAGE) == []
+        for width in (1280, 390, 320):
+            size = {"width": width, "height": 800, "deviceScaleFactor": 1}
+            browser.send("Emulation.setDeviceMetricsOverride", mobile=False, **size)
+            assert browser.run("document.documentElement.scrollWidth") <= width, width
+        used = ["kernel", "view"]
+        faults = faults_by_keyboard(browser, tmp_path / "broken.html", used)
+    assert [fault for fault in faults if "no outline" not in fault] == [
+        "kernel: changes no output",
+        "view: the focus went to nothing",
+        "not reached: ['play']",
+    ]
+    assert "add: no outline" in faults
 
 
 def test_the_page_needs_no_network_and_is_small(tmp_path):
