@@ -121,14 +121,15 @@ def command(
 
 def is_foreign(target: str) -> bool:
     """Whether the target is a file of ONNX or PyTorch."""
-    return Path(target).suffix in (".onnx", *TORCH_FILES) and Path(target).is_file()
+    suffix = Path(target).suffix.lower()
+    return suffix in (".onnx", *TORCH_FILES) and Path(target).is_file()
 
 
 def audit_foreign(
     path: Path, size: int | None = None, out: Path | None = None
 ) -> list[Any]:
     """Audits a file of ONNX or PyTorch; one of ONNX is written again to `out`."""
-    if path.suffix in TORCH_FILES:
+    if path.suffix.lower() in TORCH_FILES:
         from analysis.geometry.torch_layers import audit_program, read_program
 
         if out:

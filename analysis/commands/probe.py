@@ -83,7 +83,13 @@ def load_decoder(target: Any, side: int) -> tuple[Any, tuple[int, ...]]:
     Raises:
         ValueError: if there is none, or a package is missing.
     """
+    if side < 1:
+        raise ValueError(f"the input's size: received {side} px, expected 1 or more")
     is_path = isinstance(target, Path)
+    if is_path and target.suffix.lower() in (".pt", ".pt2", ".pth"):
+        raise ValueError(
+            f"{target}: received a file of PyTorch, expected ONNX or Keras"
+        )
     if is_path and target.suffix.lower() == ".onnx" and target.is_file():
         try:
             from analysis.checkerboard.onnx_decoder import OnnxDecoder
@@ -220,7 +226,8 @@ def conclusion(readings: Sequence[Any]) -> str:
     if not worst.found:
         return "On constant maps, none of the upsamplings above makes a pattern."
     if len(readings) == 1:
-        return f"On constant maps, {', '.join(worst.names)} makes a pattern."
+        make = "makes" if len(worst.names) == 1 else "make"
+        return f"On constant maps, {', '.join(worst.names)} {make} a pattern."
     return (
         f"On constant maps, {worst.share:.0%} of the power of these patterns comes "
         f"from {', '.join(worst.names)}."

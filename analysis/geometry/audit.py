@@ -9,7 +9,7 @@ all layers so far, I3 padding by input size.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -55,10 +55,23 @@ RECTIFIERS = layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU
 FULL_RANGE = ("tanh", "hard_tanh", "softsign")  # activations from -1 to 1
 
 
+class MapPath(NamedTuple):
+    """The layers between a first map and a tensor; equal ones began at one map."""
+
+    chain: Chain = ()
+    origin: Any = None  # what made the first map; None: it is the model's input
+
+    @classmethod
+    def meeting(cls, paths: Iterable["MapPath"]) -> "MapPath":
+        """The path of a tensor that is made of others."""
+        found = set(paths)
+        return found.pop() if len(found) == 1 else cls(None)
+
+
 class Signal(NamedTuple):
     """What is known of one tensor of the model."""
 
-    chain: Chain = ()
+    path: MapPath = MapPath()
     made_by: int | None = None  # place of the audit of the call that made it
     activation: str = ""  # name of the last one, "none", or "" if it is not known
 
@@ -110,8 +123,8 @@ def audit_model(
     audits: list[LayerAudit] = []
 
     def visit(call: LayerCall, signals: list[Signal]) -> list[Signal]:
-        chains = {signal.chain for signal in signals}
-        audit = audit_call(call, chains.pop() if len(chains) == 1 else None)
+        path = MapPath.meeting(signal.path for signal in signals)
+        audit = audit_call(call, path.chain)
         inner: list[LayerAudit] = []
         if not audit.predicted_shape:
             inner.extend(_inner_layers(call.layer, f"{call.name}/"))
@@ -119,7 +132,9 @@ def audit_model(
             audit = dataclasses.replace(audit, params=own)
         audits.append(audit)
         name = _last_activation(call.layer, [signal.activation for signal in signals])
-        signal = Signal(audit.chain, len(audits) - 1, name)
+        starts_anew = len(audit.input_shape or ()) != len(audit.output_shape or ())
+        path = MapPath(audit.chain, len(audits) if starts_anew else path.origin)
+        signal = Signal(path, len(audits) - 1, name)
         audits.extend(inner)
         return [signal] * len(call.output_shapes)
 
@@ -407,9 +422,11 @@ def total_cost(audits: Sequence[LayerAudit]) -> dict[str, int]:
 def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
     """One audit; lists have one entry for each spatial axis."""
     axes, rows = audit.axes, audit.chain_by_axis
-    before = ("name", "type", "input_shape", "output_shape", "predicted_shape")
-    after = ("params", "macs", "checked", "reason")
+    before = ("input_shape", "output_shape", "predicted_shape")
+    after = ("params", "macs", "checked")
     layer: dict[str, Any] = {
+        "name": _printable(audit.name),
+        "type": _printable(audit.type),
         **{key: getattr(audit, key) for key in before},
         "kernel_size": [axis.kernel for axis in axes],
         "strides": [axis.stride for axis in axes],
@@ -421,12 +438,18 @@ def _layer_summary(audit: LayerAudit, torch: bool) -> dict[str, Any]:
         "total_shift_px": [arithmetic.chain_shift(row) for row in rows],
         "total_output_field_px": [arithmetic.chain_output_field(row) for row in rows],
         **{key: getattr(audit, key) for key in after},
+        "reason": _printable(audit.reason),
         "findings": [finding._asdict() for finding in audit.findings],
     }
     is_convolution = axes and axes[0].kind in ("conv", "transpose")
     if torch and is_convolution and all(axis.feasible for axis in axes):
         layer["torch"] = _torch_summary(axes)
     return layer
+
+
+def _printable(text: str) -> str:
+    """A text of a file without characters that control a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _torch_summary(axes: Sequence[AxisGeometry]) -> dict[str, Any]:

@@ -156,18 +156,21 @@ def torch_axis(axis: AxisGeometry) -> AxisGeometry | None:
     return found.geometry() if found else None
 
 
-def same_pixels(axes: Sequence[AxisGeometry], *frameworks: str) -> str:
+def same_pixels(axes: Sequence[AxisGeometry], *frameworks: str, groups: int = 1) -> str:
     """Says which layers compute the same as a convolution, transposed or not.
 
     Args:
         axes: one for each spatial axis.
-        frameworks: some of "Keras", "PyTorch" and "ONNX".
+        *frameworks: some of "Keras", "PyTorch" and "ONNX".
+        groups: of the channels, which Keras' transposed convolutions do not have.
     """
     known = {"Keras": keras_settings, "PyTorch": torch_settings, "ONNX": onnx_settings}
     way = "crop" if axes[0].is_scatter else "pad and crop"
     texts = []
     for name in frameworks:
-        if settings := known[name](axes):
+        if name == "Keras" and groups > 1 and axes[0].is_scatter:
+            texts.append("Keras has no groups in transposed convolutions")
+        elif settings := known[name](axes):
             texts.append(f"{name} computes the same with {settings}")
         else:
             texts.append(

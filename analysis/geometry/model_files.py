@@ -166,7 +166,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (ModelFileError, OSError):
         raise
     except Exception as error:  # a damaged zip file raises many kinds
-        raise ModelFileError(f"not a Keras architecture: {_reason(error)}") from error
+        text = f"not a Keras architecture ({_reason(error)})"
+        raise ModelFileError(f"{text}: expected a .keras, .h5 or .json file") from error
     name = config.get("class_name") if isinstance(config, dict) else None
     if name not in (*MODELS, "Model"):
         text = f"received a model of class {str(name)[:MAX_TEXT]!r}, expected one of "

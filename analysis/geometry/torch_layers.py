@@ -26,7 +26,7 @@ import numpy as np
 
 from analysis.geometry import arithmetic, values
 from analysis.geometry.arithmetic import AxisGeometry, Finding
-from analysis.geometry.audit import Chain, LayerAudit, axis_findings, chain_finding
+from analysis.geometry.audit import LayerAudit, MapPath, axis_findings, chain_finding
 from analysis.geometry.formulas import same_pixels
 from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
 from gan.files import first_line
@@ -39,14 +39,16 @@ RESIZE = re.compile(r"upsample_(nearest|linear|bilinear|trilinear)[123]d")
 PAD = re.compile(r"pad|constant_pad_nd")
 # Each pixel stays where it is.
 POINTWISE = """
-_to_copy abs alias alpha_dropout batch_norm celu clamp clamp_min clone contiguous detach
-dropout elu erf exp feature_dropout gelu group_norm hardsigmoid hardswish hardtanh
-instance_norm layer_norm leaky_relu log log_softmax mish native_batch_norm
-native_dropout native_group_norm native_layer_norm neg prelu relu relu6 rsqrt selu
-sigmoid silu softmax softplus softsign sqrt square tanh to _softmax
-_native_batch_norm_legit _native_batch_norm_legit_no_training
+_native_batch_norm_legit _native_batch_norm_legit_no_training _to_copy abs alias
+alpha_dropout batch_norm celu clone contiguous detach dropout elu erf exp
+feature_dropout gelu group_norm hardsigmoid hardswish hardtanh instance_norm layer_norm
+leaky_relu log mish native_batch_norm native_dropout native_group_norm native_layer_norm
+neg prelu relu relu6 rsqrt selu sigmoid silu softplus softsign sqrt square tanh to
 """.split()
-MERGING = "add cat div maximum minimum mul pow rsub sub where".split()
+MERGING = """
+add cat clamp clamp_max clamp_min div maximum minimum mul pow rsub sub where
+""".split()
+MIXING = ("softmax", "log_softmax", "_softmax", "_log_softmax")  # along any axis
 # The values keep their number and get other axes.
 REARRANGING = """
 flatten permute reshape squeeze transpose unflatten unsqueeze unsafe_view view
@@ -72,6 +74,7 @@ def read_program(file: Path | BinaryIO) -> dict[str, Any]:
             names = [name for name in archive.namelist() if PROGRAM.search(name)]
             if len(names) != 1:
                 text = f"received a zip file with {len(names)} programs"
+                advice = "" if names else advice
                 raise ValueError(f"{text}, {expected} with one{advice}")
             with archive.open(names[0]) as member:
                 data = member.read(MAX_PROGRAM_BYTES + 1)
@@ -113,19 +116,30 @@ def audit_program(program: dict[str, Any], size: int | None = None) -> list[Laye
         ValueError: if the program lacks its inputs or sizes.
     """
     try:
-        walk, nodes = Walk(program, size), program["graph_module"]["graph"]["nodes"]
-    except (AttributeError, LookupError, TypeError) as error:
+        walk = Walk(program, size)
+        nodes = list(enumerate(program["graph_module"]["graph"]["nodes"]))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError("received a damaged program: export it again") from error
     audits = []
-    for index, node in enumerate(nodes):
+    for index, node in nodes:
         try:
             audit = walk.visit(node)
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as e:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as e:
             # A file that is not trusted can lack any part of a node, or have another.
             reason = f"its node is damaged ({type(e).__name__}: {first_line(e)})"
             audit = LayerAudit(f"operator {index}", "?", None, None, reason=reason)
         if audit is not None:
             audits.append(audit)
+    if unused := sum(walk.weights.values()):
+        names = "other parameters", "parameter"
+        reason = "no operator uses them"
+        audits.append(LayerAudit(*names, None, None, reason=reason, params=unused))
     return audits
 
 
@@ -135,7 +149,8 @@ class Walk:
     Attributes:
         shapes: shapes, stated or else predicted; None where a size is not fixed.
         weights: number of elements of each parameter that no operator has used yet.
-        chains: the layers from the first map to the tensor.
+        paths: the layers from a first map to the tensor.
+        num_images: batch of the first input.
     """
 
     def __init__(self, program: dict[str, Any], size: int | None) -> None:
@@ -145,8 +160,9 @@ class Walk:
             for name, tensor in module["graph"]["tensor_values"].items()
         }
         self.weights: dict[str, int] = {}
-        self.chains: dict[str, Chain] = {}
+        self.paths: dict[str, MapPath] = {}
         self.names: set[str] = set()
+        self.num_images = 0
         for spec in module["signature"]["input_specs"]:
             ((kind, content),) = spec.items()
             arg = content.get("arg", {})
@@ -156,15 +172,19 @@ class Walk:
                 name = arg["as_tensor"]["name"]
                 shape = self.shapes[name]
                 spatial = (n or size for n in shape[2:])
-                self.shapes[name] = (shape[0] or 1, *shape[1:2], *spatial)[: len(shape)]
-                self.chains[name] = ()
+                if shape:
+                    self.shapes[name] = shape[0] or 1, *shape[1:2], *spatial
+                    self.num_images = self.num_images or shape[0] or 1
+                self.paths[name] = MapPath()
+        self.num_images = self.num_images or 1
 
-    def name(self, node: dict[str, Any]) -> str:
+    def name(self, node: dict[str, Any], operator: str) -> str:
         """The path of the module that calls the operator, made unique."""
         stack = node["metadata"].get("nn_module_stack", "").split(";")
         path, _, kind = stack[-1].partition(",")[2].rpartition(",")
         output = _tensors(node["outputs"][:1])
-        found = path if kind.startswith("torch.nn.") else ""
+        is_layer = kind.startswith("torch.nn.") and operator not in REARRANGING
+        found = path if is_layer and not operator.startswith("_weight_norm") else ""
         if not found or found in self.names:
             found = "/".join(filter(None, [path, *output])) or node["target"]
         self.names.add(found)
@@ -174,45 +194,48 @@ class Walk:
         """Audits a node; None for one that computes no map and has no parameter."""
         outputs = _tensors(node["outputs"])
         tensors = _tensors([item["arg"] for item in node["inputs"]])
-        maps = [tensor for tensor in tensors if tensor in self.chains]
+        maps = [tensor for tensor in tensors if tensor in self.paths]
         params = sum(self.weights.pop(tensor, 0) for tensor in tensors)
         if not outputs or not (maps or params):
             return None
-        chains = {self.chains[tensor] for tensor in maps}
-        chain = chains.pop() if len(chains) == 1 else None
-        shapes = [self.shapes[tensor] for tensor in tensors]
-        given, stated = shapes[0], self.shapes[outputs[0]]
-        # A chain starts anew where the number of axes changes.
-        moved: Chain = () if len(given) != len(stated) else None
-        *_, library, operator, _ = node["target"].split(".")
-        operator = operator.removesuffix("_")  # in place
-        name = self.name(node)
-        audit = LayerAudit(name, operator, given, stated, params=params, chain=moved)
-        args = {item["name"]: _value(item["arg"]) for item in node["inputs"]}
+        library, operator, *_ = node["target"].removeprefix("torch.ops.").split(".")
+        is_in_place = operator.endswith("_")
+        operator = operator.removesuffix("_")
+        path = MapPath.meeting(self.paths[tensor] for tensor in maps)
+        given = self.shapes[(maps or tensors)[0]]
+        name, stated = self.name(node, operator), self.shapes[outputs[0]]
+        audit = LayerAudit(name, operator, given, stated, params=params, chain=None)
         shape: Shape | None = None
         try:
             if library != "aten":
-                raise NotPredicted(f"an operator of {library}")
-            if operator in (*POINTWISE, *MERGING):
-                shape = _merged(operator, args, shapes, stated)
-                audit = dataclasses.replace(audit, chain=chain, checked=True)
-            elif operator in REARRANGING:
-                same = math.prod(n or 1 for n in given) == math.prod(
-                    n or 1 for n in stated
-                )
-                audit = dataclasses.replace(audit, checked=True)
-                shape = stated if same else given
-            elif operator in PRODUCTS:
-                shape, macs = _product(operator, shapes)
-                audit = dataclasses.replace(audit, macs=macs, checked=True)
+                inside = ": the layers inside are not audited"
+                inside = inside if library == "higher_order" else ""
+                raise NotPredicted(f"an operator of {library}{inside}")
+            args = {item["name"]: _value(item["arg"]) for item in node["inputs"]}
+            shapes = [self.shapes[tensor] for tensor in tensors]
+            if operator in PRODUCTS:
+                macs = _product_macs(operator, shapes, stated) // self.num_images
+                audit = dataclasses.replace(audit, macs=macs)
+            if found := _simple_shape(operator, args, shapes, stated):
+                kept = path.chain if operator in (*POINTWISE, *MERGING) else None
+                audit = dataclasses.replace(audit, chain=kept, checked=True)
+                shape = found
             else:
                 axes, channels, reason = self.geometry(operator, args, given)
                 shape = (given[0], channels, *(axis.output_size for axis in axes))
-                audit = dataclasses.replace(audit, axes=axes, chain=chain)
+                audit = dataclasses.replace(audit, axes=axes, chain=path.chain)
                 audit = self.spatial(audit, node["target"], args, reason)
-        except (NotPredicted, ValueError) as error:
+        except NotPredicted as error:
             audit = dataclasses.replace(audit, reason=first_line(error))
-        return self.leave(audit, outputs, shape)
+        if len(given) != len(stated):  # a path starts anew where other axes begin
+            path = MapPath((), outputs[0])
+        else:
+            path = path._replace(chain=audit.chain)
+        self.paths |= dict.fromkeys(outputs, path)
+        if is_in_place and operator not in POINTWISE and audit.chain is None:
+            # It may have written into a part of any other tensor.
+            self.paths = dict.fromkeys(self.paths, MapPath(None))
+        return self.leave(audit, outputs[0], shape)
 
     def spatial(
         self, audit: LayerAudit, target: str, args: dict[str, Any], reason: str
@@ -224,8 +247,10 @@ class Walk:
         """
         axes, chain, macs = audit.axes, audit.chain, 0
         if CONVOLUTION.fullmatch(audit.type):
-            first, second = self.shapes[args["weight"]][:2]
-            macs = math.prod((*(axis.macs for axis in axes), first or 0, second or 0))
+            batch, *_ = audit.input_shape or (1,)
+            weights = (n or 0 for n in (batch or 1, *self.shapes[args["weight"]][:2]))
+            products = math.prod((*(axis.macs for axis in axes), *weights))
+            macs = products // self.num_images
         sizes = [axis.input_size for axis in axes]
         follows = not chain or [axis.output_size for axis in chain[-1]] == sizes
         if reason or chain is None or not follows:
@@ -240,7 +265,8 @@ class Walk:
         else:
             axes, reason = (), f"only its size is predicted: {reason}"
         if axes and macs:
-            found.append(Finding("I4", "info", same_pixels(axes, "Keras", "ONNX")))
+            text = same_pixels(axes, "Keras", "ONNX", groups=args.get("groups", 1))
+            found.append(Finding("I4", "info", text))
         return dataclasses.replace(
             audit,
             macs=macs,
@@ -251,16 +277,13 @@ class Walk:
             findings=tuple(found),
         )
 
-    def leave(
-        self, audit: LayerAudit, outputs: Sequence[str], shape: Shape | None
-    ) -> LayerAudit:
-        """Notes what is known of the outputs; compares predicted and stated shape."""
+    def leave(self, audit: LayerAudit, output: str, shape: Shape | None) -> LayerAudit:
+        """Notes what is known of the output; compares predicted and stated shape."""
         stated = audit.output_shape or ()
-        self.chains |= dict.fromkeys(outputs, audit.chain)
         if shape is None:
             return audit
         known = _filled(stated, shape)
-        self.shapes[outputs[0]] = known
+        self.shapes[output] = known
         found = audit.findings
         if known != _filled(shape, stated):
             text = f"predicted output {shape}, the file states {stated}"
@@ -271,7 +294,7 @@ class Walk:
         )
 
     def geometry(
-        self, operator: str, args: dict[str, Any], given: Shape | None
+        self, operator: str, args: dict[str, Any], given: Shape
     ) -> tuple[tuple[AxisGeometry, ...], int | None, str]:
         """Axes, channels, and why the values cannot be predicted, or ""."""
         builders = {
@@ -284,11 +307,15 @@ class Walk:
         found = [b for pattern, b in builders.items() if pattern.fullmatch(operator)]
         if not found:
             raise NotPredicted("an operator that this audit does not know")
-        rank = re.search(r"([123])d", operator)
-        if given is None or len(given) != 2 + int(rank[1] if rank else len(given) - 2):
-            raise NotPredicted("its input has no batch axis")
+        rank = re.search(r"[123](?=d)", operator)
+        num_axes = (
+            int(rank[0]) if rank else 2 if "shuffle" in operator else len(given) - 2
+        )
+        if len(given) != 2 + num_axes:
+            raise NotPredicted("its input has no batch axis, or has further axes")
         if None in given[1:]:
-            raise NotPredicted("its input size is not fixed: give it with --input-size")
+            what = "its input size is not fixed"
+            raise NotPredicted(f"{what}: export fixed sizes, or give --input-size")
         sizes = [n for n in given[2:] if n is not None]
         axes, channels, reason = found[0](operator, args, sizes, given[1] or 0)
         lengths = [n for a in axes for n in (a.output_size, a.effective_kernel)]
@@ -333,7 +360,9 @@ def _pool_axes(
     ceil = bool(args.get("ceil_mode"))
     axes = tuple(arithmetic.pool_axis(*values, ceil) for values in settings)
     counts = operator.startswith("avg") and args.get("count_include_pad", True)
-    if (counts and any(padding)) or args.get("divisor_override"):
+    if args.get("divisor_override"):
+        return axes, channels, "its sums are divided by another number"
+    if counts and any(padding):
         return axes, channels, "its averages count the padding"
     return axes, channels, ""
 
@@ -343,11 +372,14 @@ def _resize_axes(
 ) -> tuple[tuple[AxisGeometry, ...], int, str]:
     outputs = args.get("output_size")
     if not outputs:
+        # PyTorch samples with these scales, also where the sizes have another ratio.
         scales = args.get("scale_factors") or args["scale_factor"]
-        pairs = zip(sizes, scales, strict=True)
+        pairs = list(zip(sizes, scales, strict=True))
         outputs = [math.floor(size * scale) for size, scale in pairs]
+    else:
+        scales = [new / old for old, new in zip(sizes, outputs, strict=True)]
     mode: Any = "nearest" if "nearest" in operator else "bilinear"
-    if any(new % old for old, new in zip(sizes, outputs, strict=True)):
+    if any(scale % 1 for scale in scales):
         reason, mode = "no enlargement by whole factors", "nearest"
     else:
         reason = ""
@@ -395,6 +427,9 @@ def _check_values(
     *_, operator, overload = target.split(".")
     try:
         inputs = values.known_inputs(axes)[None, None]
+    except ValueError as error:
+        return str(error), []
+    try:
         if operator == "pixel_shuffle":
             channels = np.arange(1, axes[0].stride ** 2 + 1, dtype=np.float32)
             inputs = inputs * channels[:, None, None]
@@ -408,18 +443,10 @@ def _check_values(
             found = getattr(getattr(torch.ops.aten, operator), overload)(**call)
         found = found[0] if isinstance(found, tuple) else found
         computed = found.numpy()[0, 0].astype(np.float64)
-    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         return f"PyTorch did not run it: {first_line(error)}", []
     expected = values.expected_values(axes, operator.startswith("max"))
-    if computed.shape != expected.shape:
-        text = f"predicted {expected.shape} px, computed {computed.shape}"
-        return "", [Finding("E6", "error", f"{text}: trust no number here")]
-    shift = values.shift_between(computed, expected)
-    if shift is None:
-        text = "the computed values are not those predicted"
-        return "", [Finding("E7", "error", f"{text}: trust no number here")]
-    text = f"right size, but the values lie {shift} px from the prediction"
-    return "", [Finding("E7", "error", text)] if any(shift) else []
+    return "", values.value_findings(computed, expected)
 
 
 def _value(arg: dict[str, Any]) -> Any:
@@ -427,6 +454,12 @@ def _value(arg: dict[str, Any]) -> Any:
     ((kind, content),) = arg.items()
     if kind == "as_none":
         return None
+    if kind == "as_sym_ints":
+        return [_value({"as_sym_int": number}) for number in content]
+    if kind == "as_sym_int" and "as_int" not in content:
+        raise NotPredicted("one of its settings is a size that is not fixed")
+    if kind == "as_sym_int":
+        return content["as_int"]
     return content["name"] if kind == "as_tensor" else content
 
 
@@ -451,26 +484,44 @@ def _each(args: dict[str, Any], name: str, default: Any, *, rank: int) -> list[A
     return found * rank if len(found) == 1 else found
 
 
-def _merged(
+def _simple_shape(
     operator: str, args: dict[str, Any], shapes: Sequence[Shape], stated: Shape
-) -> Shape:
-    """The shape of a pointwise operator's output, or the stated one for open sizes."""
-    if operator not in MERGING:
+) -> Shape | None:
+    """The output's shape of an operator that moves no pixel to a place of its own.
+
+    None for other operators.
+
+    Raises:
+        NotPredicted: if it depends on a size that is not known.
+    """
+    if operator in (*POINTWISE, *MIXING):
         return _filled(shapes[0], stated)
-    if any(None in shape for shape in shapes):
-        return _filled(stated, shapes[0])
-    if operator != "cat":
+    if operator == "linear":
+        return (*shapes[0][:-1], shapes[1][0])
+    if operator in MERGING and all(len(shape) == len(stated) for shape in shapes):
+        if any(None in shape for shape in shapes):
+            return _filled(stated, shapes[0])
+        if operator != "cat":
+            return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
+        joined, axis = list(shapes[0]), args.get("dim", 0)
+        joined[axis] = sum(shape[axis] or 0 for shape in shapes)
+        return tuple(joined)
+    if operator in MERGING and operator != "cat" and None not in stated:
         return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
-    joined, axis = list(shapes[0]), args.get("dim", 0)
-    joined[axis] = sum(shape[axis] or 0 for shape in shapes)
-    return tuple(joined)
+    if operator in REARRANGING:
+        if None in (*shapes[0], *stated):
+            raise NotPredicted("it rearranges axes whose sizes are not fixed")
+        same = math.prod(shapes[0]) == math.prod(stated)  # type: ignore[arg-type]
+        return stated if same else shapes[0]
+    return None
 
 
-def _product(operator: str, shapes: Sequence[Shape]) -> tuple[Shape, int]:
-    """Output shape of a matrix product, and its multiply-accumulates for one image."""
-    rows, matrix = shapes[1:3] if operator == "addmm" else shapes[:2]
-    columns = matrix[0] if operator == "linear" else matrix[-1]
-    return (*rows[:-1], columns), math.prod(n or 1 for n in (*rows[1:], columns))
+def _product_macs(operator: str, shapes: Sequence[Shape], stated: Shape) -> int:
+    """Multiply-accumulates of a matrix product, for the whole batch."""
+    rows = shapes[1] if operator == "addmm" else shapes[0]
+    if None in (*stated[1:], rows[-1]):
+        raise NotPredicted("its sizes are not fixed")
+    return math.prod(n or 1 for n in (*stated, rows[-1]))
 
 
 def _filled(shape: Shape, other: Shape | None) -> Shape:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.geometry.arithmetic import AxisGeometry
+from analysis.geometry.arithmetic import AxisGeometry, Finding
 from analysis.geometry.keras_layers import is_shuffle
 from gan.files import first_line
 
@@ -77,6 +77,19 @@ def expected_values(axes: Sequence[AxisGeometry], largest: bool) -> np.ndarray:
         return np.nansum(terms, axis=0)
     pool = np.nanmax if largest else np.nanmean
     return pool(terms, axis=0)
+
+
+def value_findings(computed: np.ndarray, expected: np.ndarray) -> list[Finding]:
+    """E6 or E7 where computed values of a file's layer are not the expected ones."""
+    if computed.shape != expected.shape:
+        text = f"predicted {expected.shape} px, computed {computed.shape}"
+        return [Finding("E6", "error", f"{text}: trust no number here")]
+    shift = shift_between(computed, expected)
+    if shift is None:
+        text = "the computed values are not those predicted"
+        return [Finding("E7", "error", f"{text}: trust no number here")]
+    text = f"right size, but the values lie {shift} px from the prediction"
+    return [Finding("E7", "error", text)] if any(shift) else []
 
 
 def shift_between(computed: np.ndarray, expected: np.ndarray) -> tuple[int, ...] | None:

@@ -30,7 +30,7 @@ from gan.step import METRICS
 from gan.training import announce_start
 
 ROOT = Path(__file__).parents[2]
-NUM_STEPS = 40
+NUM_STEPS = 24
 PRESET = f"""
 [data]
 limit = 512
@@ -50,8 +50,8 @@ d_learning_rate = 2e-4
 num_steps = {NUM_STEPS}
 [run]
 log_every_steps = 1
-evaluate_every_steps = 20
-checkpoint_every_steps = 10
+evaluate_every_steps = 8
+checkpoint_every_steps = 8
 keep_checkpoints = 100
 grid_images = 4
 """
@@ -119,7 +119,7 @@ def test_two_replicas_train_as_one_device(runs):
     """Equal sums in another order: batch norm, dropout and Adam see one batch."""
     one, two = logged(runs / "one"), logged(runs / "mirrored")
     assert one.shape == (NUM_STEPS, len(METRICS))
-    np.testing.assert_allclose(two[:20], one[:20], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(two[:16], one[:16], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def assert_ends_like_mirrored(runs, name):
     run, mirrored = runs / name, runs / "mirrored"
     assert digest_of(run) == digest_of(mirrored)
     np.testing.assert_array_equal(logged(run), logged(mirrored))
-    for picture in ("step-00000020.png", f"step-000000{NUM_STEPS}.png"):
+    for picture in ("step-00000016.png", f"step-000000{NUM_STEPS}.png"):
         expected = (mirrored / "samples" / picture).read_bytes()
         assert (run / "samples" / picture).read_bytes() == expected
         assert (runs / "one" / "samples" / picture).exists()
@@ -149,7 +149,7 @@ prepare_tensorflow()
 import keras
 import tensorflow as tf
 from config.loader import load_config
-from gan import devices, layers, models
+from gan import augment, devices, layers, models
 from gan.data.dataset import load_dataset
 from gan.state import build_state
 from gan.step import batch_inputs, make_train_steps
@@ -158,10 +158,11 @@ strategy = devices.make_strategy("mirrored", 2)
 precision, r1_gamma, eagerly = sys.argv[2:]
 tf.config.run_functions_eagerly(eagerly == "True")
 changes = {"train.precision": precision, "train.r1_gamma": float(r1_gamma)}
+changes |= {"train.augment": "colour,translation,cutout", "data.flip": True}
 config = load_config(sys.argv[1], changes)
 images = tf.constant(load_dataset(config.data).images_uint8)
 
-def metrics(strategy):
+def metrics(strategy, config=config):
     state = build_state(config, 28, 1, strategy)
     train_steps = make_train_steps(config, state)
     inputs = [batch_inputs(config, [s], len(images)) for s in range(3)]
@@ -174,8 +175,11 @@ class Own(keras.layers.BatchNormalization):
 found = {"one": metrics(None), "two": metrics(strategy)}
 with patch.object(models, "FusedBatchNormalization", Own):
     found["own statistics"] = metrics(strategy)
-with patch.object(layers, "part_of_replica", lambda m: m[: m.shape[0] // 2]):
-    found["equal masks"] = metrics(strategy)
+first_half = lambda whole: whole[: whole.shape[0] // 2]
+for name, module in (("equal masks", layers), ("equal changes of images", augment)):
+    with patch.object(module, "part_of_replica", first_half):
+        found[name] = metrics(strategy)
+found["no R1"] = metrics(None, load_config(base=config, flags={"train.r1_gamma": 0.0}))
 print(json.dumps(found))
 """
 
@@ -191,9 +195,10 @@ print(json.dumps(found))
 def test_without_any_of_its_parts_two_replicas_differ(
     runs, precision, gamma, near, eagerly
 ):
-    """Controls: batch statistics of each replica's own, and a mask that is not shared.
+    """Controls: batch statistics of each replica's own; masks and changes of images
+    that are those of half a batch, twice.
 
-    In float32 the steps include R1, and the last control is a run without it.
+    In float32 the steps include R1, and the last control is one device without it.
     """
     words = map(str, (runs / "tiny.toml", precision, gamma, eagerly))
     command = [sys.executable, "-c", CONTROL, *words]
@@ -201,10 +206,10 @@ def test_without_any_of_its_parts_two_replicas_differ(
     one, losses = found["one"], np.s_[:, :4]
     compared = np.s_[:] if gamma else losses
     assert np.abs(found["two"] - one)[compared].max() < near
-    for control in ("own statistics", "equal masks"):
+    for control in ("own statistics", "equal masks", "equal changes of images"):
         assert np.abs(found[control] - one)[losses].max() > 10 * near, control
     if gamma:
-        assert np.abs(one - logged(runs / "one")[:3]).max() > 1e-3
+        assert np.abs(found["no R1"] - one).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -222,14 +227,14 @@ def test_a_checkpoint_moves_between_one_device_and_several(
     """Row 22 of docs/reliability.md; from several processes see the tests below."""
     copy = shutil.copytree(runs / first, runs / f"moved-{first}-{len(flags)}")
     for step, path in available(copy / "state"):
-        if step > 20:
+        if step > 16:
             shutil.rmtree(path)
     again = command(copy.name, *flags)
     if flags:
         said = finish(launched(again) if flags == MULTIWORKER else again)
     else:
         said = here(again)
-    assert f"continuing after step 20 of {NUM_STEPS}" in said
+    assert f"continuing after step 16 of {NUM_STEPS}" in said
     straight = logged(runs / "one")
     np.testing.assert_allclose(logged(copy)[:, :6], straight[:, :6], atol=1e-4)
     if changed:
@@ -271,18 +276,18 @@ def test_two_processes_equal_two_devices_and_stop_together(runs, command):
     """
     directory, straight = runs / "stopped", logged(runs / "one")
     with start(command("stopped", *MULTIWORKER)) as launcher:
-        wait_for_step(launcher, directory, 22)
+        wait_for_step(launcher, directory, 10)
         os.kill(workers_of(launcher)[1], signal.SIGTERM)
         out, err = launcher.communicate(timeout=900)
     assert launcher.returncode == 128 + signal.SIGTERM and "starting" not in err, err
     assert "stopped by another worker after step" in out
     step = available(directory / "state")[0][0]
-    assert 22 <= step < NUM_STEPS and f"after step {step}" in out
+    assert 10 <= step < NUM_STEPS and f"after step {step}" in out
 
     mirrored = runs / "mirrored"
     np.testing.assert_array_equal(logged(directory), logged(mirrored)[:step])
-    assert digest_of(directory, 20) == digest_of(mirrored, 20)
-    picture = Path("samples", "step-00000020.png")
+    assert digest_of(directory, 8) == digest_of(mirrored, 8)
+    picture = Path("samples", "step-00000008.png")
     assert (directory / picture).read_bytes() == (mirrored / picture).read_bytes()
 
     said = here(command("stopped"))
@@ -300,7 +305,7 @@ def test_two_processes_killed_and_stopped_equal_two_devices_bit_for_bit(runs, co
     """
     directory = runs / "disturbed"
     with start(command("disturbed", *MULTIWORKER), "--grace", "5") as launcher:
-        wait_for_step(launcher, directory, 15)
+        wait_for_step(launcher, directory, 10)
         os.kill(workers_of(launcher)[1], signal.SIGKILL)
         while "starting all again" not in (line := launcher.stderr.readline()):
             assert line, launcher.wait()
@@ -308,10 +313,10 @@ def test_two_processes_killed_and_stopped_equal_two_devices_bit_for_bit(runs, co
         os.kill(workers_of(launcher)[1], signal.SIGTERM)
         out, err = launcher.communicate(timeout=900)
     assert launcher.returncode == 128 + signal.SIGTERM and "starting" not in err, err
-    assert "continuing after step 10" in out or "continuing after step 20" in out
+    assert "continuing after step 8 " in out or "continuing after step 16" in out
     assert "stopped by another worker after step" in out
     step = available(directory / "state")[0][0]
-    assert 15 <= step < NUM_STEPS and f"after step {step}" in out
+    assert 10 <= step < NUM_STEPS and f"after step {step}" in out
     said = finish(command("disturbed", *MIRRORED))
     assert f"continuing after step {step} of" in said and "warning" not in said
     assert_ends_like_mirrored(runs, "disturbed")
@@ -329,17 +334,17 @@ def test_after_a_worker_is_killed_or_frozen_the_run_continues_exactly(
     name = f"{number.name}-{who}"
     options = ("--grace", "5", "--start-timeout", "120")
     with start(command(name, *MULTIWORKER), *options) as launcher:
-        wait_for_step(launcher, runs / name, 15)
+        wait_for_step(launcher, runs / name, 10)
         os.kill(workers_of(launcher)[who], number)
         out, err = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, err
     assert err.count("starting all again") == 1
-    assert "continuing after step 10" in out or "continuing after step 20" in out
+    assert "continuing after step 8 " in out or "continuing after step 16" in out
     assert_ends_like_mirrored(runs, name)
 
 
 def test_a_run_on_a_gpu_is_deterministic_and_says_how_to_be_faster(
-    command, monkeypatch
+    command, monkeypatch, eagerly
 ):
     """Without a GPU, what the run asks of TensorFlow is seen, and not what it does."""
     asked = []

@@ -535,3 +535,14 @@ def test_the_range_of_a_nested_head_is_not_that_of_the_layer_listed_last():
         [keras.Input((4, 4, 2)), layers.Conv2D(2, 1, activation="tanh"), body]
     )
     assert codes(audit_model(swapped, (4, 4, 2))[-1]) == ["W8"]
+
+
+def test_a_branch_that_was_rearranged_does_not_start_at_the_first_map():
+    """Attention between two reshapes can move any pixel anywhere."""
+    inputs = keras.Input((8, 8, 4))
+    tokens = layers.Reshape((64, 4))(inputs)
+    joined = layers.Add()([inputs, layers.Reshape((8, 8, 4))(tokens)])
+    for name, maps, is_known in (("first", inputs, True), ("joined", joined, False)):
+        outputs = layers.Conv2DTranspose(1, 4, 2, "same")(maps)
+        audits = audit_model(keras.Model(inputs, outputs, name=name))
+        assert any(f.code == "I2" for f in audits[-1].findings) == is_known

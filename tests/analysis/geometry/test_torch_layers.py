@@ -78,6 +78,9 @@ def test_a_setting_that_was_changed_contradicts_the_stated_size(name, value):
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
+    program = read_program(DCGAN)
+    program["graph_module"]["graph"]["nodes"] = 5
+    wrong_nodes = json.dumps(program)
     files = {
         "text.pt2": (b"no zip", "received another format"),
         "empty.pt2": (b"", "received another format"),
@@ -89,12 +92,23 @@ def test_other_files_are_refused_in_one_line(tmp_path):
         "nested.pt2": (zipped({"a/models/a.json": b"[" * 10**6}), "a damaged program"),
         "bytes.pt2": (zipped({"a/models/a.json": b"\xff"}), "a damaged program"),
         "list.pt2": (zipped({"a/models/a.json": b"[1]"}), "a damaged program"),
+        "number.pt2": (zipped({"a/models/a.json": wrong_nodes}), "a damaged program"),
     }
     for name, (content, message) in files.items():
         (tmp_path / name).write_bytes(content)
         run = CliRunner().invoke(main, ["layers", str(tmp_path / name)])
         assert run.exit_code == 1 and message in run.output, run.output
         assert len(run.output.splitlines()) == 1
+
+
+def test_a_name_cannot_control_the_terminal(tmp_path):
+    program = read_program(DCGAN)
+    metadata = program["graph_module"]["graph"]["nodes"][0]["metadata"]
+    metadata["nn_module_stack"] = "x,[red]\x1b[31m\nname,torch.nn.X"
+    file = tmp_path / "escape.pt2"
+    file.write_bytes(zipped({"a/models/a.json": json.dumps(program)}))
+    run = CliRunner().invoke(main, ["layers", str(file)])
+    assert "[red]?[31m?name" in run.output and "\x1b[31m" not in run.output
 
 
 class Opened:
@@ -265,9 +279,114 @@ def test_sizes_that_a_program_leaves_open():
         audits = audit_program(program, size)
         assert [audit.output_shape[1:] for audit in audits] == [shape, shape]
         assert audits[0].as_predicted == bool(size)
-    assert audits[0].reason == (
-        "its input size is not fixed: give it with --input-size"
+    assert "give --input-size" in audits[0].reason
+
+
+def misleading(torch):
+    """Functions of maps, example inputs, and (products per image, are places known)."""
+    up = torch.nn.ConvTranspose2d(4, 4, 4, 2, 1)
+    grouped = torch.nn.ConvTranspose2d(4, 4, 4, 2, 1, groups=4)
+    dense, shuffle = torch.nn.Linear(8, 8), torch.nn.PixelShuffle(2)
+    maps, products = torch.zeros(1, 4, 8, 8), 64 * 16 * 16
+
+    def moved_in_place(x):
+        x = x.clone()
+        x[:, :, 1:] = x[:, :, :-1].clone()
+        return up(x)
+
+    def rejoined(x):
+        return up(x + x.flatten(2).flip(-1).view(x.shape))
+
+    def without_gradients(x):
+        with torch.no_grad():
+            return up(x)
+
+    return {
+        "upsampling": (up, maps, products, True),
+        "two images": (up, torch.zeros(2, 4, 8, 8), products, True),
+        "groups": (grouped, maps, products // 4, True),
+        "frames": (
+            lambda x: up(x.flatten(0, 1)).unflatten(0, (2, 5)),
+            torch.zeros(2, 5, 4, 8, 8),
+            5 * products,
+            True,
+        ),
+        "moved in place": (moved_in_place, maps, products, False),
+        "rejoined": (rejoined, maps, products, False),
+        "softmax of rows": (lambda x: up(x.softmax(-1)), maps, products, False),
+        "hidden": (without_gradients, maps, 0, False),
+        "tokens": (dense, torch.zeros(1, 16, 8), 16 * 64, False),
+        "rows times maps": (
+            lambda x: torch.ones(16, 8) @ x,
+            maps,
+            4 * 16 * 8 * 8,
+            False,
+        ),
+        "vector": (lambda x: x @ torch.ones(8), torch.zeros(1, 8), 8, False),
+        "shuffle of more axes": (shuffle, torch.zeros(1, 3, 4, 8, 8), 0, False),
+        "shuffle of less": (shuffle, torch.zeros(4, 8, 8), 0, False),
+        "bounds": (lambda x: x.clamp(min=torch.zeros(2, 1, 1, 1)), maps, 0, False),
+        "other scale": (
+            lambda x: torch.nn.functional.interpolate(x, scale_factor=2.05),
+            torch.zeros(1, 1, 10, 10),
+            0,
+            False,
+        ),
+        "a number": (lambda x: up(x[None, None, None].expand(1, 4, 8, 8)),
+                     torch.tensor(3.0), products, True),
+    }  # fmt: skip
+
+
+def test_what_moves_pixels_unseen_is_not_called_known():
+    torch = pytest.importorskip("torch")
+
+    class Module(torch.nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function(x)
+
+    for name, (function, inputs, macs, is_known) in misleading(torch).items():
+        audits = audit_program(export_module(Module(function), [inputs]))
+        assert not errors(audits), (name, audits)
+        assert sum(audit.macs for audit in audits) == macs, name
+        codes = [f.code for audit in audits for f in audit.findings]
+        assert ("I2" in codes) == is_known, name
+        texts = [f.text for a in audits for f in a.findings if f.code == "I4"]
+        assert all(("no groups" in text) == (name == "groups") for text in texts)
+
+
+def test_unused_parameters_and_what_is_not_fixed_are_named():
+    torch = pytest.importorskip("torch")
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used = torch.nn.Conv2d(1, 1, 3)
+            self.unused = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            size = x.shape[2] * 2, x.shape[3] * 2
+            self.used(x)
+            return torch.nn.functional.interpolate(x, size).flatten(2)
+
+    dim = torch.export.Dim
+    program = saved(
+        torch.export.export(
+            Module(),
+            (torch.zeros(1, 1, 8, 8),),
+            dynamic_shapes=({2: dim("h", min=4), 3: dim("w", min=4)},),
+        )
     )
+    audits = audit_program(program, 8)
+    assert sum(audit.params for audit in audits) == 10 + 12
+    assert audits[-1].reason == "no operator uses them"
+    reasons = {audit.type: audit.reason for audit in audits}
+    assert "not fixed" in reasons["upsample_nearest2d"]
+    assert "not fixed" in reasons["flatten"]
+    assert not errors(audits) and "damaged" not in str(reasons)
 
 
 def saved(program):
