@@ -132,13 +132,18 @@ def load_sources(
     }
     known = found - {None}
     shared = known.pop() if len(known) == 1 else None
+    references = {  # all of them, so that a mistake is found before the measuring
+        place: load_reference(reference, one, value_range)
+        for place, one in enumerate(loaded)
+        if isinstance(one, Samples)
+    }
     real: dict[Any, RealImages] = {}  # each set is read once for all sources
     sources = []
-    for one in loaded:
+    for place, one in enumerate(loaded):
         if isinstance(one, Measurement):
             sources.append(Source(one.facts["samples"]["name"], one))
             continue
-        real_images = load_reference(reference, one, value_range)
+        real_images = references[place]
         size = one.images_uint8.shape[1:3]
         strides = one.strides or shared or strides_to_scan(*size)
         key = real_images.digest, strides

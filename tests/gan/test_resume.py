@@ -196,7 +196,7 @@ def test_an_interrupt_finishes_the_step_saves_and_says_how_to_go_on(
     (tmp_path / "tiny.toml").write_text(PRESET)
     before = signal.getsignal(signal.SIGINT)
     args = ["--config", str(tmp_path / "tiny.toml"), "--runs-dir", str(tmp_path / "r")]
-    result = CliRunner().invoke(program.main, args)
+    result = CliRunner().invoke(program.main, [*args, "--no-observe"])
     assert result.exit_code == 130, result.output
     said = result.output.splitlines()[-1]
     assert said.startswith("stopped by SIGINT after step 4; continue with: python ")
