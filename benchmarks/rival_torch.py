@@ -12,6 +12,7 @@ another environment can run it.
 
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +129,7 @@ def example_loop(
     """
     generator = build_generator(network).apply(initialize).to(device)
     discriminator = build_discriminator(network).apply(initialize).to(device)
-    rates = {"lr": 2e-4, "betas": (0.5, 0.999)}
+    rates: dict[str, Any] = {"lr": 2e-4, "betas": (0.5, 0.999)}
     g_optimizer = torch.optim.Adam(generator.parameters(), **rates)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), **rates)
     entropy = nn.BCEWithLogitsLoss()
