@@ -3,16 +3,16 @@
 import os
 import shutil
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores: one for each
+    for name in ("TF_NUM_INTRAOP", "TF_NUM_INTEROP", "OPENBLAS_NUM"):
+        os.environ.setdefault(f"{name}_THREADS", "1")
+
 import pytest
 
 from config.loader import load_config
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores: one for each
-    for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ.setdefault(threads, "1")
 
 # 256 images and batches of 8: 32 steps an epoch. Every 5th of 12 steps is saved.
 TINY = {
