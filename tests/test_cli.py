@@ -292,9 +292,8 @@ def test_a_budget_in_passes_over_few_images_gets_advice(tmp_path, monkeypatch):
     assert "stopped" in output and "are few" not in output
 
 
-@pytest.mark.parametrize(
-    "upsample", [pytest.param("transpose", marks=pytest.mark.slow), "resize"]
-)
+@pytest.mark.slow  # .ci/run does these two runs
+@pytest.mark.parametrize("upsample", ["transpose", "resize"])
 def test_the_smoke_preset_leaves_everything_behind(tmp_path, upsample):
     args = ("--config", "config/smoke.toml", "--upsample", upsample)
     code, output = call(train.main, *args, "--runs-dir", tmp_path)

@@ -268,6 +268,7 @@ def wait_for_step(launcher, directory, step):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_two_devices_and_stop_together(runs, command):
     """Rows 22 and 23 of docs/reliability.md.
 

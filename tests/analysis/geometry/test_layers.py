@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from keras import layers
 
+import dcgan
 from analysis.commands.layers import command
 from analysis.geometry import keras_layers
 from config.loader import to_dict
@@ -116,7 +117,8 @@ def test_the_summary_counts_what_was_found_right(tmp_path):
 
 
 def test_patterns_are_named_after_the_layer_that_causes_them():
-    lines = audit_json("transpose", "--lines")["lines"]
+    found = dcgan.layers("transpose", lines=True)  # numbers and text of the command
+    lines = found.numbers["lines"]
     assert [(line["layer"], line["stage"]) for line in lines] == [
         ("stage2_upsample", 2),
         ("stage3_upsample", 1),
@@ -127,20 +129,18 @@ def test_patterns_are_named_after_the_layer_that_causes_them():
     assert all(gain["low"] <= gain["value"] <= gain["high"] for gain in gains)
     assert max(gain["low"] for gain in gains) > 10
     assert lines[0]["imbalance"] == pytest.approx(0.75, abs=0.03)
-    for line in audit_json("resize", "--lines")["lines"]:
+    words = " ".join(found.text.split())
+    assert "stage3_upsample can make a pattern of period 2 px: imaging gain" in words
+    assert "by its weights alone up to" in words and "grey levels" in words
+    assert "imbalance of its kernel 0.7" in words
+    found = dcgan.layers("resize", lines=True)
+    words = " ".join(found.text.split())
+    assert "resize can make a pattern of period 4 px, and makes none" in words
+    for line in found.numbers["lines"]:
         for frequency in line["frequencies"]:
             assert frequency["imaging_gain_percent"]["value"] < 1e-3
             assert frequency["fixed_pattern_levels"]["value"] < 1e-3
             assert frequency["weights"]["imaging_gain_percent"]["value"] < 1e-3
-
-
-def test_the_table_says_how_strong_the_predicted_pattern_is():
-    words = " ".join(run("transpose", "--lines").output.split())
-    assert "stage3_upsample can make a pattern of period 2 px: imaging gain" in words
-    assert "by its weights alone up to" in words and "grey levels" in words
-    assert "imbalance of its kernel 0.7" in words
-    words = " ".join(run("resize", "--lines").output.split())
-    assert "resize can make a pattern of period 4 px, and makes none" in words
 
 
 @pytest.mark.parametrize("size", [32, 64])

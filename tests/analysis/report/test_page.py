@@ -206,6 +206,7 @@ def test_isolation_returns_the_pattern_alone():
     assert display_gain([pattern]) == 16  # 5 * 16 fits into 127, 5 * 32 does not
 
 
+@pytest.mark.slow
 def test_colour_images_with_three_upsamplings_have_a_page(tmp_path):
     random = np.random.default_rng(0)
     noise = random.normal(0, 1, (1600, 32, 32, 3)).cumsum(axis=1).cumsum(axis=2)

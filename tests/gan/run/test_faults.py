@@ -51,7 +51,8 @@ def check(tallies, num):
         assert tally.lost_steps <= faults.SAVE_EVERY
 
 
-@pytest.mark.parametrize("num", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_resume.py has one kill
+@pytest.mark.parametrize("num", [3, 20])
 def test_runs_killed_at_random_lose_an_interval_at_most(tmp_path, judge, num):
     check(faults.kill_runs(tmp_path, num, np.random.default_rng(num), judge), num)
 
