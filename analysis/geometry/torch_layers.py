@@ -216,7 +216,8 @@ class Walk:
             if operator in PRODUCTS:
                 macs = _product_macs(operator, shapes, stated) // self.num_images
                 audit = dataclasses.replace(audit, macs=macs)
-            if found := _simple_shape(operator, args, shapes, stated):
+            found = _simple_shape(operator, args, shapes, stated)
+            if found is not None:
                 kept = path.chain if operator in (*POINTWISE, *MERGING) else None
                 audit = dataclasses.replace(audit, chain=kept, checked=True)
                 shape = found
