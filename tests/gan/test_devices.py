@@ -204,10 +204,12 @@ def test_without_any_of_its_parts_two_replicas_differ(
     command = [sys.executable, "-c", CONTROL, *words]
     found = {k: np.array(v) for k, v in json.loads(finish(command)).items()}
     one, losses = found["one"], np.s_[:, :4]
+    # Float16 skips first steps whose gradients are not finite.
     compared = np.s_[:] if gamma else losses
-    assert np.abs(found["two"] - one)[compared].max() < near
+    assert np.abs(found["two"][compared] - one[compared]).max() < near
     for control in ("own statistics", "equal masks", "equal changes of images"):
-        assert np.abs(found[control] - one)[losses].max() > 10 * near, control
+        difference = np.abs(found[control][losses] - one[losses]).max()
+        assert difference > 10 * near, control
     if gamma:
         assert np.abs(found["no R1"] - one).max() > 1e-3
 
