@@ -39,6 +39,7 @@ from analysis.geometry.keras_layers import (
     layer_geometry,
     propagate,
 )
+from gan.files import first_line
 
 Chain = tuple[tuple[AxisGeometry, ...], ...] | None  # (layers, axes)
 AXIS_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -50,6 +51,8 @@ KEEP_RANGE = (
 REARRANGE = ("Concatenate", "DepthToSpace", "GetItem", "Reshape", "Transpose")
 WRONG = "trust no number here, and check the layer and the version of Keras"
 NO_TORCH_LAYER = "PyTorch has no layer of this kernel, stride and size: pad or crop"
+# A file that is not trusted can lack any part of a node, or have another.
+DAMAGE = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 ROUNDING_PERCENT = 1e-9  # of a Fourier transform of small whole numbers
 RECTIFIERS = layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU
 FULL_RANGE = ("tanh", "hard_tanh", "softsign")  # activations from -1 to 1
@@ -104,6 +107,12 @@ class LayerAudit:
     def chain_by_axis(self) -> list[tuple[AxisGeometry, ...]]:
         """For each axis the chain's layers in order; empty if there is no chain."""
         return list(zip(*self.chain, strict=True)) if self.chain else []
+
+
+def damaged(name: str, kind: str, error: Exception) -> LayerAudit:
+    """The audit of a node of a file that cannot be read."""
+    reason = f"its node is damaged ({type(error).__name__}: {first_line(error)})"
+    return LayerAudit(name, kind, None, None, reason=reason)
 
 
 def audit_model(

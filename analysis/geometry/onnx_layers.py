@@ -27,7 +27,14 @@ from onnx.reference import ReferenceEvaluator
 
 from analysis.geometry import arithmetic, values
 from analysis.geometry.arithmetic import AxisGeometry, Finding
-from analysis.geometry.audit import LayerAudit, MapPath, axis_findings, chain_finding
+from analysis.geometry.audit import (
+    DAMAGE,
+    LayerAudit,
+    MapPath,
+    axis_findings,
+    chain_finding,
+    damaged,
+)
 from analysis.geometry.formulas import same_pixels
 from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
 from gan.files import first_line, write_atomically
@@ -99,16 +106,8 @@ def audit_onnx(model: Any, size: int | None = None) -> list[LayerAudit]:
     for name, node in named_nodes(model):
         try:
             audit = walk.visit(node, name)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as e:
-            # A file that is not trusted can lack any part of a node, or have another.
-            reason = f"its node is damaged ({type(e).__name__}: {first_line(e)})"
-            audit = LayerAudit(name, node.op_type, None, None, reason=reason)
+        except DAMAGE as error:
+            audit = damaged(name, node.op_type, error)
         if audit is not None:
             audits.append(audit)
     return audits

@@ -26,7 +26,14 @@ import numpy as np
 
 from analysis.geometry import arithmetic, values
 from analysis.geometry.arithmetic import AxisGeometry, Finding
-from analysis.geometry.audit import LayerAudit, MapPath, axis_findings, chain_finding
+from analysis.geometry.audit import (
+    DAMAGE,
+    LayerAudit,
+    MapPath,
+    axis_findings,
+    chain_finding,
+    damaged,
+)
 from analysis.geometry.formulas import same_pixels
 from analysis.geometry.keras_layers import MAX_AXIS_PX, NotPredicted, Shape
 from gan.files import first_line
@@ -124,16 +131,8 @@ def audit_program(program: dict[str, Any], size: int | None = None) -> list[Laye
     for index, node in nodes:
         try:
             audit = walk.visit(node)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as e:
-            # A file that is not trusted can lack any part of a node, or have another.
-            reason = f"its node is damaged ({type(e).__name__}: {first_line(e)})"
-            audit = LayerAudit(f"operator {index}", "?", None, None, reason=reason)
+        except DAMAGE as error:
+            audit = damaged(f"operator {index}", "?", error)
         if audit is not None:
             audits.append(audit)
     if unused := sum(walk.weights.values()):
