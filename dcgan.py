@@ -10,8 +10,8 @@
 
 A function has the name of its command and calls what the command calls, so that its
 numbers and its text are equal to those of the command. Results and pictures show
-themselves in a notebook; docs/tour.ipynb uses all functions. Every error that the
-caller can mend is a `UserError` of one line.
+themselves in a notebook; docs/tour.ipynb uses all functions but probe. Every error that
+the caller can mend is a `UserError` of one line.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.commands.options import FILE, option
+from analysis.commands.options import FILE, TORCH_FILES, option
 from analysis.commands.tables import table_console
 from config.schema import ModelConfig
 from config.upsamplers import UPSAMPLER_ALIASES, UPSAMPLERS
@@ -21,7 +21,6 @@ from gan.run.environment import prepare_tensorflow
 
 ROUNDING_DB = -100  # float32 leaves no smaller gain,
 ROUNDING_LEVELS = 1e-3  # and no smaller pattern, grey levels
-TORCH_FILES = (".pt2", ".pt", ".pth")
 MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 

@@ -7,6 +7,7 @@ import click
 
 from gan.command_line import RunPath
 
+TORCH_FILES = (".pt2", ".pt", ".pth")  # suffixes
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -86,7 +86,7 @@ def load_decoder(target: Any, side: int) -> tuple[Any, tuple[int, ...]]:
     if side < 1:
         raise ValueError(f"the input's size: received {side} px, expected 1 or more")
     is_path = isinstance(target, Path)
-    if is_path and target.suffix.lower() in (".pt", ".pt2", ".pth"):
+    if is_path and target.suffix.lower() in options.TORCH_FILES:
         raise ValueError(
             f"{target}: received a file of PyTorch, expected ONNX or Keras"
         )

@@ -498,16 +498,15 @@ def _simple_shape(
         return _filled(shapes[0], stated)
     if operator == "linear":
         return (*shapes[0][:-1], shapes[1][0])
+    is_open = any(None in shape for shape in shapes)
+    if operator in MERGING and operator != "cat" and not is_open:
+        return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
     if operator in MERGING and all(len(shape) == len(stated) for shape in shapes):
-        if any(None in shape for shape in shapes):
+        if is_open:
             return _filled(stated, shapes[0])
-        if operator != "cat":
-            return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
         joined, axis = list(shapes[0]), args.get("dim", 0)
         joined[axis] = sum(shape[axis] or 0 for shape in shapes)
         return tuple(joined)
-    if operator in MERGING and operator != "cat" and None not in stated:
-        return np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
     if operator in REARRANGING:
         if None in (*shapes[0], *stated):
             raise NotPredicted("it rearranges axes whose sizes are not fixed")
