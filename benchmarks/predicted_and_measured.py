@@ -24,7 +24,7 @@ from rich.table import Table
 from analysis.checkerboard.controls import CORNER
 from analysis.commands.tables import table_console
 from analysis.figures import new_figure, styles
-from analysis.report.comparison import PREDICTORS, Source, load_sources
+from analysis.report.comparison import PREDICTORS, ComparedSource, load_sources
 from gan.run.environment import prepare_tensorflow
 
 READINGS = {
@@ -35,7 +35,7 @@ SMALLEST = {"imaging_gain_percent": 1e-3, "fixed_pattern_levels": 1e-3}  # drawn
 FEWEST_RANKS = 3  # runs behind a rank correlation
 
 
-def rows_of(source: Source) -> Iterator[dict[str, Any]]:
+def rows_of(source: ComparedSource) -> Iterator[dict[str, Any]]:
     """One row for each predictor, grid frequency and reading of a run.
 
     Attributes of a row: run, method, step; frequency, stage, on_axis; reading; measured

@@ -41,7 +41,7 @@ run_argument = click.argument("run", type=RunPath(path_type=Path))
 checkpoint_option = option(
     "--checkpoint",
     default="latest",
-    help="latest, best (if the run kept one) or a step number",
+    help="Checkpoint of the run: latest, best (if it kept one) or a step.",
 )
 out_option = partial(option, "--out", type=PATH)
 scale_option = click.option(
@@ -97,11 +97,11 @@ def expect_suffix(out: Path, *suffixes: str, folder: str = "") -> None:
 @main.command("sample", cls=Command)
 @run_argument
 @checkpoint_option
-@click.option("--seeds", help="seeds of the images, for example 0-63 or 3,5,8")
-@click.option("--n", "num", type=click.IntRange(1), help="the seeds 0 to n-1")
+@click.option("--seeds", help="Seeds of the images, such as 0-63 or 3,5,8.")
+@click.option("--n", "num", type=click.IntRange(1), help="Use the seeds 0 to n-1.")
 @out_option(
     default="samples.png",
-    help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed",
+    help="FILE.png: a grid; FILE.npz: images and seeds; a folder: one PNG per seed.",
 )
 @scale_option
 def sample_command(
@@ -144,16 +144,16 @@ def sample_command(
 @main.command(cls=Command)
 @run_argument
 @checkpoint_option
-@option("--seeds", default="0-7", help="at least two seeds")
+@option("--seeds", default="0-7", help="At least two seeds.")
 @option(
     "--frames",
     type=click.IntRange(2, 1000),
     default=8,
-    help="images from one seed to the next",
+    help="Images from one seed to the next.",
 )
 @out_option(
     default="interpolation.png",
-    help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video",
+    help="FILE.png: one row per pair of seeds; FILE.gif or FILE.webp: a video.",
 )
 @scale_option
 def interpolate(
@@ -198,16 +198,16 @@ def slerp(start: np.ndarray, end: np.ndarray, frames: int) -> np.ndarray:
 
 
 @main.command("augment", cls=Command)
-@click.option("--dataset", metavar="NAME|PATH", help="as in train.py")
-@option("--config", "preset", metavar="PRESET", default="", help="as in train.py")
+@click.option("--dataset", metavar="NAME|PATH", help="As in train.py.")
+@option("--config", "preset", metavar="PRESET", default="", help="As in train.py.")
 @click.option(
     "--set",
     "sets",
     metavar="KEY=VALUE",
     multiple=True,
-    help="for example train.augment=colour,translation,cutout or data.flip=true",
+    help="Such as train.augment=colour,translation,cutout or data.flip=true.",
 )
-@out_option(default="augment.png", help="FILE.png: one row per image, which is first")
+@out_option(default="augment.png", help="FILE.png: one row per image, which is first.")
 def augment_command(
     dataset: str | None, preset: str, sets: tuple[str, ...], out: Path
 ) -> None:
@@ -233,8 +233,8 @@ def augment_command(
 
 @main.command(cls=Command)
 @run_argument
-@option("--fps", type=click.FloatRange(0.1, 50), default=4.0, help="frames per second")
-@out_option(default="training.gif", help="FILE.gif or FILE.webp")
+@option("--fps", type=click.FloatRange(0.1, 50), default=4.0, help="Frames per second.")
+@out_option(default="training.gif", help="FILE.gif or FILE.webp.")
 @scale_option
 def video(run: Path, fps: float, out: Path, scale: int | None) -> None:
     """Makes a video of RUN's sample grids with their steps, in the order of training.
@@ -264,7 +264,7 @@ def video(run: Path, fps: float, out: Path, scale: int | None) -> None:
     "--out",
     type=PATH,
     required=True,
-    help="FILE.keras, FILE.onnx, FILE.tflite, or the folder of a SavedModel",
+    help="FILE.keras, FILE.onnx, FILE.tflite, or the folder of a SavedModel.",
 )
 def export(run: Path, checkpoint: str, out: Path) -> None:
     """Writes the averaged generator for other programs; reads it back to compare."""
@@ -308,7 +308,7 @@ def check(run: Path) -> None:
 
 @main.command("list", cls=Command)
 @click.argument("directory", type=PATH, default=RUNS_DIR)
-@click.option("--json", "as_json", is_flag=True, help="all values, for programs")
+@click.option("--json", "as_json", is_flag=True, help="Print all values as JSON.")
 def list_command(directory: Path, as_json: bool) -> None:
     """Lists the runs in DIRECTORY [default: checkpoints], also those of its folders.
 
@@ -338,7 +338,7 @@ def list_command(directory: Path, as_json: bool) -> None:
 
 @main.command(cls=Command)
 @run_argument
-@click.option("--yes", is_flag=True, help="do not ask")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 def remove(run: Path, yes: bool) -> None:
     """Removes the run folder RUN with all of its checkpoints and samples.
 
@@ -356,26 +356,26 @@ def remove(run: Path, yes: bool) -> None:
 
 
 @main.command("launch", cls=Command)
-@option("--workers", type=click.IntRange(2), default=2, help="number of processes")
+@option("--workers", type=click.IntRange(2), default=2, help="Number of processes.")
 @option(
     "--restarts",
     type=click.IntRange(0),
     default=3,
-    help="how often all workers are started again after one has died",
+    help="How often all workers are started again after one has died.",
 )
 @option(
     "--start-timeout",
     "start_seconds",
     type=click.FloatRange(1),
     default=300.0,
-    help="seconds until all workers must be connected",
+    help="Seconds until all workers must be connected.",
 )
 @option(
     "--grace",
     "grace_seconds",
     type=click.FloatRange(1),
     default=30.0,
-    help="seconds from the end of one worker to SIGTERM, and then to SIGKILL",
+    help="Seconds from the end of one worker to SIGTERM, and then to SIGKILL.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def launch_command(command: tuple[str, ...], workers: int, **limits: Any) -> None:

@@ -13,8 +13,10 @@ import dcgan
 from analysis.__main__ import main as analysis
 from config.loader import to_dict
 from gan.__main__ import main as gan
+from gan.run.checkpoint import restore_newest
 from gan.run.manifest import available
 from gan.sampling import open_run
+from gan.state import build_state
 
 
 def printed(command, *arguments):
@@ -87,6 +89,10 @@ def test_a_run_that_was_stopped_continues_to_the_same_bits(tiny, trained, tmp_pa
     assert not np.array_equal(dcgan.sample(run), dcgan.sample(trained))
     assert dcgan.resume(run, observe=False) == run
     assert run.config == dcgan.Run(trained).config
+    first, second = (build_state(config, 28, 1) for _ in range(2))
+    restore_newest(run.directory / "state", first.checkpoint)
+    restore_newest(trained / "state", second.checkpoint)
+    assert first.digest() == second.digest()
     np.testing.assert_array_equal(dcgan.sample(run), dcgan.sample(trained))
     steps, values = run.scalars("loss/g")
     assert steps == list(range(1, 13)) and all(value > 0 for value in values)
@@ -176,16 +182,12 @@ def test_checkerboards_of_a_run_and_of_arrays(trained, real, made):
 
 def test_runs_files_and_arrays_are_compared(trained, real, made):
     options = "--n", 500, "--reference", real[0]
-    found = dcgan.compare(
-        dcgan.Run(trained), made[0], num_images=500, reference=str(real[0])
-    )
-    assert found.numbers == numbers("compare", trained, made[0], *options)
-    assert "A checkerboard" in found.text
     array = dcgan.from_array(made[1][:500], "made")
-    mixed = dcgan.compare(trained, array, num_images=500, reference=str(real[0]))
-    first, second = found.numbers, mixed.numbers
-    assert second[0] == first[0]
-    assert second[1]["measured"]["alphas"] == first[1]["measured"]["alphas"]
+    found = dcgan.compare(trained, array, num_images=500, reference=str(real[0]))
+    run, file = numbers("compare", trained, made[0], *options)
+    assert found.numbers[0] == run
+    assert found.numbers[1]["measured"]["alphas"] == file["measured"]["alphas"]
+    assert "A checkerboard" in found.text
 
 
 def test_quality_of_files_and_arrays(tmp_path, real, made):

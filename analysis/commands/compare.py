@@ -13,7 +13,12 @@ from analysis.checkerboard.meter import Reading
 from analysis.checkerboard.words import CAUTION, decibels, gain_text, verdict
 from analysis.commands import options
 from analysis.commands.tables import table_console
-from analysis.report.comparison import PREDICTORS, Source, conditions, load_sources
+from analysis.report.comparison import (
+    PREDICTORS,
+    ComparedSource,
+    conditions,
+    load_sources,
+)
 from gan.command_line import Command, print_table
 from gan.run.environment import prepare_tensorflow
 
@@ -68,7 +73,7 @@ def command(
         print_comparison(measured)
 
 
-def print_comparison(sources: list[Source]) -> None:
+def print_comparison(sources: list[ComparedSource]) -> None:
     """Prints what was found in each source in words, then the table."""
     console = table_console()
     width = min(console.width, 100)
@@ -86,7 +91,7 @@ def print_comparison(sources: list[Source]) -> None:
         console.print(ABOUT_PREDICTIONS, markup=False, width=width)
 
 
-def comparison_table(sources: list[Source]) -> Table:
+def comparison_table(sources: list[ComparedSource]) -> Table:
     """A row per source and stage: samples, real images, limit and predictions."""
     known = [source.strides_are_known for source in sources]
     stage = "stage" if all(known) else "stage or\nperiod" if any(known) else "period"
@@ -106,7 +111,7 @@ def comparison_table(sources: list[Source]) -> Table:
     return table
 
 
-def reading_cells(source: Source, index: int) -> list[str]:
+def reading_cells(source: ComparedSource, index: int) -> list[str]:
     """Cells of one reading; those of numbers have a line for each line's name."""
     reading = source.readings[index]
     frequency = reading.frequency

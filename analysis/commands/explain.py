@@ -74,20 +74,32 @@ def layer_options(
     cubic, rule = click.Choice(["-0.5", "-0.75"]), click.Choice(get_args(Coordinates))
     where = "Where outputs lie on the input."
     resizing: dict[str, dict[str, Any]] = {
-        "cubic-a": {"type": cubic, "default": "-0.5", "help": "For bicubic."},
+        "cubic-a": {
+            "type": cubic,
+            "default": "-0.5",
+            "help": "Parameter a of bicubic interpolation.",
+        },
         "coordinates": {"type": rule, "default": "half-pixel", "help": where},
         "interpolation": {"type": click.Choice(INTERPOLATIONS), "default": "nearest"},
-        "factor": {"type": PairType(1), "help": "Of a resize."},
+        "factor": {"type": PairType(1), "help": "Factor of a resize."},
     }
     options: dict[str, dict[str, Any]] = {  # the last one becomes the first in --help
         **(resizing if resizes else {}),
-        "dilation": {"type": PairType(1), "default": "1", "help": "Between taps, px."},
+        "dilation": {
+            "type": PairType(1),
+            "default": "1",
+            "help": "Pixels between two taps.",
+        },
         "output-padding": {"type": PairType(0), "help": added},
         "op": {"type": operation, "default": "transpose"},
         "padding": {"type": words, "default": "same", "help": rules},
-        "stride": {"type": PairType(1), "default": "1", "help": "Pixels."},
-        "kernel": {"type": PairType(1), "required": not resizes, "help": "Taps."},
-        "input": {"type": PairType(1), "required": True, "help": "Pixels."},
+        "stride": {"type": PairType(1), "default": "1", "help": "Stride, pixels."},
+        "kernel": {
+            "type": PairType(1),
+            "required": not resizes,
+            "help": "Kernel size, taps.",
+        },
+        "input": {"type": PairType(1), "required": True, "help": "Input size, pixels."},
     }
     for name, settings in options.items():
         target = "input_size" if name == "input" else name.replace("-", "_")

@@ -19,8 +19,8 @@ from gan.command_line import Command, RunPath, print_table
 from gan.files import without_onnx
 from gan.run.environment import prepare_tensorflow
 
-ROUNDING_DB = -100  # float32 leaves no smaller gain,
-ROUNDING_LEVELS = 1e-3  # and no smaller pattern, grey levels
+SMALLEST_DB = -100  # float32 leaves no smaller gain,
+SMALLEST_LEVELS = 1e-3  # and no smaller pattern, grey levels
 MAX_NAMES = 4  # layers listed beside one finding
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
@@ -343,8 +343,8 @@ def _pattern_text(pattern: dict[str, Any]) -> str:
     value, low, high = (decibels(percent[key]) for key in ("value", "low", "high"))
     period = frequencies[0]["period"]
     text = f"{pattern['layer']} can make a pattern of period {period} px"
-    if value < ROUNDING_DB and levels["value"] < ROUNDING_LEVELS:
-        text += f", and makes none (below {ROUNDING_DB} dB)"
+    if value < SMALLEST_DB and levels["value"] < SMALLEST_LEVELS:
+        text += f", and makes none (below {SMALLEST_DB} dB)"
     else:
         text += (
             f": imaging gain up to {value:.1f} dB ({low:.1f} … {high:.1f}), "

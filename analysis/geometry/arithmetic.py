@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Kind = Literal["conv", "pool", "pad", "crop", "transpose", "shuffle"] | Interpolation
-Level = Literal["error", "warning", "info"]
+Severity = Literal["error", "warning", "info"]
 ZeroCause = Literal["common factor", "kernel", "output padding", "dilation", "padding"]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 SCATTER_KINDS = ("transpose", "shuffle", *INTERPOLATIONS)
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     """A rule that a layer breaks; its code is E1, W3 and so on."""
 
     code: str
-    level: Level
+    level: Severity
     text: str
 
 
@@ -247,7 +247,7 @@ def effective_kernel(kernel: int, dilation: int = 1) -> int:
     return (kernel - 1) * dilation + 1
 
 
-def _broken(level: Level, **rules: tuple[bool, str]) -> tuple[Finding, ...]:
+def _broken(level: Severity, **rules: tuple[bool, str]) -> tuple[Finding, ...]:
     """The broken ones among rules given as code=(is broken, text)."""
     return tuple(Finding(c, level, text) for c, (bad, text) in rules.items() if bad)
 

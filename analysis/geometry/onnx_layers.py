@@ -221,7 +221,7 @@ class Walk:
         if broken := pooling_finding(node, axes):
             reason, found = "onnxruntime computes something else", [broken, *found]
         elif all(axis.feasible for axis in axes):
-            reason, errors = check_values(node, axes, self.constants, self.opsets)
+            reason, errors = _check_values(node, axes, self.constants, self.opsets)
             found = [*errors, *found, *elsewhere(node, axes)]
         else:
             reason = "it cannot run"
@@ -548,7 +548,7 @@ def pooling_finding(node: Any, axes: Sequence[AxisGeometry]) -> Finding | None:
     return Finding("E9", "error", text)
 
 
-def check_values(
+def _check_values(
     node: Any, axes: Sequence[AxisGeometry], constants: dict[str, Any], opsets: Any
 ) -> tuple[str, list[Finding]]:
     """Why the values are not checked, or "", and the error found in checking them."""

@@ -10,6 +10,7 @@ still respond to shapes and textures (Naeem et al. 2020, arXiv:2002.09797).
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from analysis.quality.metrics import Features
 from gan.data.dataset import Dataset
 from gan.data.images import to_float
 
-WIDTHS = (32, 64, 128)
+WIDTHS = (32, 64, 128)  # of the stages, which halve the map; the last one is repeated
+LARGEST_MAP_PX = 4  # until the map is at most so large
 NUM_FEATURES = 64
 SMALLEST_SIZE_PX = 8
 BATCH_SIZE = 500
@@ -32,7 +34,12 @@ SHIPPED = {
     "b169c59a0b5afd34130075c88fbbac32bef96359b2c8dfbb6aa4b4fb858a43c0": (
         "fmnist-v1",
         "0260e8a0d8a4a7b88874d811748d7ee9cda9ec9c423822681b3a03fca7cac7c5",
-    )
+    ),
+    # The 319 emoji of 64 px that are held out, see `reference.load_splits`.
+    "7c5c574afbee744573e256e5a3fb7324ea1d9dd3ef5f65df34ad3886da94e546": (
+        "emoji-v1",
+        "7ff4f3b65cc9e283034335ee1c63fc247f6d725b6846fd340ad48aa9671d3091",
+    ),
 }
 
 
@@ -72,7 +79,9 @@ def build_net(image_shape: tuple[int, int, int], num_classes: int) -> keras.Mode
     pooling comes before the batch normalisation, which then costs a quarter.
     """
     inputs = x = keras.Input(image_shape)
-    for stage, width in enumerate(WIDTHS, start=1):
+    halvings = math.ceil(math.log2(max(image_shape[:2]) / LARGEST_MAP_PX))
+    widths = WIDTHS + WIDTHS[-1:] * (halvings - len(WIDTHS))
+    for stage, width in enumerate(widths, start=1):
         conv = {"padding": "same", "use_bias": False, "name": f"conv{stage}"}
         x = layers.Conv2D(width, 3, **conv)(x)
         x = layers.MaxPooling2D()(x)

@@ -37,7 +37,7 @@ PREDICTORS = ("geometry", "weights", "probe")
 
 
 @dataclass(frozen=True)
-class Source:
+class ComparedSource:
     """One source of images, measured; its label is unique in the comparison.
 
     Attributes:
@@ -104,7 +104,7 @@ def load_sources(
     checkpoint: str = "latest",
     reference: str | Samples | None = None,
     value_range: tuple[float, float] | None = None,
-) -> list[Source]:
+) -> list[ComparedSource]:
     """Measures several sources, or loads what `spectra` measured.
 
     Images whose strides are not known are measured with the strides of the sources
@@ -141,7 +141,7 @@ def load_sources(
     sources = []
     for place, one in enumerate(loaded):
         if isinstance(one, Measurement):
-            sources.append(Source(one.facts["samples"]["name"], one))
+            sources.append(ComparedSource(one.facts["samples"]["name"], one))
             continue
         real_images = references[place]
         size = one.images_uint8.shape[1:3]
@@ -151,7 +151,7 @@ def load_sources(
             real[key] = read_real_images(real_images, strides)
         known_strides = one.strides is not None
         measured = measure_against(one, real[key], known_strides=known_strides)
-        source = Source(one.name, measured, one)
+        source = ComparedSource(one.name, measured, one)
         is_run = one.source == "run"
         sources.append(add_generator_facts(source, checkpoint) if is_run else source)
     first = conditions(sources[0])
@@ -166,7 +166,7 @@ def load_sources(
     return [dataclasses.replace(source, label=label) for source, label in pairs]
 
 
-def add_generator_facts(source: Source, checkpoint: str) -> Source:
+def add_generator_facts(source: ComparedSource, checkpoint: str) -> ComparedSource:
     """Adds what only a run has: predictions, cost and settings."""
     from analysis.checkerboard.predictions import predict
     from analysis.geometry.audit import audit_model, total_cost
@@ -197,7 +197,7 @@ def is_measurement(path: str) -> bool:
         return "summary.npy" in archive.namelist()
 
 
-def conditions(source: Source) -> str:
+def conditions(source: ComparedSource) -> str:
     """Says what two measurements must share to be compared."""
     facts = source.measurement.facts
     real, strides = facts["reference"], ",".join(map(str, facts["strides"]))

@@ -19,7 +19,7 @@ from analysis.checkerboard.measurement import NUM_EXAMPLES
 from analysis.checkerboard.meter import Estimate, Reading
 from analysis.checkerboard.words import decibels
 from analysis.figures import WIDTH, new_figure, render, show_image, styles
-from analysis.report.comparison import PREDICTORS, Source
+from analysis.report.comparison import PREDICTORS, ComparedSource
 from analysis.samples import Samples
 from gan.data.images import tile
 
@@ -68,7 +68,7 @@ class ReportFigure:
             path.write_bytes(render(self.draw, form))
 
 
-def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
+def comparison_figures(sources: Sequence[ComparedSource]) -> list[ReportFigure]:
     """Lists the figures of numbers: readings, predictions, fixed patterns, spectra."""
     how = (
         "Points are values with their 95 % intervals; full points are patterns. An "
@@ -139,7 +139,9 @@ def comparison_figures(sources: Sequence[Source]) -> list[ReportFigure]:
     return found
 
 
-def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure]:
+def image_figures(
+    sources: Sequence[ComparedSource], real: Samples
+) -> list[ReportFigure]:
     """Lists the figures of images: examples, and the patterns in them."""
     first = sources[0].measurement
     images = {"real": real.images_uint8[:NUM_EXAMPLES]}
@@ -169,7 +171,7 @@ def image_figures(sources: Sequence[Source], real: Samples) -> list[ReportFigure
     ]
 
 
-def draw_comparison(sources: Sequence[Source]) -> Figure:
+def draw_comparison(sources: Sequence[ComparedSource]) -> Figure:
     """Draws gains, fixed patterns and predictions in one figure."""
     columns = 4 if any(source.predicted for source in sources) else 2
     figure = new_figure(max(4.2, height_of(sources)), 4.2 * columns)
@@ -181,19 +183,19 @@ def draw_comparison(sources: Sequence[Source]) -> Figure:
     return figure
 
 
-def draw_readings(scale: Scale, sources: Sequence[Source]) -> Figure:
+def draw_readings(scale: Scale, sources: Sequence[ComparedSource]) -> Figure:
     """Draws one of the readings at every frequency."""
     figure = new_figure(height_of(sources))
     plot_readings(scale, figure.subplots(), sources)
     return figure
 
 
-def height_of(sources: Sequence[Source]) -> float:
+def height_of(sources: Sequence[ComparedSource]) -> float:
     """Height of a figure of readings in inches."""
     return 1.9 + 0.17 * len(sources) * len(drawn_frequencies(sources))
 
 
-def drawn_frequencies(sources: Sequence[Source]) -> list[int]:
+def drawn_frequencies(sources: Sequence[ComparedSource]) -> list[int]:
     """Indices of the frequencies of a figure, those of the last upsampling first."""
     readings = sources[0].readings
     kept = set(range(len(readings)))
@@ -203,7 +205,7 @@ def drawn_frequencies(sources: Sequence[Source]) -> list[int]:
     return sorted(kept, key=lambda k: (frequencies[k].stage, frequencies[k].on_axis))
 
 
-def plot_readings(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
+def plot_readings(scale: Scale, axes: Axes, sources: Sequence[ComparedSource]) -> None:
     """Plots one of the readings: a row per frequency, in it a point per source."""
     drawn = drawn_frequencies(sources)
     height = 0.8 / len(sources)
@@ -270,7 +272,7 @@ def use_levels(axes: Axes, *names: str) -> None:
         axis.set_major_formatter("{x:g}")
 
 
-def draw_tiles(sources: Sequence[Source]) -> Figure:
+def draw_tiles(sources: Sequence[ComparedSource]) -> Figure:
     """Draws the fixed pattern of each source, all on one scale."""
     tiles = [source.measurement.tile for source in sources]
     limit = max(1.0, *(float(np.abs(it).max()) for it in tiles))
@@ -293,7 +295,7 @@ def draw_tiles(sources: Sequence[Source]) -> Figure:
     return figure
 
 
-def draw_predictions(sources: Sequence[Source]) -> Figure:
+def draw_predictions(sources: Sequence[ComparedSource]) -> Figure:
     """Draws measured against predicted gains, and fixed patterns below them."""
     figure = new_figure(7.6)
     for axes, scale in zip(figure.subplots(2, 1), (GAIN, FIXED), strict=True):
@@ -301,7 +303,9 @@ def draw_predictions(sources: Sequence[Source]) -> Figure:
     return figure
 
 
-def plot_predictions(scale: Scale, axes: Axes, sources: Sequence[Source]) -> None:
+def plot_predictions(
+    scale: Scale, axes: Axes, sources: Sequence[ComparedSource]
+) -> None:
     """Plots measured against predicted values, and a line where both are equal."""
     lowest = largest = scale.place(0)
     for source, style in styles(sources):

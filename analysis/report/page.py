@@ -22,7 +22,7 @@ from analysis.checkerboard.words import (
     levels_text,
     verdict,
 )
-from analysis.report.comparison import PREDICTORS, Source, conditions
+from analysis.report.comparison import PREDICTORS, ComparedSource, conditions
 from analysis.report.figures import ReportFigure, comparison_figures, image_figures
 from analysis.samples import Samples
 
@@ -43,7 +43,7 @@ FACTS = {
 
 
 def make_page(
-    sources: Sequence[Source], real: Samples, controls: Sequence[Control]
+    sources: Sequence[ComparedSource], real: Samples, controls: Sequence[Control]
 ) -> tuple[str, list[ReportFigure]]:
     """Returns the page as HTML, and its figures; all were measured against `real`."""
     figures = [*image_figures(sources, real), *comparison_figures(sources)]
@@ -78,7 +78,7 @@ def typeset(text: str) -> str:
     return NARROW.sub("\N{NO-BREAK SPACE}", MINUS.sub("\N{MINUS SIGN}", text))
 
 
-def answer(source: Source) -> dict[str, Any]:
+def answer(source: ComparedSource) -> dict[str, Any]:
     """What the page says of one source: a verdict, sentences and all readings."""
     said = verdict(source.readings)
     readings = sorted(
@@ -94,7 +94,7 @@ def answer(source: Source) -> dict[str, Any]:
     }
 
 
-def reading_cells(source: Source, reading: GridReading) -> dict[str, str]:
+def reading_cells(source: ComparedSource, reading: GridReading) -> dict[str, str]:
     """One row of the table of frequencies: texts by the heading of their column."""
     gain, free = reading.imaging_gain_percent, reading.free_pattern_levels
     stage = ("Period", f"{reading.frequency.period} px")
@@ -126,7 +126,7 @@ def levels_cells(name: str, reading: Reading | None) -> dict[str, str]:
     return dict(zip(names, texts, strict=True))
 
 
-def prediction_rows(source: Source) -> list[dict[str, Any]]:
+def prediction_rows(source: ComparedSource) -> list[dict[str, Any]]:
     """For each upsampling what each predictor said, and what was measured."""
     rows: list[dict[str, Any]] = []
     for index in source.one_per_stage() if source.predicted else []:
@@ -152,7 +152,7 @@ def gain_and_levels(gain: Estimate, fixed: Estimate) -> str:
     return f"{gain_text(gain, interval=False)} dB; {fixed.value:.2f} levels"
 
 
-def fact_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
+def fact_rows(sources: Sequence[ComparedSource]) -> dict[str, list[str]]:
     """Says what was compared: a row per fact, with a value for each source."""
     facts = [source.facts for source in sources]
     rows = {"Source": [f"{fact['source']} {fact['name']}" for fact in facts]}
@@ -170,7 +170,7 @@ def fact_rows(sources: Sequence[Source]) -> dict[str, list[str]]:
     return rows
 
 
-def differing_settings(sources: Sequence[Source]) -> list[str]:
+def differing_settings(sources: Sequence[ComparedSource]) -> list[str]:
     """Lists settings in which runs differ, except EXPECTED_DIFFERENCES."""
     known = [source.settings for source in sources if source.settings]
     keys = dict.fromkeys(key for settings in known for key in settings)
@@ -182,7 +182,7 @@ def differing_settings(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def cautions(sources: Sequence[Source]) -> list[str]:
+def cautions(sources: Sequence[ComparedSource]) -> list[str]:
     """Says what a reader must know before comparing."""
     found = []
     if names := ", ".join(differing_settings(sources)):

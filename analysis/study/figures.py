@@ -13,7 +13,7 @@ from analysis.figures import new_figure, show_image, styles
 from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
     Plan,
-    Result,
+    RunResult,
     results_by_method,
     values_of,
 )
@@ -31,14 +31,14 @@ SAMPLES_PER_SIDE = 4
 
 
 def styled_methods(
-    plan: Plan, results: Sequence[Result]
-) -> Iterator[tuple[str, list[Result], dict[str, Any]]]:
+    plan: Plan, results: Sequence[RunResult]
+) -> Iterator[tuple[str, list[RunResult], dict[str, Any]]]:
     """Yields the label, the results and the style of each method."""
     for method, style in styles(list(results_by_method(plan, results))):
         yield *method, style
 
 
-def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
+def draw_headline(plan: Plan, results: Sequence[RunResult]) -> Figure:
     """Draws a column per method: samples, spectrum ratio, end points and cost."""
     methods = list(styled_methods(plan, results))
     figure = new_figure(6.8, 2.1 * len(methods))
@@ -63,7 +63,11 @@ def draw_headline(plan: Plan, results: Sequence[Result]) -> Figure:
 
 
 def plot_endpoint(
-    axes: Axes, found: Sequence[Result], key: str, results: Sequence[Result], color: str
+    axes: Axes,
+    found: Sequence[RunResult],
+    key: str,
+    results: Sequence[RunResult],
+    color: str,
 ) -> None:
     """Plots a point per run, and a bar for the mean that starts where no pattern is.
 
@@ -80,18 +84,18 @@ def plot_endpoint(
     axes.set_xlabel(PRIMARY_ENDPOINTS[key], fontsize=8)
 
 
-def limit_of(results: Sequence[Result], key: str) -> float:
+def limit_of(results: Sequence[RunResult], key: str) -> float:
     """The floor of a gain in dB, or the size from which on a pattern is seen."""
     return results[0].floors_db.get(key, VISIBLE_LEVELS)
 
 
-def mark_limit(axes: Axes, results: Sequence[Result], key: str) -> None:
+def mark_limit(axes: Axes, results: Sequence[RunResult], key: str) -> None:
     """Marks the floor of a gain (dashed), or what can be seen (dotted)."""
     style = "--" if key in results[0].floors_db else ":"
     axes.axvline(limit_of(results, key), color="0.5", linewidth=0.8, linestyle=style)
 
 
-def draw_before_and_after(plan: Plan, results: Sequence[Result]) -> Figure:
+def draw_before_and_after(plan: Plan, results: Sequence[RunResult]) -> Figure:
     """Draws untrained and trained end points: a row per method, a pair per run."""
     methods = list(styled_methods(plan, results))
     figure = new_figure(0.9 + 0.5 * len(methods), 9.0)
@@ -114,7 +118,7 @@ def draw_before_and_after(plan: Plan, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def draw_course(plan: Plan, results: Sequence[Result]) -> Figure:
+def draw_course(plan: Plan, results: Sequence[RunResult]) -> Figure:
     """Draws gains, kernel imbalance and flat fields over training: means over runs."""
     figure = new_figure(7.6, 9.0)
     panels = figure.subplots(3, 2, sharex=True)
@@ -133,7 +137,7 @@ def draw_course(plan: Plan, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def draw_price(plan: Plan, results: Sequence[Result]) -> Figure:
+def draw_price(plan: Plan, results: Sequence[RunResult]) -> Figure:
     """Draws FCD against imaging gain: a small point per run, a large one per method."""
     key = "floored_gain_db"
     figure = new_figure(3.6, 6.0)

@@ -22,7 +22,7 @@ from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
     SECONDARY_ENDPOINT,
     Plan,
-    Result,
+    RunResult,
     results_by_method,
     values_of,
     write_text,
@@ -86,7 +86,7 @@ class MethodDifference:
         return "lower" if self.difference.value < 0 else "higher"
 
 
-def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDifference]:
+def compare_methods(plan: Plan, results: Sequence[RunResult]) -> list[MethodDifference]:
     """Compares all methods with the first one on the end points chosen beforehand."""
     found = []
     for method in plan.methods[1:]:
@@ -104,7 +104,7 @@ def compare_methods(plan: Plan, results: Sequence[Result]) -> list[MethodDiffere
 
 
 def pair_with_first(
-    plan: Plan, results: Sequence[Result], label: str, key: str
+    plan: Plan, results: Sequence[RunResult], label: str, key: str
 ) -> np.ndarray:
     """Pairs a value with that of the first method by equal seeds: (num_pairs, 2)."""
     method, first = (
@@ -116,7 +116,7 @@ def pair_with_first(
 
 
 def write_page(
-    folder: Path, plan: Plan, results: Sequence[Result], command: str
+    folder: Path, plan: Plan, results: Sequence[RunResult], command: str
 ) -> Path:
     """Writes README.md and its figures into the folder of the study."""
     images = folder / "figures"
@@ -128,7 +128,7 @@ def write_page(
     return folder / PAGE_FILE
 
 
-def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
+def make_page(plan: Plan, results: Sequence[RunResult], command: str) -> str:
     """Returns the page as Markdown."""
     parts = [
         "# Which upsampler, at what price?\n",
@@ -144,7 +144,7 @@ def make_page(plan: Plan, results: Sequence[Result], command: str) -> str:
     return "\n".join(parts)
 
 
-def introduction(plan: Plan, results: Sequence[Result], command: str) -> str:
+def introduction(plan: Plan, results: Sequence[RunResult], command: str) -> str:
     """Says in a paragraph what the study is, and how to make the page again."""
     train, data = plan.base.train, plan.base.data
     num_images = train.num_steps * train.batch_size
@@ -177,7 +177,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def method_table(
-    plan: Plan, results: Sequence[Result], columns: Mapping[str, Callable[..., str]]
+    plan: Plan, results: Sequence[RunResult], columns: Mapping[str, Callable[..., str]]
 ) -> str:
     """Returns a table of one row per method; a column is a function of its results."""
     groups, cells = results_by_method(plan, results), columns.values()
@@ -207,7 +207,7 @@ def interval_text(found: Interval, digits: int = 2, sign: str = "") -> str:
 def gain_cell(key: str) -> Callable[..., str]:
     """Returns a function from results to the mean gain in dB, or to their floor."""
 
-    def cell(found: list[Result]) -> str:
+    def cell(found: list[RunResult]) -> str:
         if all(r.trained[key] <= r.floors_db[key] for r in found):
             return f"at most {found[0].floors_db[key]:.1f}"
         return mean_text(values_of(found, key), 1)
@@ -218,7 +218,7 @@ def gain_cell(key: str) -> Callable[..., str]:
 def count_cell(stage: int) -> Callable[..., str]:
     """Returns a function that counts runs with a pattern of a stage (1: the last)."""
 
-    def cell(found: list[Result]) -> str:
+    def cell(found: list[RunResult]) -> str:
         runs = [strongest(result.measurement.readings) for result in found]
         patterns = [it for run in runs for it in run if it.frequency.stage == stage]
         visible = sum(map(is_visible, patterns))
@@ -227,7 +227,7 @@ def count_cell(stage: int) -> Callable[..., str]:
     return cell
 
 
-def trained_table(plan: Plan, results: Sequence[Result]) -> str:
+def trained_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows the checkerboard of the trained generators."""
     keys, floors_db = ("floored_gain_db", SECONDARY_ENDPOINT), results[0].floors_db
     floor, floor_before = (f"{floors_db[key]:.1f} dB" for key in keys)
@@ -255,7 +255,7 @@ def trained_table(plan: Plan, results: Sequence[Result]) -> str:
     )
 
 
-def difference_table(plan: Plan, results: Sequence[Result]) -> str:
+def difference_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows the comparisons with corrected p-values, then says them in words."""
     found = compare_methods(plan, results)
     first = plan.methods[0].label
@@ -283,7 +283,7 @@ def difference_table(plan: Plan, results: Sequence[Result]) -> str:
     return table(header, rows) + text
 
 
-def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
+def untrained_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows samples, flat fields and weights before and after training."""
     columns = {
         "imaging gain, dB": "floored_gain_db",
@@ -295,7 +295,7 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
         "η prev": "eta_prev",
     }
 
-    def cell(found: list[Result], key: str) -> str:
+    def cell(found: list[RunResult], key: str) -> str:
         before, after = values_of(found, key, "untrained"), values_of(found, key)
         return f"{before.mean():z.2f} → {after.mean():z.2f}"
 
@@ -308,10 +308,10 @@ def untrained_table(plan: Plan, results: Sequence[Result]) -> str:
     )
 
 
-def quality_table(plan: Plan, results: Sequence[Result]) -> str:
+def quality_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows distances to the test images, and their differences."""
 
-    def fcd_difference(found: list[Result]) -> str:
+    def fcd_difference(found: list[RunResult]) -> str:
         pairs = pair_with_first(plan, results, found[0].method, "fcd")
         if found[0].method == plan.methods[0].label or len(pairs) < 2:
             return "–"
@@ -331,7 +331,7 @@ def quality_table(plan: Plan, results: Sequence[Result]) -> str:
     )
 
 
-def cost_table(plan: Plan, results: Sequence[Result]) -> str:
+def cost_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows widths and cost of each generator, also of methods without results."""
     header = ["method", "widths", "M parameters", "M MAC per image", "ms per step"]
     done = dict(results_by_method(plan, results))

@@ -267,7 +267,7 @@ def generator_cost(model: ModelConfig, shape: tuple[int, int]) -> dict[str, int]
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What was measured of one run. The fields but the last are those of its JSON file.
 
     Attributes:
@@ -308,19 +308,19 @@ def has_result(folder: Path, run: PlannedRun) -> bool:
     return (folder / RESULTS_FOLDER / f"{run.name}.json").exists()
 
 
-def load_results(folder: Path, plan: Plan) -> list[Result]:
+def load_results(folder: Path, plan: Plan) -> list[RunResult]:
     """Reads the results that are there; StudyError if one is damaged or too old."""
     return [load_result(folder, r.name) for r in plan.runs if has_result(folder, r)]
 
 
-def load_result(folder: Path, name: str) -> Result:
+def load_result(folder: Path, name: str) -> RunResult:
     """Reads the result of the run `name`."""
     path = folder / RESULTS_FOLDER / f"{name}.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format", None) == RESULT_FORMAT:
             measurement = load_measurement(path.with_suffix(".npz"))
-            return Result(**content, measurement=measurement)
+            return RunResult(**content, measurement=measurement)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise StudyError(
             f"{path} is damaged ({error}); remove it, and the study makes it again"
@@ -332,8 +332,8 @@ def load_result(folder: Path, name: str) -> Result:
 
 
 def results_by_method(
-    plan: Plan, results: Sequence[Result]
-) -> Iterator[tuple[str, list[Result]]]:
+    plan: Plan, results: Sequence[RunResult]
+) -> Iterator[tuple[str, list[RunResult]]]:
     """Yields the label of each method that has results, and these sorted by seed."""
     for method in plan.methods:
         found = [result for result in results if result.method == method.label]
@@ -341,6 +341,8 @@ def results_by_method(
             yield method.label, sorted(found, key=lambda result: result.seed)
 
 
-def values_of(results: Sequence[Result], key: str, when: str = "trained") -> np.ndarray:
+def values_of(
+    results: Sequence[RunResult], key: str, when: str = "trained"
+) -> np.ndarray:
     """Collects one value of several results: float64 (num_results,)."""
     return np.array([getattr(result, when)[key] for result in results])

@@ -45,7 +45,7 @@ from analysis.study.plan import (
     Method,
     Plan,
     PlannedRun,
-    Result,
+    RunResult,
     StudyError,
     has_result,
 )
@@ -76,7 +76,7 @@ POLL_SECONDS = 2.0
 
 def train_and_measure(
     run: PlannedRun, folder: Path, runs_dir: Path, num_images: int
-) -> Result:
+) -> RunResult:
     """Trains a run to its end, or what is left of it, measures it, saves the result."""
     dataset = load_dataset(run.config.data)
     directory = runs_dir / run.name
@@ -91,7 +91,7 @@ def train_and_measure(
 
 def measure_run(
     run: PlannedRun, directory: Path, dataset: Dataset, num_images: int
-) -> Result:
+) -> RunResult:
     """Measures a finished run before its first step and at all steps that it kept."""
     untrained = untrained_generator(run.config, *dataset.images_uint8.shape[2:])
     real = read_real_images(from_dataset(dataset), upsampling_strides(untrained))
@@ -111,7 +111,7 @@ def measure_run(
     quality = {key: float(scores[key]) for key in QUALITY_KEYS if key in scores}
     log_text = (directory / "log.jsonl").read_text(encoding="utf-8")
     key, log = "speed/seconds_per_step", map(json.loads, log_text.splitlines())
-    return Result(
+    return RunResult(
         run=run.name,
         method=run.method,
         seed=run.config.run.seed,

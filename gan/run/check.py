@@ -46,7 +46,7 @@ def check_run(folder: RunFolder) -> Report:
     if record:
         size, channels = record.dataset["image_size"], record.dataset["channels"]
         state = build_state(record.config, size, channels)
-        check_values(folder, state, report)
+        check_checkpoints(folder, state, report)
         finished = report.step == record.config.train.num_steps
         check_export(folder.directory / "generator.keras", state, finished, report)
     return report
@@ -98,7 +98,7 @@ def newest_record(directory: Path) -> RunRecord | None:
     return None
 
 
-def check_values(folder: RunFolder, state: TrainState, report: Report) -> None:
+def check_checkpoints(folder: RunFolder, state: TrainState, report: Report) -> None:
     """Restores every checkpoint into `state`, the newest one last."""
     # Earlier versions kept only the averaged generator of the best step.
     average = tf.train.Checkpoint(ema_generator=state.ema_generator)

@@ -144,12 +144,6 @@ def resumed(directory, config, images):
     return newest_state(directory)
 
 
-def test_a_run_stopped_by_the_clock_ends_the_same(trained, images, tmp_path):
-    config = read_run(trained).config
-    state = resumed(tmp_path, config, images)
-    assert state.digest() == newest_state(trained).digest()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",

@@ -302,9 +302,10 @@ def test_an_overflow_in_float16_skips_the_update_but_counts_the_step(
     assert float(state.d_optimizer.dynamic_scale) == 2.0**119
 
 
-def test_xla_agrees_with_the_plain_step(tiny, images):
+@pytest.mark.parametrize("gamma", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
+def test_xla_agrees_with_the_plain_step(tiny, images, gamma):
     calls = [(0, 1, 2)]
-    settings = SMOOTH | {"train.r1_gamma": 0.1}
+    settings = SMOOTH | {"train.r1_gamma": gamma}
     plain, metrics, _ = trained(tiny(settings), images, calls)
     config = tiny(settings | {"train.jit": True})
     compiled, same, num_traces = trained(config, images, calls)

@@ -21,7 +21,7 @@ from config.schema import DataConfig
 def samples(fashion_mnist, tmp_path, monkeypatch):
     """Some test images as samples.npz in the working directory."""
     monkeypatch.chdir(tmp_path)
-    images = fashion_mnist.test.images_uint8[-600:]
+    images = fashion_mnist.test.images_uint8[-500:]
     np.savez("samples.npz", images=images)
     return images
 
@@ -33,8 +33,8 @@ def run(*arguments):
 def test_numbers_have_full_names(fashion_mnist, samples, tmp_path):
     np.savez(
         "real.npz",
-        train_images=fashion_mnist.train.images_uint8[:2000],
-        test_images=fashion_mnist.test.images_uint8[:600],
+        train_images=fashion_mnist.train.images_uint8[:1000],
+        test_images=fashion_mnist.test.images_uint8[:500],
     )
     result = run(
         *("samples.npz", "--json", "--reference", "real.npz"),
@@ -45,13 +45,13 @@ def test_numbers_have_full_names(fashion_mnist, samples, tmp_path):
     found = json.loads(result.stdout)
     noise = ["noise 5", "noise 13", "noise 26"]
     assert list(found["scores"]) == ["samples", "floor", *noise]
-    name = f"fcd_n600/{found['extractor']}"
+    name = f"fcd_n500/{found['extractor']}"
     fcd = [found["scores"][row][name] for row in ("floor", "noise 13", "noise 26")]
     assert fcd == sorted(fcd)
     scores = found["scores"]["samples"]
-    assert scores["swd_n600/28px"] < found["scores"]["noise 5"]["swd_n600/28px"]
+    assert scores["swd_n500/28px"] < found["scores"]["noise 5"]["swd_n500/28px"]
     assert scores[name] < fcd[1]
-    assert 0.9 < scores[f"copy_pixels_n600/{found['extractor']}"] < 1.1
+    assert 0.9 < scores[f"copy_pixels_n500/{found['extractor']}"] < 1.1
     assert (tmp_path / "figure.png").exists() and (tmp_path / "pairs.png").exists()
 
 
@@ -59,17 +59,17 @@ def test_rows_are_named_by_what_differs_between_sources(
     fashion_mnist, samples, monkeypatch
 ):
     """The real images are Fashion-MNIST, where neither sources nor options name any."""
-    few = np.arange(len(fashion_mnist.train.images_uint8)) % 30 == 0
+    few = np.arange(len(fashion_mnist.train.images_uint8)) % 60 == 0
     train = subset(fashion_mnist.train, few, "train")
     default = {DataConfig(): (train, fashion_mnist.test)}
     monkeypatch.setattr(reference, "load_splits", default.__getitem__)
     np.savez("set-one.npz", images=samples)
     np.savez("set-two.npz", images=add_noise(samples, 40))
-    result = run("set-one.npz", "set-two.npz", "--json", "--n", "600")
+    result = run("set-one.npz", "set-two.npz", "--json", "--n", "500")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert list(found["scores"])[:3] == ["set-one", "set-two", "floor"]
-    name = f"fcd_n600/{found['extractor']}"
+    name = f"fcd_n500/{found['extractor']}"
     assert found["scores"]["set-two"][name] > 5 * found["scores"]["set-one"][name]
 
 

@@ -13,7 +13,7 @@ from analysis.__main__ import main
 from analysis.checkerboard import controls
 from analysis.checkerboard.controls import Control
 from analysis.checkerboard.frequencies import make_layout
-from analysis.report.comparison import Source, load_sources
+from analysis.report.comparison import ComparedSource, load_sources
 from analysis.report.figures import (
     ReportFigure,
     comparison_figures,
@@ -180,11 +180,11 @@ def test_a_saved_result_has_no_pictures(sources, monkeypatch, tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def source(step: int, width: int) -> Source:
+def source(step: int, width: int) -> ComparedSource:
     samples = {"name": "x", "notes": [], "step": step}
     settings = {"model.upsample": width, "model.widths": width}
     measurement = SimpleNamespace(facts={"samples": samples})
-    return Source("x", measurement, settings=settings)
+    return ComparedSource("x", measurement, settings=settings)
 
 
 def test_cautions_name_what_else_differs():

@@ -25,7 +25,7 @@ from analysis.study.page import (
 from analysis.study.plan import (
     RESULTS_FOLDER,
     Method,
-    Result,
+    RunResult,
     StudyError,
     generator_cost,
     has_result,
@@ -79,7 +79,7 @@ def result(plan, tmp_path_factory):
 def made_up(plan, values, endpoint="floored_gain_db"):
     """Returns results with given values of one end point: one per label and seed."""
     return [
-        Result(
+        RunResult(
             run="",
             method=label,
             seed=seed,

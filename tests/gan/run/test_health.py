@@ -181,7 +181,8 @@ def run_collapsed(config, images, directory, on_alarm):
 
 @pytest.fixture
 def every_second(tiny):
-    return tiny({"run.evaluate_every_steps": 2, "run.checkpoint_every_steps": 2})
+    cadence = {"run.evaluate_every_steps": 2, "run.checkpoint_every_steps": 2}
+    return tiny(cadence | {"train.num_steps": 8})
 
 
 def noted_alarms(directory):
@@ -198,7 +199,7 @@ def test_stop_saves_and_says_why_and_warn_goes_on(
     assert int(state.step) == 6
     assert noted_alarms(tmp_path) == ["collapsing: staged"]
     outcome, state = run_collapsed(every_second, images, tmp_path, "warn")
-    assert (outcome.step, outcome.exit_code) == (12, 0)
+    assert (outcome.step, outcome.exit_code) == (8, 0)
 
 
 @pytest.mark.parametrize("rate", [2e-4, 2e-2])
