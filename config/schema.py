@@ -140,11 +140,17 @@ class ModelConfig:
     )
     discriminator_widths: tuple[int, ...] = setting(
         (),
-        "Channels of each strided convolution of the discriminator; []: chosen by the "
-        "size.",
+        "Channels of each convolution of the discriminator; []: chosen by the size.",
     )
     discriminator_kernel_size: int = setting(
         5, "Kernel size of the discriminator, in taps.", 2, 9
+    )
+    discriminator_downsample: str = setting(
+        "strided",
+        "How each convolution of the discriminator halves its map: by its stride, or "
+        "with stride 1 and then the average of each 2x2 pixels or a fixed blur of "
+        "stride 2, which cost four times as many multiply-accumulates.",
+        choices=("strided", "average", "blur"),
     )
     discriminator_norm: str = setting(
         "none",

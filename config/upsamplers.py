@@ -35,6 +35,12 @@ UPSAMPLERS = {
         "k² C C' + 36 C'",
         "no line at 1/2, a double zero there",
     ),
+    "transpose-fir": Upsampler(
+        "transposed convolution, then a fixed [1, 3, 3, 1] / 8 along both axes",
+        "k² C C' + 64 C'",
+        "no line at 1/2, a triple zero there; half a pixel of shift, which cancels "
+        "that of odd k",
+    ),
     "transpose-balanced": Upsampler(
         "transposed convolution, kernels projected on equal phase gains at every step",
         "k² C C'",
@@ -70,6 +76,11 @@ UPSAMPLERS = {
         "the sub-pixel convolution with four equal phases before training",
         "4 k² C C'",
         "no line before training, any line after it",
+    ),
+    "subpixel-icnr-blur": Upsampler(
+        "the same, then a fixed [1, 1] / 2 along both axes",
+        "4 k² C C' + 16 C'",
+        "no line at 1/2, a zero there; half a pixel of shift",
     ),
 }
 UPSAMPLER_ALIASES = {

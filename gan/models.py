@@ -26,7 +26,7 @@ from gan.layers import (
     MinibatchStddev,
     SharedDropout,
 )
-from gan.upsampling import KERAS, Checker, LayerKinds, upsample
+from gan.upsampling import FIR, KERAS, Checker, LayerKinds, smooth, upsample
 
 BASE_STAGE_KERNEL = 5  # this stage does not double, so no experiment varies it
 
@@ -140,11 +140,15 @@ def build_discriminator(
     precision: str = "float32",
     fused: bool = False,
 ) -> keras.Model:
-    """Builds the discriminator: convolutions of stride 2, then one dense layer.
+    """Builds the discriminator: convolutions that halve, then one dense layer.
 
     By the settings, batch normalisation follows all but the first, dropout each, and
     the last layer also gets the standard deviations of `MinibatchStddev`. The arguments
     are those of `build_generator`; `seed` decides the dropout too.
+
+    The gradient that passes back through a convolution of stride 2 has a checkerboard
+    (Odena et al. 2016), through the average or the blur (Zhang 2019, arXiv:1904.11486)
+    it has none.
 
     Returns:
         A model from images float32 (batch, image_size, image_size, channels) in [-1, 1]
@@ -152,16 +156,23 @@ def build_discriminator(
     """
     config = with_widths(config, image_size)
     build = Build(config, seed, precision, fused)
-    size = config.discriminator_kernel_size
+    size, downsample = config.discriminator_kernel_size, config.discriminator_downsample
+    stride = 2 if downsample == "strided" else 1
     images = keras.Input((image_size, image_size, channels), name="images")
     x = images
     for stage, width in enumerate(config.discriminator_widths, start=1):
         options = build.weights(f"stage{stage}_conv", bias=True)
-        x = build.kinds.plain(width, size, 2, padding="same", **options)(x)
+        x = build.kinds.plain(width, size, stride, padding="same", **options)(x)
         if stage > 1 and config.discriminator_norm == "batch":
             x = build.normalize(x, f"stage{stage}")
         else:
             x = build.activate(x, f"stage{stage}")
+        if downsample == "average":
+            options = {"name": f"stage{stage}_average", "dtype": precision}
+            x = layers.AveragePooling2D(2, padding="same", **options)(x)
+        elif downsample == "blur":
+            options = {"name": f"stage{stage}", "dtype": precision}
+            x = smooth(x, FIR, options, stride=2)
         if config.dropout:
             x = SharedDropout(
                 config.dropout,

@@ -6,11 +6,14 @@ convolution that learns, whose keyword arguments are `options`.
 Sources: Odena, Dumoulin and Olah 2016 (doi:10.23915/distill.00003) name the artifacts
 of transposed convolutions and propose resizing; Shi et al. 2016 (arXiv:1609.05158) the
 sub-pixel convolution and Aitken et al. 2017 (arXiv:1707.02937) its initial weights;
-Kinoshita and Kiya 2020 a fixed smoothing behind the convolution. The projection on
-equal phase gains is this project's own, from the polyphase condition of Sugawara,
-Shiota and Kiya 2019.
+Kinoshita and Kiya 2020 a fixed smoothing behind the convolution. StyleGAN2 (Karras et
+al. 2020, arXiv:1912.04958) has the four taps behind its transposed convolution, and
+fastai's `PixelShuffle_ICNR(blur=True)` the two taps; both have an activation or other
+borders in between. The projection on equal phase gains is this project's own, from the
+polyphase condition of Sugawara, Shiota and Kiya 2019.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +21,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-BLUR_TAPS = (0.25, 0.5, 0.25)  # (1 + z)^2 / 4: a double zero at 1/2, no shift
+# Taps of fixed filters: each factor (1 + z) / 2 gives one zero at 1/2.
+MEAN = (1 / 2, 1 / 2)
+BLUR = (1 / 4, 2 / 4, 1 / 4)
+FIR = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 PENALTY = 1e-3
 PACKAGE = "seams"  # under which Keras files name the classes below
 
@@ -63,21 +69,34 @@ def transpose(x: Any, kinds: LayerKinds, **options: Any) -> Any:
 
 
 def transpose_blur(x: Any, kinds: LayerKinds, **options: Any) -> Any:
-    """Transposed convolution, then a fixed [1, 2, 1] / 4 along both axes.
+    """Transposed convolution, then a fixed [1, 2, 1] / 4 along both axes."""
+    return smooth(transpose(x, kinds, **options), BLUR, options)
 
-    The response of the smoothing is 0 at 1/2, and so is that of the whole.
+
+def transpose_fir(x: Any, kinds: LayerKinds, **options: Any) -> Any:
+    """Transposed convolution, then a fixed [1, 3, 3, 1] / 8 along both axes."""
+    return smooth(transpose(x, kinds, **options), FIR, options)
+
+
+def smooth(
+    x: Any, taps: Sequence[float], options: dict[str, Any], stride: int = 1
+) -> Any:
+    """A fixed filter along both axes, whose response is 0 at 1/2.
+
+    So is that of all that comes before it. At the borders the map goes on with zeros.
     """
-    taps = np.outer(BLUR_TAPS, BLUR_TAPS)[..., None, None]
+    kernel = np.outer(taps, taps)[..., None, None]
     blur = layers.DepthwiseConv2D(
-        len(BLUR_TAPS),
+        len(taps),
+        stride,
         padding="same",
         use_bias=False,
-        depthwise_initializer=keras.initializers.Constant(taps.tolist()),
+        depthwise_initializer=keras.initializers.Constant(kernel.tolist()),
         trainable=False,
         name=f"{options['name']}_blur",
         dtype=options["dtype"],
     )
-    return blur(transpose(x, kinds, **options))
+    return blur(x)
 
 
 def transpose_balanced(x: Any, kinds: LayerKinds, **options: Any) -> Any:
@@ -114,6 +133,11 @@ def subpixel_icnr(x: Any, kinds: LayerKinds, **options: Any) -> Any:
     """Sub-pixel convolution that begins as nearest resize of a convolution."""
     options["kernel_initializer"] = ICNR(options["kernel_initializer"])
     return subpixel(x, kinds, **options)
+
+
+def subpixel_icnr_blur(x: Any, kinds: LayerKinds, **options: Any) -> Any:
+    """The same, then the mean of each 2x2 pixels."""
+    return smooth(subpixel_icnr(x, kinds, **options), MEAN, options)
 
 
 def phases(taps: int) -> np.ndarray:

@@ -149,6 +149,22 @@ def test_the_discriminator_sees_copies_by_their_spread_alone():
         assert (abs(float(gap[0])) > 1e-3) == differs
 
 
+@pytest.mark.parametrize("downsample", ["strided", "average", "blur"])
+def test_a_gradient_that_passes_a_stride_has_a_checkerboard(downsample):
+    """A constant one from above, behind two linear stages, away from the borders."""
+    config = tiny(discriminator_downsample=downsample, leaky_slope=1.0)
+    network = build_discriminator(config, 64)
+    assert network.get_layer("features").output.shape[1:3] == (16, 16)
+    halved = network.get_layer("features").input[0]
+    images = tf.zeros((1, 64, 64, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        total = tf.reduce_sum(keras.Model(network.inputs, halved)(images))
+    inner = tape.gradient(total, images).numpy()[0, 20:44, 20:44, 0]
+    uneven = np.ptp(inner) / np.abs(inner).mean()
+    assert uneven > 0.1 if downsample == "strided" else uneven < 1e-4
+
+
 def test_batch_normalisation_of_the_discriminator_is_of_its_second_convolution():
     plain = build_discriminator(tiny())
     normed = build_discriminator(tiny(discriminator_norm="batch"))

@@ -183,11 +183,13 @@ def test_the_constraint_keeps_any_transposed_convolution_free_of_lines():
         ("transpose-penalized", False),
         ("subpixel", False),
         ("transpose-blur", True),
+        ("transpose-fir", True),
         ("transpose-balanced", True),
         ("resize-nearest", True),
         ("resize-bilinear", True),
         ("resize-bicubic", True),
         ("subpixel-icnr", True),
+        ("subpixel-icnr-blur", True),
     ],
 )
 def test_which_methods_draw_lines_before_training(method, free):
@@ -199,10 +201,11 @@ def test_which_methods_draw_lines_before_training(method, free):
 def test_blur_has_its_zero_at_half_in_every_row_and_column():
     x = np.zeros((1, 16, 16, 1), np.float32)
     x[0, 8, 8] = 1  # the whole response of an impulse lies inside
-    for method, zero in (("transpose-blur", True), ("transpose", False)):
+    blurred = ("transpose-blur", "transpose-fir", "subpixel-icnr-blur")
+    for method in (*blurred, "transpose", "subpixel"):
         spectrum = np.abs(np.fft.fft2(applied(method, x, 5, 1)[0][0, ..., 0]))
         edge = max(spectrum[16].max(), spectrum[:, 16].max()) / spectrum.max()
-        assert (edge < 1e-6) == zero
+        assert (edge < 1e-6) == (method in blurred)
 
 
 def test_the_penalty_is_the_power_of_the_lines():

@@ -84,7 +84,8 @@ def test_two_stages_of_equal_taps():
 @pytest.mark.parametrize(
     "method",
     ["resize-nearest", "resize-bilinear", "resize-bicubic"]
-    + ["transpose-blur", "transpose-balanced", "subpixel-icnr"],
+    + ["transpose-blur", "transpose-fir", "transpose-balanced"]
+    + ["subpixel-icnr", "subpixel-icnr-blur"],
 )
 def test_methods_without_a_pattern_have_none_by_any_predictor(method):
     found = predict(small_generator(upsample=method), (2, 2), 64)
