@@ -3,6 +3,7 @@
 Images of several runs are never pooled: only runs say how well a method works.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,21 +31,26 @@ def t_interval(values: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[Interval, float]:
-    """Returns the mean of first - second over runs paired by seed, and its p-value.
+def welch_difference(
+    first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[Interval, float]:
+    """Returns mean(first) - mean(second) of two sets of runs, and its p-value.
 
-    The t-test is two-sided. Where no pair differs at all, such as values that all stand
-    at the same limit, the p-value is 1.
+    Welch's t-test is two-sided and lets the variances differ. Where both sets are
+    constant, such as values that all stand at the same limit, the interval has no
+    width, and the p-value is 1 for equal sets and 0 for others.
     """
-    if len(first) != len(second):
-        raise ValueError(
-            f"received {len(first)} and {len(second)} runs, expected pairs"
-        )
-    difference = np.subtract(first, second, dtype=np.float64)
-    interval = t_interval(difference)
-    if not difference.any():
-        return interval, 1.0
-    return interval, float(scipy.stats.ttest_1samp(difference, 0.0).pvalue)
+    if min(len(first), len(second)) < 2:
+        received = f"{len(first)} and {len(second)} runs"
+        raise ValueError(f"received {received}, expected at least 2 of each")
+    value = float(np.mean(first, dtype=np.float64) - np.mean(second, dtype=np.float64))
+    if not (np.ptp(first) or np.ptp(second)):
+        return Interval(value, value, value), float(value == 0)
+    with warnings.catch_warnings():  # that a set is constant, which is no fault here
+        warnings.simplefilter("ignore", RuntimeWarning)
+        test = scipy.stats.ttest_ind(first, second, equal_var=False)
+    low, high = test.confidence_interval(confidence)
+    return Interval(value, float(low), float(high)), float(test.pvalue)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 The unit of the statistics is the training run. The end points that were chosen before
 any run come first, with p-values that are corrected over all their comparisons (Holm).
-All other numbers are exploratory and stand with their intervals.
+All other numbers are exploratory and stand with their intervals. docs/method.md says
+why runs of equal seeds are not paired and variances are not pooled.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ import numpy as np
 from analysis.checkerboard.meter import VISIBLE_LEVELS
 from analysis.checkerboard.words import is_visible, strongest
 from analysis.figures import render
-from analysis.statistics import Interval, holm, paired_difference, t_interval
+from analysis.statistics import Interval, holm, t_interval, welch_difference
 from analysis.study import figures
 from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
@@ -31,6 +32,7 @@ from gan.files import counted, write_atomically
 
 PAGE_FILE = "README.md"
 SIGNIFICANCE_LEVEL = 0.05  # of the corrected p-values
+QUALITY_MARGIN = 0.1  # a difference in FCD that does not matter, of the first method's
 FIGURES = {
     "headline": (
         figures.draw_headline,
@@ -60,10 +62,10 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class MethodDifference:
-    """The difference of a method to the first one, over pairs of equal seeds.
+    """The difference of a method to the first one.
 
-    `difference` has a 95 % t-interval. `adjusted` is the p-value after Holm's
-    correction over all comparisons.
+    `difference` has a 95 % interval. `adjusted` is the p-value after Holm's correction
+    over all comparisons.
     """
 
     method: str
@@ -71,7 +73,7 @@ class MethodDifference:
     difference: Interval
     p_value: float
     adjusted: float
-    num_pairs: int
+    num_runs: tuple[int, int]  # of the method and of the first one
 
     @property
     def significant(self) -> bool:
@@ -88,31 +90,21 @@ class MethodDifference:
 
 def compare_methods(plan: Plan, results: Sequence[RunResult]) -> list[MethodDifference]:
     """Compares all methods with the first one on the end points chosen beforehand."""
+    groups = {
+        label: runs for label, runs in results_by_method(plan, results) if len(runs) > 1
+    }
+    first = groups.pop(plan.methods[0].label, [])
     found = []
-    for method in plan.methods[1:]:
+    for method, runs in groups.items() if first else ():
         for endpoint in PRIMARY_ENDPOINTS:
-            pairs = pair_with_first(plan, results, method.label, endpoint)
-            if len(pairs) > 1:
-                interval, p = paired_difference(*pairs.T)
-                row = MethodDifference(
-                    method.label, endpoint, interval, p, p, len(pairs)
-                )
-                found.append(row)
+            values = values_of(runs, endpoint), values_of(first, endpoint)
+            interval, p = welch_difference(*values)
+            numbers = len(runs), len(first)
+            row = MethodDifference(method, endpoint, interval, p, p, numbers)
+            found.append(row)
     adjusted = holm(np.array([row.p_value for row in found])).tolist()
     corrected = zip(found, adjusted, strict=True)
     return [dataclasses.replace(row, adjusted=value) for row, value in corrected]
-
-
-def pair_with_first(
-    plan: Plan, results: Sequence[RunResult], label: str, key: str
-) -> np.ndarray:
-    """Pairs a value with that of the first method by equal seeds: (num_pairs, 2)."""
-    method, first = (
-        {r.seed: r.trained[key] for r in results if r.method == name}
-        for name in (label, plan.methods[0].label)
-    )
-    seeds = sorted(set(method) & set(first))
-    return np.array([(method[seed], first[seed]) for seed in seeds])
 
 
 def write_page(
@@ -261,16 +253,17 @@ def difference_table(plan: Plan, results: Sequence[RunResult]) -> str:
     first = plan.methods[0].label
     if not found:
         return "Two runs of each method are needed.\n"
-    header = ["method", "end point", f"difference to {first}", "p", "p (Holm)", "pairs"]
+    header = ["method", "end point", f"difference to {first}", "p", "p (Holm)", "runs"]
     rows = []
     for it in found:
         row = [it.method, PRIMARY_ENDPOINTS[it.endpoint]]
         row += [interval_text(it.difference, sign="+"), f"{it.p_value:.4f}"]
-        rows.append([*row, f"{it.adjusted:.4f}", str(it.num_pairs)])
+        rows.append([*row, f"{it.adjusted:.4f}", "{}, {}".format(*it.num_runs)])
     text = (
-        f"The p-values are corrected over these {len(found)} comparisons (Holm); the "
-        f"level is {SIGNIFICANCE_LEVEL}. *No difference shown* does not mean equal: "
-        "the interval says which differences remain possible.\n\n"
+        "Differences are tested by Welch's t-test. The p-values are corrected over "
+        f"these {len(found)} comparisons (Holm); the level is {SIGNIFICANCE_LEVEL}. "
+        "*No difference shown* does not mean equal: the interval says which "
+        "differences remain possible.\n\n"
     )
     for endpoint, name in PRIMARY_ENDPOINTS.items():
         groups: dict[str, list[str]]
@@ -310,25 +303,48 @@ def untrained_table(plan: Plan, results: Sequence[RunResult]) -> str:
 
 def quality_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows distances to the test images, and their differences."""
+    first = dict(results_by_method(plan, results)).get(plan.methods[0].label, [])
 
     def fcd_difference(found: list[RunResult]) -> str:
-        pairs = pair_with_first(plan, results, found[0].method, "fcd")
-        if found[0].method == plan.methods[0].label or len(pairs) < 2:
+        if found[0].method == plan.methods[0].label or min(len(found), len(first)) < 2:
             return "–"
-        return interval_text(paired_difference(*pairs.T)[0], 1, "+")
+        fcd = values_of(found, "fcd"), values_of(first, "fcd")
+        return interval_text(welch_difference(*fcd)[0], 1, "+")
+
+    def is_kept(found: list[RunResult]) -> str:
+        if fcd_difference(found) == "–":
+            return "–"
+        return quality_is_kept(values_of(found, "fcd"), values_of(first, "fcd"))
 
     columns = {
         "FCD": mean_cell("fcd", 1),
         "FCD against the first": fcd_difference,
+        f"kept within {QUALITY_MARGIN:.0%}": is_kept,
         "KCD x1000": mean_cell("kcd", 0, 1000),
         "density": mean_cell("density"),
         "coverage": mean_cell("coverage", 3),
     }
     return method_table(plan, results, columns) + (
         f"{plan.num_images:,} samples are compared with as many test images. FCD is "
-        "not FID: it uses another network. Differences are taken in pairs of equal "
-        "seeds; their intervals are not corrected.\n\n"
+        "not FID: it uses another network. Intervals of differences are not corrected. "
+        f"FCD is kept if two one-sided tests at the level {SIGNIFICANCE_LEVEL} show "
+        f"that it differs by less than {QUALITY_MARGIN:.0%} of the first method's "
+        "mean.\n\n"
     )
+
+
+def quality_is_kept(fcd: np.ndarray, first: np.ndarray) -> str:
+    """Says whether FCD is within a margin of that of the first method.
+
+    "yes" and "no" stand where the interval of the difference, whose confidence is that
+    of two one-sided tests, lies whole inside or outside the margin.
+    """
+    difference, _ = welch_difference(fcd, first, 1 - 2 * SIGNIFICANCE_LEVEL)
+    margin = QUALITY_MARGIN * first.mean()
+    if -margin < difference.low and difference.high < margin:
+        return "yes"
+    outside = difference.low > margin or difference.high < -margin
+    return "no" if outside else "not shown"
 
 
 def cost_table(plan: Plan, results: Sequence[RunResult]) -> str:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from analysis.statistics import holm, paired_difference, t_interval
+from analysis.statistics import holm, t_interval, welch_difference
 
 
 def test_t_interval_of_three_runs():
@@ -14,19 +15,41 @@ def test_t_interval_of_three_runs():
     )
 
 
-def test_a_paired_difference_finds_what_the_means_do_not_show():
-    """Seeds differ by 10, methods by 1: only the pairs show a difference."""
-    seeds = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
-    better = seeds - 1 + np.array([0.1, -0.1, 0.0, 0.1, -0.1])
-    interval, p_value = paired_difference(seeds, better)
-    assert interval.low < 1 < interval.high and interval.low > 0.8
-    assert p_value < 1e-4
-    assert t_interval(seeds).low < t_interval(better).high  # unpaired: overlap
+def test_the_difference_of_two_sets_by_hand():
+    """Variances 1 and 4 of three runs each: se^2 = 5/3, (5/3)^2 / (17/18) = 2.94 df."""
+    interval, p_value = welch_difference(np.array([1.0, 2, 3]), np.array([2.0, 4, 6]))
+    error, freedom = np.sqrt(5 / 3), 50 / 17
+    half = scipy.stats.t.ppf(0.975, freedom) * error
+    expected = {"value": -2, "low": -2 - half, "high": -2 + half}
+    assert vars(interval) == pytest.approx(expected)
+    assert p_value == pytest.approx(2 * scipy.stats.t.cdf(-2 / error, freedom))
 
 
-def test_unequal_numbers_of_runs_and_single_runs_are_refused():
-    with pytest.raises(ValueError, match="3 and 2 runs"):
-        paired_difference(np.zeros(3), np.zeros(2))
+def test_sets_without_variance_differ_or_are_equal():
+    assert welch_difference(np.full(3, -67.0), np.full(5, -67.0))[1] == 1
+    interval, p_value = welch_difference(np.full(3, -60.0), np.full(3, -67.0))
+    assert (interval.low, interval.high, p_value) == (7, 7, 0)
+
+
+def test_a_set_without_variance_does_not_hide_that_of_the_other():
+    """Equal means, deviations 2 and 0: 5 % of 400 tests are wrong.
+
+    The control pools the variance over the reference and four such sets.
+    """
+    random = np.random.default_rng(0)
+    pooled = wrong = 0
+    limit = np.full(5, -67.0)
+    for reference in random.normal(-67, 2, (400, 5)):
+        wrong += welch_difference(limit, reference)[1] < 0.05
+        error = np.sqrt(2 / 5 * reference.var(ddof=1) / 5)
+        pooled += abs(reference.mean() + 67) / error > scipy.stats.t.ppf(0.975, 20)
+    assert 8 <= wrong <= 34
+    assert pooled > 60
+
+
+def test_single_runs_are_refused():
+    with pytest.raises(ValueError, match="3 and 1 runs"):
+        welch_difference(np.zeros(3), np.zeros(1))
     with pytest.raises(ValueError, match="at least 2"):
         t_interval(np.array([1.0]))
 

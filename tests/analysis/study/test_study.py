@@ -20,6 +20,7 @@ from analysis.study.page import (
     gain_cell,
     make_page,
     mean_text,
+    quality_is_kept,
     write_page,
 )
 from analysis.study.plan import (
@@ -234,37 +235,45 @@ def test_a_result_is_saved_and_loaded_and_damage_is_named(plan, result, tmp_path
         load_results(tmp_path, plan)
 
 
-def test_comparisons_are_paired_and_corrected(plan):
-    """Seeds differ by 10, methods by 1: only pairs see it. By hand, n = 3.
+def test_comparisons_are_not_paired_and_are_corrected(plan):
+    """By hand, n = 3: equal variances of 1 and of 4, so four degrees of freedom.
 
-    Differences -1, -1.1, -0.9: mean -1, standard error 0.1 / sqrt(3), t^2 = 300. With
-    two degrees of freedom p = 1 - t / sqrt(t^2 + 2); Holm takes it four times.
+    For the difference of 9 the standard error is sqrt(2 / 3). Holm takes the smallest
+    p-value four times.
     """
     plan = dataclasses.replace(plan, num_seeds=3)
-    reference = np.array([0.0, 10, 20])
+    reference = np.array([-1.0, 0, 1])
     values = {
         "transpose k5": reference,
-        "resize-nearest k3": reference + [-1, -1.1, -0.9],
-        "transpose-balanced k5": reference + [-1, 1, 0.1],
+        "resize-nearest k3": reference[::-1] - 9,  # the order of the seeds is no matter
+        "transpose-balanced k5": 2 * reference + 1,
     }
     found = {
         (row.method, row.endpoint): row
         for row in compare_methods(plan, made_up(plan, values))
     }
     row = found["resize-nearest k3", "floored_gain_db"]
-    assert row.difference.value == pytest.approx(-1)
-    half = 4.302653 * 0.1 / np.sqrt(3)
-    assert row.difference.low == pytest.approx(-1 - half, rel=1e-5)
-    assert row.p_value == pytest.approx(1 - np.sqrt(300 / 302))
+    assert row.difference.value == pytest.approx(-9)
+    half = 2.776445 * np.sqrt(2 / 3)
+    assert row.difference.low == pytest.approx(-9 - half, rel=1e-6)
     assert row.adjusted == pytest.approx(4 * row.p_value) and row.significant
     control = found["transpose-balanced k5", "floored_gain_db"]
     assert not control.significant and control.difference.low < 0
-    # Fewer pairs where a run is missing; none where one is left.
+    # Fewer runs where one is missing; no comparison where one is left.
     some = [
         r for r in made_up(plan, values) if (r.method, r.seed) != ("transpose k5", 2)
     ]
-    assert {row.num_pairs for row in compare_methods(plan, some)} == {2}
+    assert {row.num_runs for row in compare_methods(plan, some)} == {(3, 2)}
     assert compare_methods(plan, [r for r in some if r.seed == 0]) == []
+
+
+def test_quality_is_kept_where_two_tests_show_it():
+    """The margin is a tenth of 20."""
+    first = np.array([19.0, 20, 21, 20, 20])
+    assert quality_is_kept(first + 0.5, first) == "yes"
+    assert quality_is_kept(first - 9, first) == "no"  # also where it is better
+    assert quality_is_kept(first + 1.9, first) == "not shown"
+    assert quality_is_kept(first[:2], first[2:]) == "not shown"
 
 
 def test_methods_that_differ_by_noise_alone_seldom_show_a_difference(plan):
@@ -288,7 +297,7 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
     results = []
     for label, shift in shifts.items():
         for seed in range(2):
-            gain = -30 + seed + shift + 1e-4 * random.standard_normal()
+            gain = -30 + shift + 1e-4 * random.standard_normal()
             trained = result.trained | {"floored_gain_db": gain}
             changed = {"method": label, "seed": seed, "trained": trained}
             results.append(dataclasses.replace(result, **changed))
