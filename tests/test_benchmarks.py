@@ -93,7 +93,9 @@ def test_taps_on_the_padding_are_left_out():
     assert stage1.macs_inside == 29**2 * 256 * 128
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", ["tutorial", pytest.param("dcgan64", marks=pytest.mark.slow)]
+)
 def test_every_form_of_a_product_gives_the_same_result(network):
     for product in network_products(network):
         ways = floor.forms(product, batch_size=2)

@@ -101,7 +101,7 @@ def test_a_dry_run_reads_the_pictures_of_a_folder(tmp_path):
 
 
 @pytest.mark.reported
-def test_a_single_picture_is_trained_on_and_not_observed(tmp_path, recwarn):
+def test_a_single_picture_is_trained_on_and_not_observed(tmp_path, recwarn, eagerly):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     (tmp_path / "one").mkdir()
     Image.fromarray(noise).save(tmp_path / "one" / "a.png")

@@ -188,10 +188,11 @@ print(json.dumps(found))
     ("precision", "gamma", "near", "eagerly"),
     [
         ("float32", 1.0, 1e-5, True),
-        pytest.param("float32", 1.0, 1e-5, False, marks=pytest.mark.slow),
-        pytest.param("mixed_float16", 0.0, 1e-2, False, marks=pytest.mark.slow),
+        ("float32", 1.0, 1e-5, False),
+        ("mixed_float16", 0.0, 1e-2, False),
     ],
 )
+@pytest.mark.slow
 def test_without_any_of_its_parts_two_replicas_differ(
     runs, precision, gamma, near, eagerly
 ):
@@ -388,6 +389,7 @@ def test_no_part_of_a_run_needs_random_numbers_without_a_seed(tmp_path):
     assert "finished: 30 steps" in finish([sys.executable, "-c", code])
 
 
+@pytest.mark.slow
 def test_a_worker_without_its_peer_ends_in_time(command):
     """Row 21: TensorFlow alone ignores SIGTERM and waits for more than ten minutes."""
     cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}

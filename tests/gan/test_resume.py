@@ -164,6 +164,7 @@ def test_every_kind_of_step_resumes_exactly(tiny, images, tmp_path, changes):
     assert state.digest() == newest_state(tmp_path / "straight").digest()
 
 
+@pytest.mark.slow
 def test_a_random_state_that_is_lost_is_noticed(trained, images, tmp_path, monkeypatch):
     """The negative control: without dropout's seeds the weights end up elsewhere."""
     monkeypatch.setattr(TrainState, "random_state", lambda self: [])

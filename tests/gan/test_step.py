@@ -269,7 +269,10 @@ def test_decay_zero_makes_the_average_the_generator(tiny, images, eagerly):
     assert equal(values(state.ema_generator), values(state.generator))
 
 
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "precision",
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
+)
 def test_half_precision_trains_variables_in_float32(tiny, images, precision):
     config = tiny(SMOOTH | {"train.precision": precision})
     before = build_state(config, 28, 1)
@@ -302,7 +305,8 @@ def test_an_overflow_in_float16_skips_the_update_but_counts_the_step(
     assert float(state.d_optimizer.dynamic_scale) == 2.0**119
 
 
-@pytest.mark.parametrize("gamma", [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gamma", [0.0, 0.1])
 def test_xla_agrees_with_the_plain_step(tiny, images, gamma):
     calls = [(0, 1, 2)]
     settings = SMOOTH | {"train.r1_gamma": gamma}

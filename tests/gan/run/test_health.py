@@ -202,7 +202,7 @@ def test_stop_saves_and_says_why_and_warn_goes_on(
     assert (outcome.step, outcome.exit_code) == (8, 0)
 
 
-@pytest.mark.parametrize("rate", [2e-4, 2e-2])
+@pytest.mark.parametrize("rate", [pytest.param(2e-4, marks=pytest.mark.slow), 2e-2])
 def test_a_discriminator_that_learns_too_fast_is_noticed(tiny, images, tmp_path, rate):
     """A hundred times too fast; the same run with the default rate is not stopped."""
     config = tiny(
