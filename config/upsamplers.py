@@ -78,7 +78,7 @@ UPSAMPLERS = {
         "no line before training, any line after it",
     ),
     "subpixel-icnr-blur": Upsampler(
-        "the same, then a fixed [1, 1] / 2 along both axes",
+        "`subpixel-icnr`, then a fixed [1, 1] / 2 along both axes",
         "4 k² C C' + 16 C'",
         "no line at 1/2, a zero there; half a pixel of shift",
     ),

@@ -8,8 +8,8 @@ of transposed convolutions and propose resizing; Shi et al. 2016 (arXiv:1609.051
 sub-pixel convolution and Aitken et al. 2017 (arXiv:1707.02937) its initial weights;
 Kinoshita and Kiya 2020 a fixed smoothing behind the convolution. StyleGAN2 (Karras et
 al. 2020, arXiv:1912.04958) has the four taps behind its transposed convolution, and
-fastai's `PixelShuffle_ICNR(blur=True)` the two taps; both have an activation or other
-borders in between. The projection on equal phase gains is this project's own, from the
+fastai's `PixelShuffle_ICNR(blur=True)` the two taps, with an activation before them and
+other borders. The projection on equal phase gains is this project's own, from the
 polyphase condition of Sugawara, Shiota and Kiya 2019.
 """
 
@@ -136,7 +136,7 @@ def subpixel_icnr(x: Any, kinds: LayerKinds, **options: Any) -> Any:
 
 
 def subpixel_icnr_blur(x: Any, kinds: LayerKinds, **options: Any) -> Any:
-    """The same, then the mean of each 2x2 pixels."""
+    """The same, then each pixel becomes the mean of 2x2 pixels."""
     return smooth(subpixel_icnr(x, kinds, **options), MEAN, options)
 
 

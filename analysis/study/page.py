@@ -305,21 +305,20 @@ def quality_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows distances to the test images, and their differences."""
     first = dict(results_by_method(plan, results)).get(plan.methods[0].label, [])
 
-    def fcd_difference(found: list[RunResult]) -> str:
+    def against_first(found: list[RunResult], say: Callable[..., str]) -> str:
         if found[0].method == plan.methods[0].label or min(len(found), len(first)) < 2:
             return "–"
-        fcd = values_of(found, "fcd"), values_of(first, "fcd")
-        return interval_text(welch_difference(*fcd)[0], 1, "+")
+        return say(values_of(found, "fcd"), values_of(first, "fcd"))
 
-    def is_kept(found: list[RunResult]) -> str:
-        if fcd_difference(found) == "–":
-            return "–"
-        return quality_is_kept(values_of(found, "fcd"), values_of(first, "fcd"))
+    def difference(fcd: np.ndarray, of_first: np.ndarray) -> str:
+        return interval_text(welch_difference(fcd, of_first)[0], 1, "+")
 
-    columns = {
+    columns: dict[str, Callable[..., str]] = {
         "FCD": mean_cell("fcd", 1),
-        "FCD against the first": fcd_difference,
-        f"kept within {QUALITY_MARGIN:.0%}": is_kept,
+        "FCD against the first": partial(against_first, say=difference),
+        f"kept within {QUALITY_MARGIN:.0%}": partial(
+            against_first, say=quality_is_kept
+        ),
         "KCD x1000": mean_cell("kcd", 0, 1000),
         "density": mean_cell("density"),
         "coverage": mean_cell("coverage", 3),

@@ -46,13 +46,15 @@ def run(*arguments: object):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_compare_draws_its_figures(files, tmp_path):
-    options = "--figure", tmp_path / "all.png", "--figures", tmp_path / "f"
-    result = run("compare", files / "saved.npz", *options)
+def test_compare_draws_its_figures(trained, files, tmp_path):
+    figures = "--figure", tmp_path / "all.png", "--figures", tmp_path / "f"
+    options = "--reference", files / "real.npz", "--n", 500
+    result = run("compare", trained, files / "saved.npz", *options, *figures)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "all.png").stat().st_size > 10_000
     names = {path.name for path in (tmp_path / "f").iterdir()}
-    assert {"gains.png", "fixed.svg", "spectra-1.png"} <= names
+    expected = {"gains.png", "fixed.svg", "tiles.svg", "predictions.svg"}
+    assert expected | {"spectra-2.png"} <= names
 
 
 def test_compare_prints_runs_files_and_results(trained, files):
