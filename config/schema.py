@@ -271,6 +271,9 @@ class RunConfig:
         2000, "Steps from one checkpoint to the next.", 1
     )
     keep_checkpoints: int = setting(3, "Number of newest checkpoints to keep.", 1)
+    checkpoint_steps: tuple[int, ...] = setting(
+        (), "Steps with a checkpoint of their own, which is never removed."
+    )
     grid_images: int = setting(64, "Number of images in a sample grid.", 1, 1024)
     histograms: bool = setting(False, "Log histograms of the weights at evaluations.")
 
@@ -302,6 +305,11 @@ class Config:
                     f"model.{name}: received {list(widths)}, expected at most "
                     f"{MAX_STAGES} numbers from 1 to {MAX_WIDTH}"
                 )
+        if any(step < 1 for step in self.run.checkpoint_steps):
+            raise ConfigError(
+                f"run.checkpoint_steps: received {list(self.run.checkpoint_steps)}, "
+                "expected numbers of at least 1"
+            )
         if not self.train.num_steps and not self.train.epochs:
             raise ConfigError("train.epochs and train.num_steps are both 0: no budget")
 

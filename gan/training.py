@@ -151,7 +151,8 @@ def train(  # noqa: PLR0913
             log.status(step, alarms.status)
             stop = alarms.stop_request() or (None if last else stop_signals.request())
             stop = processes.agree_to_stop(stop)
-            if last or stop or step % config.run.checkpoint_every_steps == 0:
+            is_due = step % config.run.checkpoint_every_steps == 0
+            if last or stop or is_due or step in config.run.checkpoint_steps:
                 with clock.measure("checkpoint"):
                     if bad_names := state.non_finite():
                         reason = f"{bad_names[0]} is not finite after step {step}"
@@ -243,7 +244,8 @@ def steps_until_boundary(step: int, config: Config) -> int:
     run, left = config.run, config.train.num_steps - step
     cadences = run.log_every_steps, run.evaluate_every_steps, run.checkpoint_every_steps
     boundaries = [every - step % every for every in cadences]
-    boundaries += [early - step for early in EARLY_GRIDS if early > step]
+    single = *EARLY_GRIDS, *run.checkpoint_steps
+    boundaries += [event - step for event in single if event > step]
     return min(config.train.steps_per_call, left, *boundaries)
 
 

@@ -51,7 +51,8 @@ class Measurement:
         readings: one for each grid frequency.
         facts: about samples, reference and protocol, as `--json` prints them.
         arrays: `power` and `real_power` (height, width), squared grey levels;
-            `mean_image` and `real_mean_image`, grey levels; `examples`, uint8 images.
+            `mean_image` and `real_mean_image`, grey levels; `examples`, uint8 images;
+            `gram` and `cross` of `Moments`, added over the groups.
     """
 
     readings: tuple[GridReading, ...]
@@ -230,6 +231,8 @@ def measure_against(
         "mean_image": found.mean_image,
         "real_mean_image": real.reference.mean_image,
         "examples": samples.images_uint8[:NUM_EXAMPLES],
+        "gram": found.gram.sum(axis=1),
+        "cross": found.cross.sum(axis=1),
     }
     return Measurement(tuple(real.read(found)), facts, arrays)
 

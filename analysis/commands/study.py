@@ -121,11 +121,16 @@ def command(  # noqa: PLR0913
         divide_machine(jobs, 0)[0].restrict_thread()
     names = methods.split(",")
     plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
-    load_results(out, plan)  # a result that cannot be used is named at once
+    results = load_results(out, plan)  # one that cannot be used is named at once
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     resources = divide_machine(jobs or num_gpus or 1, num_gpus)
     print_plan(plan, out, timed=only_plan, num_jobs=len(resources))
-    if not only_plan:
+    if only_plan:
+        from analysis.study.page import describe_power
+
+        if text := describe_power(plan, results):
+            click.echo(text)
+    else:
         plan.save(out)
         run_and_write_page(plan, out, runs_dir, resources)
 

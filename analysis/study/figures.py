@@ -119,16 +119,21 @@ def draw_before_and_after(plan: Plan, results: Sequence[RunResult]) -> Figure:
 
 
 def draw_course(plan: Plan, results: Sequence[RunResult]) -> Figure:
-    """Draws gains, kernel imbalance and flat fields over training: means over runs."""
+    """Draws gains, kernel imbalance and flat fields over training: means over runs.
+
+    Its steps are those at which all runs were measured.
+    """
     figure = new_figure(7.6, 9.0)
     panels = figure.subplots(3, 2, sharex=True)
+    courses = {r.run: {int(row["step"]): row for row in r.course} for r in results}
+    steps = sorted(set.intersection(*map(set, courses.values())))
     for axes, (key, title) in zip(panels.ravel(), COURSES.items(), strict=True):
         for label, found, style in styled_methods(plan, results):
-            steps = [row["step"] for row in found[0].course]
-            values = [[row[key] for row in result.course] for result in found]
-            mean = np.mean(values, axis=0)
+            rows = [courses[result.run] for result in found]
+            mean = np.mean([[row[step][key] for step in steps] for row in rows], axis=0)
             axes.plot(steps, mean, label=label, markersize=4, **style)
         axes.set_title(title, fontsize=9)
+        axes.set_xscale("symlog", linthresh=steps[1], linscale=0.4)
         if key not in results[0].floors_db:
             axes.set_ylim(0, None)
     for axes in panels[-1]:

@@ -6,7 +6,9 @@ All other numbers are exploratory and stand with their intervals. docs/method.md
 why runs of equal seeds are not paired and variances are not pooled.
 """
 
+import csv
 import dataclasses
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +19,15 @@ import numpy as np
 from analysis.checkerboard.meter import VISIBLE_LEVELS
 from analysis.checkerboard.words import is_visible, strongest
 from analysis.figures import render
-from analysis.statistics import Interval, holm, t_interval, welch_difference
+from analysis.statistics import (
+    POWER,
+    Interval,
+    detectable_difference,
+    holm,
+    provable_margin,
+    t_interval,
+    welch_difference,
+)
 from analysis.study import figures
 from analysis.study.plan import (
     PRIMARY_ENDPOINTS,
@@ -31,6 +41,8 @@ from analysis.study.plan import (
 from gan.files import counted, write_atomically
 
 PAGE_FILE = "README.md"
+TABLE_FILE = "runs.csv"
+GAIN = "floored_gain_db"
 SIGNIFICANCE_LEVEL = 0.05  # of the corrected p-values
 QUALITY_MARGIN = 0.1  # a difference in FCD that does not matter, of the first method's
 FIGURES = {
@@ -107,15 +119,61 @@ def compare_methods(plan: Plan, results: Sequence[RunResult]) -> list[MethodDiff
     return [dataclasses.replace(row, adjusted=value) for row, value in corrected]
 
 
+def describe_power(plan: Plan, results: Sequence[RunResult]) -> str:
+    """Says what the planned seeds can show, if runs spread as those in `results` do.
+
+    The spread of an end point is its largest standard deviation within a method. The
+    text is empty where no method has two results.
+    """
+    groups = [runs for _, runs in results_by_method(plan, results) if len(runs) > 1]
+    if not groups or plan.num_seeds < 2:
+        return ""
+    number = len(PRIMARY_ENDPOINTS) * (len(plan.methods) - 1)
+    parts = []
+    for endpoint, name in PRIMARY_ENDPOINTS.items():
+        spread = max(values_of(runs, endpoint).std(ddof=1) for runs in groups)
+        found = detectable_difference(spread, plan.num_seeds, max(1, number))
+        parts.append(f"{name}: {found:.2g} (spread {spread:.2g})")
+    fcds = [values_of(runs, "fcd") for runs in groups]
+    spread = max(fcd.std(ddof=1) / fcd.mean() for fcd in fcds)
+    margin = provable_margin(spread, plan.num_seeds)
+    return (
+        f"with {plan.num_seeds} seeds, and the spread of the runs that are there, "
+        f"these differences are found with a probability of {POWER:.0%}: "
+        f"{'; '.join(parts)}. "
+        f"Equal FCD is shown to be kept within {margin:.0%} (spread {spread:.0%})"
+    )
+
+
+def make_csv(plan: Plan, results: Sequence[RunResult]) -> str:
+    """Returns a table with a row for each run and measured step.
+
+    Quality is measured at the last step alone.
+    """
+    rows = []
+    for result in results:
+        facts = {"run": result.run, "method": result.method, "seed": result.seed}
+        facts |= plan.costs[result.method]
+        facts["seconds_per_step"] = result.seconds_per_step
+        *early, last = result.course
+        rows += [facts | row for row in (*early, last | result.trained)]
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[-1], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
 def write_page(
     folder: Path, plan: Plan, results: Sequence[RunResult], command: str
 ) -> Path:
-    """Writes README.md and its figures into the folder of the study."""
+    """Writes README.md, its figures and runs.csv into the folder of the study."""
     images = folder / "figures"
     images.mkdir(parents=True, exist_ok=True)
     for name, (draw, _) in FIGURES.items():
         data = render(partial(draw, plan, results), "png")
         write_atomically(images / f"{name}.png", partial(Path.write_bytes, data=data))
+    write_text(folder / TABLE_FILE, make_csv(plan, results))
     write_text(folder / PAGE_FILE, make_page(plan, results, command))
     return folder / PAGE_FILE
 
@@ -124,8 +182,9 @@ def make_page(plan: Plan, results: Sequence[RunResult], command: str) -> str:
     """Returns the page as Markdown."""
     parts = [
         "# Which upsampler, at what price?\n",
-        introduction(plan, results, command),
+        answer(plan, results),
         figure("headline"),
+        introduction(plan, results, command),
         "## After training\n\n" + trained_table(plan, results),
         "## Against the first method\n\n" + difference_table(plan, results),
         "## Before and after training\n\n" + untrained_table(plan, results),
@@ -134,6 +193,71 @@ def make_page(plan: Plan, results: Sequence[RunResult], command: str) -> str:
         "## What was compared\n\n" + cost_table(plan, results),
     ]
     return "\n".join(parts)
+
+
+def answer(plan: Plan, results: Sequence[RunResult]) -> str:
+    """Says first what follows for the choice of a method: pattern, sight, quality."""
+    methods = dict(results_by_method(plan, results))
+    first = plan.methods[0].label
+    if first not in methods:
+        return f"`{first}`, to which the other methods are compared, has no result.\n"
+    found = compare_methods(plan, results)
+    parts = [say_gains(first, methods, found), say_visible(methods)]
+    if found:
+        parts.append(say_quality(first, methods))
+    return "".join(f"- {part}\n" for part in parts)
+
+
+def say_gains(
+    first: str,
+    methods: Mapping[str, list[RunResult]],
+    found: Sequence[MethodDifference],
+) -> str:
+    """Says which methods leave a weaker or a stronger pattern than the first one."""
+    outcomes = {it.method: it.outcome for it in found if it.endpoint == GAIN}
+
+    def gain(label: str) -> str:
+        return f"{gain_cell(GAIN)(methods[label])} dB"
+
+    text = (
+        f"After training `{first}` has an imaging gain of {gain(first)} at (1/2, 1/2)."
+    )
+    if not found:
+        return f"{text} Two runs of each method are needed to compare it."
+    for outcome, verb in (
+        ("lower", "It is lower for"),
+        ("higher", "It is higher for"),
+        ("no difference shown", "No difference is shown for"),
+    ):
+        labels = [label for label in outcomes if outcomes[label] == outcome]
+        if labels:
+            said = "; ".join(f"`{label}`, {gain(label)}" for label in labels)
+            text += f" {verb} {said}."
+    return text
+
+
+def say_visible(methods: Mapping[str, list[RunResult]]) -> str:
+    """Says in how many runs of which methods a pattern of any upsampling is visible."""
+    parts = []
+    for label, runs in methods.items():
+        patterns = [strongest(result.measurement.readings) for result in runs]
+        if number := sum(any(map(is_visible, found)) for found in patterns):
+            parts.append(f"`{label}` ({number} of {counted(len(runs), 'run')})")
+    if not parts:
+        return "In no run is a pattern visible."
+    return f"A pattern is visible in the samples of {', '.join(parts)}."
+
+
+def say_quality(first: str, methods: Mapping[str, list[RunResult]]) -> str:
+    """Says which methods keep FCD within the margin of the first one."""
+    kept: dict[str, list[str]] = {}
+    for label, runs in methods.items():
+        if label != first and len(runs) > 1:
+            fcd = values_of(runs, "fcd"), values_of(methods[first], "fcd")
+            kept.setdefault(quality_is_kept(*fcd), []).append(f"`{label}`")
+    words = {"yes": "kept by", "no": "not kept by", "not shown": "not shown for"}
+    said = [f"{words[k]} {', '.join(kept[k])}" for k in words if k in kept]
+    return f"FCD within {QUALITY_MARGIN:.0%} of that of `{first}`: {'; '.join(said)}."
 
 
 def introduction(plan: Plan, results: Sequence[RunResult], command: str) -> str:
@@ -151,7 +275,8 @@ def introduction(plan: Plan, results: Sequence[RunResult], command: str) -> str:
         "weights in all layers that they share. The page was written by\n\n"
         f"    {command}\n\n"
         "from `plan.json` and `results/`. The same command writes it again and repeats "
-        "no run that has a result. docs/method.md describes the protocol and what was "
+        f"no run that has a result. `{TABLE_FILE}` has the values of all runs at all "
+        "measured steps. docs/method.md describes the protocol and what was "
         "expected. Intervals, in brackets, are 95 % t-intervals over runs.\n"
     )
 
@@ -221,11 +346,11 @@ def count_cell(stage: int) -> Callable[..., str]:
 
 def trained_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows the checkerboard of the trained generators."""
-    keys, floors_db = ("floored_gain_db", SECONDARY_ENDPOINT), results[0].floors_db
+    keys, floors_db = (GAIN, SECONDARY_ENDPOINT), results[0].floors_db
     floor, floor_before = (f"{floors_db[key]:.1f} dB" for key in keys)
     num_images = results[0].measurement.facts["num_images"]["samples"]
     columns = {
-        "imaging gain, dB": gain_cell("floored_gain_db"),
+        "imaging gain, dB": gain_cell(GAIN),
         "fixed pattern, grey levels": mean_cell("fixed_pattern_levels"),
         "gain of the stage before, dB": gain_cell(SECONDARY_ENDPOINT),
         "pattern found, last": count_cell(1),
@@ -248,38 +373,32 @@ def trained_table(plan: Plan, results: Sequence[RunResult]) -> str:
 
 
 def difference_table(plan: Plan, results: Sequence[RunResult]) -> str:
-    """Shows the comparisons with corrected p-values, then says them in words."""
+    """Shows the comparisons with corrected p-values."""
     found = compare_methods(plan, results)
     first = plan.methods[0].label
     if not found:
         return "Two runs of each method are needed.\n"
-    header = ["method", "end point", f"difference to {first}", "p", "p (Holm)", "runs"]
+    header = ["method", "end point", f"difference to {first}", "p", "p (Holm)"]
+    header += ["outcome", "runs"]
     rows = []
     for it in found:
         row = [it.method, PRIMARY_ENDPOINTS[it.endpoint]]
         row += [interval_text(it.difference, sign="+"), f"{it.p_value:.4f}"]
-        rows.append([*row, f"{it.adjusted:.4f}", "{}, {}".format(*it.num_runs)])
+        row += [f"{it.adjusted:.4f}", it.outcome]
+        rows.append([*row, "{}, {}".format(*it.num_runs)])
     text = (
         "Differences are tested by Welch's t-test. The p-values are corrected over "
         f"these {len(found)} comparisons (Holm); the level is {SIGNIFICANCE_LEVEL}. "
         "*No difference shown* does not mean equal: the interval says which "
-        "differences remain possible.\n\n"
+        "differences remain possible.\n"
     )
-    for endpoint, name in PRIMARY_ENDPOINTS.items():
-        groups: dict[str, list[str]]
-        groups = {"lower": [], "higher": [], "no difference shown": []}
-        for it in found:
-            if it.endpoint == endpoint:
-                groups[it.outcome].append(it.method)
-        said = "; ".join(f"{k}: {', '.join(v)}" for k, v in groups.items() if v)
-        text += f"- {name.partition(',')[0]} against {first}: {said}.\n"
     return table(header, rows) + text
 
 
 def untrained_table(plan: Plan, results: Sequence[RunResult]) -> str:
     """Shows samples, flat fields and weights before and after training."""
     columns = {
-        "imaging gain, dB": "floored_gain_db",
+        "imaging gain, dB": GAIN,
         "fixed pattern": "fixed_pattern_levels",
         "gain before, dB": SECONDARY_ENDPOINT,
         "flat fields, last": "probe_last",

@@ -16,10 +16,11 @@ from typing import Any, Self
 import numpy as np
 
 from analysis.checkerboard.measurement import Measurement, load_measurement
-from config.loader import from_dict, load_config, to_dict
+from config.loader import differences, from_dict, load_config, to_dict
 from config.schema import UPSAMPLER_ALIASES, UPSAMPLERS, Config, ModelConfig
 from config.sizes import resolve
 from gan.files import write_atomically
+from gan.run.folder import WATCHING
 
 PLAN_FILE = "plan.json"
 RESULTS_FOLDER = "results"
@@ -143,10 +144,11 @@ class Plan:
                     f"{path} plans {run.name}, which this call leaves out; name all of "
                     "its methods and seeds, or choose another --out"
                 )
-            if configs[run.name] != run.config:
+            lines = differences(run.config, configs[run.name])
+            if changed := [it for it in lines if it.split(":")[0] not in WATCHING]:
                 raise StudyError(
-                    f"{path} plans other settings, such as the budget or the preset; "
-                    "choose another --out"
+                    f"{path} plans other settings ({'; '.join(changed)}); choose "
+                    "another --out"
                 )
 
 
@@ -202,11 +204,13 @@ def make_plan(
     base = load_config(preset, {"train.epochs": epochs}, sets)
     images = load_dataset(base.data).images_uint8
     base = resolve(base, *images.shape[:2])
-    # The kept checkpoints are spread evenly over the run; the last one is at its end.
     num_steps = base.train.num_steps
-    every = max(1, -(-num_steps // base.run.keep_checkpoints))
-    often: Any = {"checkpoint_every_steps": every, "evaluate_every_steps": num_steps}
-    base = dataclasses.replace(base, run=dataclasses.replace(base.run, **often))
+    watched: Any = {
+        "evaluate_every_steps": num_steps,  # the study measures for itself
+        "keep_checkpoints": 1,
+        "checkpoint_steps": course_steps(num_steps),
+    }
+    base = dataclasses.replace(base, run=dataclasses.replace(base.run, **watched))
     shape = images.shape[1], images.shape[3]
     widths: dict[str, tuple[int, ...]] = {}
     costs: dict[str, dict[str, int]] = {}
@@ -215,6 +219,12 @@ def make_plan(
         found = match_widths(base, method, shape, match, goal)
         widths[method.label], costs[method.label] = found
     return Plan(base, parsed, num_seeds, match, num_images, widths, costs)
+
+
+def course_steps(num_steps: int) -> tuple[int, ...]:
+    """Steps before the last one at which a run is measured: 10, 30, 100, 300, ..."""
+    steps = (factor * 10**power for power in range(1, 10) for factor in (1, 3))
+    return tuple(step for step in steps if step < num_steps)
 
 
 def match_widths(

@@ -8,7 +8,7 @@ message.
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,10 @@ def save(
     facts: dict[str, Any],
     keep: int,
     *,
+    lasting: Sequence[int] = (),
     replace: bool = False,
 ) -> Path:
-    """Commits a checkpoint, and then removes all but the `keep` newest ones.
+    """Commits a checkpoint, then removes all but the `keep` newest and `lasting` steps.
 
     A checkpoint of the same step is left as it is, unless `replace` is true. When the
     disk refuses, earlier checkpoints stay as they were.
@@ -86,8 +87,9 @@ def save(
     finally:  # after the commit there is nothing left to undo
         shutil.rmtree(temporary, ignore_errors=True)
         put_back(directory)
-    for _, path in available(directory)[keep:]:
-        remove(path)
+    for number, path in available(directory)[keep:]:
+        if number not in lasting:
+            remove(path)
     return final
 
 
@@ -265,9 +267,10 @@ class RunCheckpoints:
     def save(self, step: int, alarms: dict[str, Any], *, required: bool) -> None:
         """Commits the state after `step` steps."""
         facts = self.record.to_json() | {"alarms": alarms}
-        keep = self.record.config.run.keep_checkpoints
+        run, whole = self.record.config.run, self.state.checkpoint
+        keep, lasting = run.keep_checkpoints, run.checkpoint_steps
         try:
-            save(self.folder.state, step, self.state.checkpoint, facts, keep)
+            save(self.folder.state, step, whole, facts, keep, lasting=lasting)
         except CheckpointError as error:
             if required:
                 raise

@@ -30,6 +30,7 @@ WATCHING = (
     "run.evaluate_every_steps",
     "run.checkpoint_every_steps",
     "run.keep_checkpoints",
+    "run.checkpoint_steps",
     "run.grid_images",
     "run.histograms",
 )

@@ -79,6 +79,7 @@ def test_every_preset_loads_and_says_only_what_differs(path):
         ("data.channels=2", "data.channels: received 2, expected 1, 3 or 0"),
         ("train.epochs=0", "both 0: no budget"),
         ("run.seed=-1", "run.seed: received -1, expected at least 0"),
+        ("run.checkpoint_steps=[9, 0]", "received [9, 0], expected numbers of at lea"),
     ],
 )
 def test_a_refusal_names_the_key_and_what_is_allowed(text, message):

@@ -224,8 +224,9 @@ def test_a_run_under_nohup_outlives_its_terminal():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_calls_of_many_steps_end_at_each_early_grid():
+def test_calls_of_many_steps_end_at_each_single_event():
     run = {"log_every_steps": 9000, "evaluate_every_steps": 9000}
+    run["checkpoint_steps"] = [30, 3000]
     config = load_config(
         flags={f"run.{key}": value for key, value in run.items()}
         | {
@@ -238,7 +239,7 @@ def test_calls_of_many_steps_end_at_each_early_grid():
     while step < config.train.num_steps:
         step += steps_until_boundary(step, config)
         ends.append(step)
-    assert ends[:5] == [100, 250, 500, 1000, 2000] and len(ends) == 12
+    assert ends[:7] == [30, 100, 250, 500, 1000, 2000, 3000] and len(ends) == 13
 
 
 def test_a_second_interrupt_is_not_held_back():

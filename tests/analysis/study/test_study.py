@@ -1,5 +1,6 @@
 """A study is planned, run, continued, compared and written to a page."""
 
+import csv
 import dataclasses
 import os
 import shutil
@@ -14,9 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.__main__ import main
+from analysis.statistics import detectable_difference, provable_margin
 from analysis.study import run as study_run
 from analysis.study.page import (
     compare_methods,
+    describe_power,
     gain_cell,
     make_page,
     mean_text,
@@ -178,7 +181,9 @@ def test_a_plan_may_grow_but_not_change(plan, tmp_path):
     grown.save(tmp_path)
     with pytest.raises(StudyError, match="plans transpose-k4-seed0, which this call"):
         plan.save(tmp_path)
-    with pytest.raises(StudyError, match="other settings, such as the budget"):
+    often = planned((*METHODS, "transpose:4"), 3, sets=["run.log_every_steps=7"])
+    often.save(tmp_path)  # it changes no bit of a run
+    with pytest.raises(StudyError, match=r"settings \(train.num_steps: 40 -> 41\)"):
         planned((*METHODS, "transpose:4"), 3, sets=["train.num_steps=41"]).save(
             tmp_path
         )
@@ -195,14 +200,15 @@ def test_a_real_run_is_measured_before_during_and_after_training(plan, result):
     assert (result.method, result.seed) == ("transpose k5", 0)
     assert set(result.untrained) == {*CHECKERBOARD_KEYS, "step"}
     assert set(result.trained) == {*CHECKERBOARD_KEYS, *QUALITY_KEYS}
-    assert [row["step"] for row in result.course] == [0, 10, 20, 30, 40]
-    assert list(result.readings) == ["0", "10", "20", "30", "40"]
+    assert [row["step"] for row in result.course] == [0, 10, 30, 40]
+    assert list(result.readings) == ["0", "10", "30", "40"]
     assert {len(readings) for readings in result.readings.values()} == {9}
     last = {name: result.course[-1][name] for name in CHECKERBOARD_KEYS}
     assert last == {name: result.trained[name] for name in CHECKERBOARD_KEYS}
     # Independent weights: 0.75 on average; 64 channel pairs are close to it.
     assert result.untrained["eta_prev"] == pytest.approx(0.75, abs=0.1)
     assert result.measurement.facts["num_images"]["samples"] == 500
+    assert len(result.measurement.arrays["examples"]) == 256
 
 
 def test_end_points_are_those_readings_and_the_floor_is_below_a_real_pattern(result):
@@ -267,6 +273,20 @@ def test_comparisons_are_not_paired_and_are_corrected(plan):
     assert compare_methods(plan, [r for r in some if r.seed == 0]) == []
 
 
+def test_the_plan_says_what_its_seeds_can_show(plan):
+    """By hand: spreads of 1 and of a tenth, two end points and two comparisons each."""
+    plan = dataclasses.replace(plan, num_seeds=8)
+    values = {"transpose k5": [-1, 0, 1], "resize-nearest k3": [5, 5, 5]}
+    results = made_up(plan, values)
+    for result in results:
+        result.trained["fcd"] = 20 + 2 * (result.seed - 1)
+    text = describe_power(plan, results)
+    found, margin = detectable_difference(1, 8, 4), provable_margin(0.1, 8)
+    assert f"imaging gain, dB: {found:.2g} (spread 1); fixed pattern" in text
+    assert text.endswith(f"kept within {margin:.0%} (spread 10%)")
+    assert describe_power(plan, results[:1]) == ""
+
+
 def test_quality_is_kept_where_two_tests_show_it():
     """The margin is a tenth of 20."""
     first = np.array([19.0, 20, 21, 20, 20])
@@ -299,21 +319,37 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
         for seed in range(2):
             gain = -30 + shift + 1e-4 * random.standard_normal()
             trained = result.trained | {"floored_gain_db": gain}
-            changed = {"method": label, "seed": seed, "trained": trained}
+            name = f"{label}-{seed}"
+            changed = {"run": name, "method": label, "seed": seed, "trained": trained}
             results.append(dataclasses.replace(result, **changed))
     page = write_page(tmp_path, plan, results, "python -m analysis study").read_text()
     assert "6 of 6 runs: 3 methods, 2 seeds, 40 steps of 16 images (640 in all)" in page
-    assert (
-        "- imaging gain against transpose k5: lower: resize-nearest k3; no difference "
-        "shown:" in page
+    said = page.splitlines()[2]
+    assert said.startswith(
+        "- After training `transpose k5` has an imaging gain of -30."
     )
+    assert "It is lower for `resize-nearest k3`, -33.0 (" in said
+    assert "No difference is shown for `transpose-balanced k5`, -30.0 (" in said
+    assert "visible in the samples of `transpose k5` (2 of 2 runs), `resize" in page
+    assert "- FCD within 10% of that of `transpose k5`: kept by `resize-nearest" in page
     assert "| resize-nearest k3 | imaging gain, dB | -3.00 (" in page
     assert "| 16, 8, 8 |" in page
     for name in ("headline", "before-after", "course", "price"):
         assert f"(figures/{name}.png)" in page
         assert (tmp_path / "figures" / f"{name}.png").read_bytes()[1:4] == b"PNG"
+    with (tmp_path / "runs.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["step"] for row in rows] == ["0", "10", "30", "40"] * 6
+    ends = [row for row in rows if row["fcd"]]
+    assert [float(row["floored_gain_db"]) for row in ends] == [
+        result.trained["floored_gain_db"] for result in results
+    ]
+    assert {row["step"] for row in ends} == {"40"}
     alone = make_page(plan, results[:1], "x")
-    assert "Two runs of each method are needed." in alone and "nan" not in alone
+    assert "Two runs of each method are needed to comp" in alone and "nan" not in alone
+    assert "`transpose k5`, to which the other methods are" in make_page(
+        plan, results[2:], "x"
+    )
 
 
 def test_gains_at_the_floor_are_limits_and_show_no_difference(plan):

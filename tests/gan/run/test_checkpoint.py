@@ -18,10 +18,11 @@ class Saved:
         self.variable = tf.Variable([0.0] * 100)
         self.checkpoint = tf.train.Checkpoint(variable=self.variable)
 
-    def save(self, *steps, keep=3):
+    def save(self, *steps, keep=3, lasting=()):
         for step in steps:
             self.variable.assign([float(step)] * 100)
-            save(self.directory, step, self.checkpoint, {"by": "test"}, keep)
+            facts = {"by": "test"}
+            save(self.directory, step, self.checkpoint, facts, keep, lasting=lasting)
 
     def restore(self):
         self.variable.assign([-1.0] * 100)
@@ -56,6 +57,11 @@ def test_retention_keeps_the_newest(saved):
     assert saved.names() == ["step-00000015", "step-100000000"]
     assert [step for step, _ in available(saved.directory)] == [100000000, 15]
     assert saved.restore().step == 100000000
+
+
+def test_lasting_steps_are_never_removed(saved):
+    saved.save(1, 3, 5, 10, 15, keep=1, lasting=(1, 10, 30))
+    assert [step for step, _ in available(saved.directory)] == [15, 10, 1]
 
 
 def test_a_checkpoint_of_a_run_that_was_rolled_back_is_refused(saved):

@@ -288,6 +288,7 @@ WATCHED = {
     "run.evaluate_every_steps": 4,
     "run.checkpoint_every_steps": 7,
     "run.keep_checkpoints": 9,
+    "run.checkpoint_steps": [2, 5],
     "run.grid_images": 4,
     "run.histograms": True,
     "train.steps_per_call": 5,
