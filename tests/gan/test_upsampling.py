@@ -52,6 +52,26 @@ def applied(method, x, kernel_size, filters=3):
     return np.asarray(model(x)), model
 
 
+@pytest.mark.parametrize("size", [5, 7, 9])
+def test_a_small_kernel_beside_a_large_one_is_one_large_kernel(size):
+    """The layers' SAME padding centres both kernels on the same pixel."""
+    x, (large, small) = draws(1, 6, 5, 2), (draws(n, n, 3, 2) for n in (size, 3))
+
+    def enlarged(kernel):
+        layer = layers.Conv2DTranspose(3, len(kernel), 2, "same", use_bias=False)
+        layer.build(x.shape)
+        layer.set_weights([kernel])
+        return np.asarray(layer(x))
+
+    margin = (size - 3) // 2
+    both = large + np.pad(small, [(margin, margin)] * 2 + [(0, 0)] * 2)
+    np.testing.assert_allclose(
+        enlarged(large) + enlarged(small), enlarged(both), atol=1e-5
+    )
+    moved = large + np.pad(small, [(margin - 1, margin + 1)] * 2 + [(0, 0)] * 2)
+    assert not np.allclose(enlarged(large) + enlarged(small), enlarged(moved), atol=0.1)
+
+
 def gains_db(generator, predictor="probe"):
     """The largest predicted imaging gain of the first and of the last upsampling."""
     found = predict(generator, (2, 2), num_latents=64)[predictor]
