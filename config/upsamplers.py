@@ -57,6 +57,11 @@ UPSAMPLERS = {
         "no line, a notch at 1/2",
         aliases=("resize",),
     ),
+    "resize-nearest-reflect": Upsampler(
+        "nearest interpolation, reflection at the borders, then a convolution",
+        "4 k² C C', on a map with k / 2 px more at each border",
+        "no line, a notch at 1/2",
+    ),
     "resize-bilinear": Upsampler(
         "bilinear interpolation, then a convolution",
         "4 k² C C'",

@@ -4,12 +4,13 @@ The builder of a method is the function of its name, with `_` for `-`. Each has 
 convolution that learns, whose keyword arguments are `options`.
 
 Sources: Odena, Dumoulin and Olah 2016 (doi:10.23915/distill.00003) name the artifacts
-of transposed convolutions and propose resizing; Shi et al. 2016 (arXiv:1609.05158) the
-sub-pixel convolution and Aitken et al. 2017 (arXiv:1707.02937) its initial weights;
-Kinoshita and Kiya 2020 a fixed smoothing behind the convolution. StyleGAN2 (Karras et
-al. 2020, arXiv:1912.04958) has the four taps behind its transposed convolution, and
-fastai's `PixelShuffle_ICNR(blur=True)` the two taps, with an activation before them and
-other borders. The projection on equal phase gains is this project's own, from the
+of transposed convolutions, propose resizing, and pad before the convolution against
+artifacts at the borders; Shi et al. 2016 (arXiv:1609.05158) the sub-pixel convolution
+and Aitken et al. 2017 (arXiv:1707.02937) its initial weights; Kinoshita and Kiya 2020 a
+fixed smoothing behind the convolution. StyleGAN2 (Karras et al. 2020,
+arXiv:1912.04958) has the four taps behind its transposed convolution, and fastai's
+`PixelShuffle_ICNR(blur=True)` the two taps, with an activation before them and other
+borders. The projection on equal phase gains is this project's own, from the
 polyphase condition of Sugawara, Shiota and Kiya 2019.
 """
 
@@ -116,6 +117,19 @@ def resize(form: str, x: Any, kinds: LayerKinds, name: str, **options: Any) -> A
     dtype = options["dtype"]
     x = layers.UpSampling2D(2, None, form, name=f"{name}_resize", dtype=dtype)(x)
     return kinds.plain(name=f"{name}_conv", **options)(x)
+
+
+def resize_nearest_reflect(x: Any, kinds: LayerKinds, name: str, **options: Any) -> Any:
+    """Nearest interpolation, then a convolution of the map and its mirror images.
+
+    The map is padded by reflection, and what the convolution computes there is cropped.
+    """
+    dtype, margin = options["dtype"], options["kernel_size"] // 2
+    x = layers.UpSampling2D(2, name=f"{name}_resize", dtype=dtype)(x)
+    sides = (margin, margin)
+    x = ops.pad(x, [(0, 0), sides, sides, (0, 0)], mode="reflect")
+    x = kinds.plain(name=f"{name}_conv", **options)(x)
+    return layers.Cropping2D(margin, name=f"{name}_crop", dtype=dtype)(x)
 
 
 resize_nearest = partial(resize, "nearest")

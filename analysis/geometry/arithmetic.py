@@ -1,7 +1,7 @@
 """Where each output pixel of a layer comes from, in exact integers, one axis at a time.
 
 A layer has one `AxisGeometry` for each of its spatial axes. There are two families. A
-*gather* (conv, pool, pad, crop) computes output n from the inputs
+*gather* (conv, pool, pad, reflect, edge, crop) computes output n from the inputs
 `stride*n + dilation*tap - pad_before`. A *scatter* (transpose, nearest, bilinear,
 bicubic, shuffle) adds input j to the positions `stride*j + dilation*tap` of a full
 output and then crops `pad_before` rows off its beginning.
@@ -20,7 +20,8 @@ from math import gcd
 from typing import Literal, NamedTuple
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
-Kind = Literal["conv", "pool", "pad", "crop", "transpose", "shuffle"] | Interpolation
+Border = Literal["pad", "reflect", "edge"]  # zeros, a mirror, or repeated edge pixels
+Kind = Literal["conv", "pool", "crop", "transpose", "shuffle"] | Interpolation | Border
 Severity = Literal["error", "warning", "info"]
 ZeroCause = Literal["common factor", "kernel", "output padding", "dilation", "padding"]
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
@@ -110,8 +111,10 @@ class AxisGeometry:
             else:
                 j = self.stride * n + self.dilation * tap - self.pad_before
                 rest = 0
-            if self.kind == "bilinear":  # repeats its edge pixels
+            if self.kind in ("bilinear", "edge"):  # repeat their edge pixels
                 j = min(max(j, 0), self.input_size - 1)
+            if self.kind == "reflect":
+                j = min(abs(j), 2 * (self.input_size - 1) - j)
             if 0 <= j < self.input_size and not rest:
                 outputs[n].append((j, tap))
         return tuple(outputs)
@@ -228,6 +231,8 @@ class AxisGeometry:
         cells = [INSERTED if m % spacing else m // spacing for m in range(length)]
         cells = cells[max(-before, 0) : length - max(-after, 0)]
         cells = [PADDED] * before + cells + [PADDED] * after
+        if self.kind in ("reflect", "edge"):  # their windows have one cell
+            cells = [pairs[0][0] for pairs in self.terms]
         return ThreeSteps(tuple(cells), before, after, order, step, self.dilation)
 
     @property
@@ -439,12 +444,17 @@ def shuffle_axis(input_size: int, block_size: int) -> AxisGeometry:
     return AxisGeometry("shuffle", input_size, size, block_size, block_size)
 
 
-def pad_axis(input_size: int, before: int, after: int) -> AxisGeometry:
-    """Zero padding; negative amounts crop."""
-    kind: Kind = "crop" if min(before, after) < 0 else "pad"
+def pad_axis(
+    input_size: int, before: int, after: int, border: Border = "pad"
+) -> AxisGeometry:
+    """Padding; negative amounts crop, whatever the border is."""
+    kind: Kind = "crop" if min(before, after) < 0 else border
     size = max(input_size + before + after, 0)
     text = f"nothing is left of {input_size} px after {-before} + {-after}: crop less"
     problems = _broken("error", E4=(size < 1, text))
+    if kind == "reflect" and max(before, after) >= input_size:
+        text = f"{input_size} px have {input_size - 1} to reflect, {before} + {after} "
+        problems = _broken("error", E4=(True, f"{text}were asked for: pad less"))
     return AxisGeometry(kind, input_size, size, 1, 1, 1, before, after, problems)
 
 

@@ -35,7 +35,7 @@ from analysis.geometry.keras_layers import (
     NotRead,
     Shape,
     functional_graph,
-    is_shuffle,
+    is_known_operation,
     layer_geometry,
     propagate,
 )
@@ -179,7 +179,7 @@ def audit_call(call: LayerCall, chain: Chain = ()) -> LayerAudit:
     try:
         if isinstance(layer, NotRead):
             raise NotPredicted("not read from the file, and its parameters not counted")
-        if not isinstance(layer, keras.Layer) and not is_shuffle(layer):
+        if not isinstance(layer, keras.Layer) and not is_known_operation(layer):
             raise NotPredicted("an operation, not a layer")
         if not (isinstance(layer, SPATIAL) or _is_keras(layer)):
             raise NotPredicted("a custom layer")

@@ -35,7 +35,8 @@ UPSAMPLINGS = _classes("UpSampling#")
 PADDINGS = _classes("ZeroPadding#")
 CROPPINGS = _classes("Cropping#")
 SPATIAL = (*CONVOLUTIONS, *TRANSPOSED, *POOLS, *UPSAMPLINGS, *PADDINGS, *CROPPINGS)
-SHUFFLE = "DepthToSpace"  # an operation of Keras that has no public class
+# Operations of Keras, which have no public class.
+SHUFFLE, PAD = "DepthToSpace", "Pad"
 # These layers keep each pixel where it is.
 POINTWISE = _classes(
     "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout ELU "
@@ -85,7 +86,7 @@ def layer_geometry(layer: Any, input_shapes: Sequence[Shape]) -> LayerGeometry:
         NotPredicted: If the layer or a size that matters is not known.
     """
     shape = input_shapes[0] if input_shapes else ()
-    if isinstance(layer, (*SPATIAL, layers.Resizing)) or is_shuffle(layer):
+    if isinstance(layer, (*SPATIAL, layers.Resizing)) or is_known_operation(layer):
         return _spatial_geometry(layer, shape)
     if isinstance(layer, POINTWISE):
         return LayerGeometry(shape)
@@ -101,10 +102,19 @@ def layer_geometry(layer: Any, input_shapes: Sequence[Shape]) -> LayerGeometry:
     raise NotPredicted("a layer that this audit does not know")
 
 
+def is_known_operation(layer: Any) -> bool:
+    """Whether this is `depth_to_space` of `keras.ops`, or its `pad` that reflects."""
+    return is_shuffle(layer) or (_is_operation(layer, PAD) and layer.mode == "reflect")
+
+
 def is_shuffle(layer: Any) -> bool:
     """Whether this is `keras.ops.depth_to_space`."""
+    return _is_operation(layer, SHUFFLE)
+
+
+def _is_operation(layer: Any, name: str) -> bool:
     kind = type(layer)
-    return kind.__name__ == SHUFFLE and kind.__module__.startswith("keras.")
+    return kind.__name__ == name and kind.__module__.startswith("keras.")
 
 
 def _known(sizes: Shape) -> tuple[int, ...]:
@@ -171,6 +181,12 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
     elif is_shuffle(layer):
         builder = arithmetic.shuffle_axis
         settings = (layer.block_size,)
+    elif _is_operation(layer, PAD):
+        batch, *pairs, channels = map(tuple, layer.pad_width)
+        if len(pairs) != rank or batch != (0, 0) or channels != (0, 0):
+            raise NotPredicted("it pads other axes than the spatial ones")
+        rows = zip(sizes, pairs, strict=True)
+        return tuple(arithmetic.pad_axis(n, *pair, "reflect") for n, pair in rows)
     else:
         builder = arithmetic.pad_axis
         sign = 1 if isinstance(layer, PADDINGS) else -1

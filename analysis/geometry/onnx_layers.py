@@ -377,9 +377,12 @@ class Walk:
         if rank != len(sizes) + 2 or any(pads[n] for n in (0, 1, rank, rank + 1)):
             raise NotPredicted("it pads other axes than the spatial ones")
         pairs = zip(sizes, pads[2:rank], pads[rank + 2 :], strict=True)
-        axes = tuple(arithmetic.pad_axis(*map(int, pair)) for pair in pairs)
         mode = text_attribute(node, "mode", "constant")
-        return axes, "" if mode == "constant" else f"only its size: mode {mode}"
+        border: Any = {"reflect": "reflect", "edge": "edge"}.get(mode, "pad")
+        axes = tuple(arithmetic.pad_axis(*map(int, pair), border) for pair in pairs)
+        crops = any(axis.kind == "crop" for axis in axes)
+        known = mode == "constant" or (border != "pad" and not crops)
+        return axes, "" if known else f"only its size is predicted: mode {mode}"
 
     def resized(self, node: Any, given: Shape) -> list[int]:
         """Spatial sizes behind a Resize or Upsample."""

@@ -401,11 +401,13 @@ def _pad_axes(
     pairs = [(0, 0)] * (len(sizes) - len(pairs)) + pairs
     if len(pairs) > len(sizes):
         raise NotPredicted("it pads other axes than the spatial ones")
-    rows = zip(sizes, pairs, strict=True)
-    axes = tuple(arithmetic.pad_axis(size, *pair) for size, pair in rows)
     mode = args.get("mode", "constant")
+    border: Any = {"reflect": "reflect", "replicate": "edge"}.get(mode, "pad")
+    rows = zip(sizes, pairs, strict=True)
+    axes = tuple(arithmetic.pad_axis(size, *pair, border) for size, pair in rows)
     zeros = mode == "constant" and not args.get("value")
-    return axes, channels, "" if zeros else "it does not pad with zeros"
+    known = zeros or (border != "pad" and min(map(min, pairs)) >= 0)
+    return axes, channels, "" if known else "it does not pad with zeros"
 
 
 def _shuffle_axes(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.geometry.arithmetic import AxisGeometry, Finding
-from analysis.geometry.keras_layers import is_shuffle
+from analysis.geometry.keras_layers import is_known_operation, is_shuffle
 from gan.files import first_line
 
 MAX_PRODUCTS = 2**25  # takes about a second
@@ -39,6 +39,8 @@ def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
     if is_shuffle(layer):
         channels = inputs[None, ..., None] * np.arange(1, layer.block_size**2 + 1)
         return np.asarray(layer(channels), np.float64)[0, ..., 0]
+    if is_known_operation(layer):
+        return np.asarray(layer(inputs[None, ..., None]), np.float64)[0, ..., 0]
     config = {k: v for k, v in layer.get_config().items() if "_initializer" not in k}
     for key in config:
         unset = key.endswith(("_regularizer", "_constraint"))

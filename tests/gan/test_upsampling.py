@@ -52,6 +52,20 @@ def applied(method, x, kernel_size, filters=3):
     return np.asarray(model(x)), model
 
 
+@pytest.mark.parametrize("kernel_size", [3, 4, 5])
+def test_reflected_borders_leave_no_frame_and_change_nothing_inside(kernel_size):
+    flat = np.ones((1, 4, 4, 2), np.float32)
+    found, _ = applied("resize-nearest-reflect", flat, kernel_size)
+    np.testing.assert_allclose(found, np.broadcast_to(found[:, :1, :1], found.shape))
+    control, _ = applied("resize-nearest", flat, kernel_size)
+    assert np.ptp(control, axis=(1, 2)).min() > 0.1
+    x, inside = draws(1, 6, 6, 2), np.s_[:, 2:-2, 2:-2]
+    pair = [
+        applied(f"resize-nearest{end}", x, kernel_size)[0] for end in ("", "-reflect")
+    ]
+    np.testing.assert_allclose(pair[0][inside], pair[1][inside], atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [5, 7, 9])
 def test_a_small_kernel_beside_a_large_one_is_one_large_kernel(size):
     """The layers' SAME padding centres both kernels on the same pixel."""

@@ -278,6 +278,8 @@ def test_the_three_step_view_computes_the_same():
         conv_axis(8, 3, 2),
         conv_axis(8, 3, 1, "causal", 2),
         pad_axis(6, -2, -1),
+        pad_axis(6, 3, 2, "reflect"),
+        pad_axis(6, 3, 7, "edge"),
     ]
     for axis in axes:
         x = rng.integers(1, 9, axis.input_size)
@@ -362,6 +364,18 @@ def test_pools_pads_and_crops():
     padded = [pad_axis(6, 1, 1), conv_axis(8, 3, padding="valid")]
     assert chain_shift(padded) == 0
     assert chain_overlap(padded) == conv_axis(6, 3).overlap()
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge"])
+def test_borders_are_those_of_numpy_and_give_an_even_overlap(border):
+    x = np.arange(1, 6)
+    for before, after in itertools.product(range(5), repeat=2):
+        axis = pad_axis(5, before, after, border)
+        assert axis.apply(x) == np.pad(x, (before, after), border).tolist()
+    padded = [pad_axis(5, 1, 1, border), conv_axis(7, 3, padding="valid")]
+    assert set(chain_overlap(padded)) == {3} and chain_shift(padded) == 0
+    assert set(conv_axis(5, 3).overlap()) == {2, 3}  # the control: zeros
+    assert pad_axis(5, 5, 0, border).feasible is (border == "edge")
 
 
 def test_pytorchs_window_is_tensorflows_moved_by_one():

@@ -318,6 +318,25 @@ def test_depth_to_space_is_checked_value_by_value(monkeypatch):
     assert [finding.code for finding in audit.findings] == ["E7", "I2"]
 
 
+def test_reflected_borders_are_checked_value_by_value(monkeypatch):
+    inputs = keras.Input((4, 5, 2))
+
+    def audit_pad(*sides, mode="reflect"):
+        return audit_model(keras.Model(inputs, keras.ops.pad(inputs, sides, mode)))[0]
+
+    audit = audit_pad((0, 0), (1, 2), (3, 0), (0, 0))
+    assert audit.checked and not audit.findings and audit.chain is not None
+    assert audit.predicted_shape == (None, 7, 8, 2)
+    other = audit_pad((0, 0), (1, 2), (3, 0), (1, 1))
+    assert other.reason == "it pads other axes than the spatial ones"
+    # What a constant pads with is an argument of the call, which is not read.
+    assert not audit_pad((0, 0), (1, 2), (3, 0), (0, 0), mode="constant").checked
+    true = arithmetic.pad_axis
+    monkeypatch.setattr(arithmetic, "pad_axis", lambda *a: true(*a[:3], "edge"))
+    wrong = audit_pad((0, 0), (1, 2), (3, 0), (0, 0))
+    assert [finding.code for finding in wrong.findings] == ["E7"]
+
+
 @pytest.mark.parametrize(
     ("layer", "why"),
     [

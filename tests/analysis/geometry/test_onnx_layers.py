@@ -86,7 +86,8 @@ def random_model(random):
         return one_node(kind, shape, blocksize=2, mode=mode)
     if kind == "Pad":
         pads = [0, 0, *numbers(-1, 3), 0, 0, *numbers(-1, 3)]
-        return one_node(kind, shape, {"p": np.array(pads, np.int64)})
+        mode = str(random.choice(["constant", "reflect", "edge"]))
+        return one_node(kind, shape, {"p": np.array(pads, np.int64)}, mode=mode)
     if kind == "Resize":
         scales = np.array([1, 1, *[int(random.integers(1, 4))] * 2], np.float32)
         mode = str(random.choice(["nearest", "linear"]))
@@ -141,7 +142,7 @@ def test_every_statement_about_random_nodes_is_true():
             checked += audit.checked
         else:
             assert not audit.checked, where
-    assert checked > 200 and refused > 20 and moved > 2
+    assert checked > 200 and refused > 20 and moved > 1
 
 
 def test_a_pooling_that_onnxruntime_computes_wrongly_is_named(tmp_path):
