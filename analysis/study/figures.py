@@ -138,7 +138,8 @@ def draw_course(plan: Plan, results: Sequence[RunResult]) -> Figure:
             axes.set_ylim(0, None)
     for axes in panels[-1]:
         axes.set_xlabel("step")
-    panels[0, 0].legend(frameon=False, fontsize=8)
+    lines, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

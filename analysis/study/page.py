@@ -255,7 +255,7 @@ def say_quality(first: str, methods: Mapping[str, list[RunResult]]) -> str:
         if label != first and len(runs) > 1:
             fcd = values_of(runs, "fcd"), values_of(methods[first], "fcd")
             kept.setdefault(quality_is_kept(*fcd), []).append(f"`{label}`")
-    words = {"yes": "kept by", "no": "not kept by", "not shown": "not shown for"}
+    words = {"yes": "shown for", "no": "not so for", "not shown": "not decided for"}
     said = [f"{words[k]} {', '.join(kept[k])}" for k in words if k in kept]
     return f"FCD within {QUALITY_MARGIN:.0%} of that of `{first}`: {'; '.join(said)}."
 

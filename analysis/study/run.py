@@ -222,8 +222,11 @@ class JobResources:
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables of a process of this job."""
-        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
-        return dict(os.environ) | gpu
+        if self.gpu is None:
+            return dict(os.environ)
+        # Several jobs may share a GPU, so none takes all of its memory at its start.
+        chosen = {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+        return dict(os.environ) | chosen | {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def divide_machine(num_jobs: int, num_gpus: int) -> list[JobResources]:
