@@ -186,7 +186,7 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
         if len(pairs) != rank or batch != (0, 0) or channels != (0, 0):
             raise NotPredicted("it pads other axes than the spatial ones")
         rows = zip(sizes, pairs, strict=True)
-        return tuple(arithmetic.pad_axis(n, *pair, "reflect") for n, pair in rows)
+        return tuple(arithmetic.pad_axis(n, a, b, "reflect") for n, (a, b) in rows)
     else:
         builder = arithmetic.pad_axis
         sign = 1 if isinstance(layer, PADDINGS) else -1

@@ -379,7 +379,10 @@ class Walk:
         pairs = zip(sizes, pads[2:rank], pads[rank + 2 :], strict=True)
         mode = text_attribute(node, "mode", "constant")
         border: Any = {"reflect": "reflect", "edge": "edge"}.get(mode, "pad")
-        axes = tuple(arithmetic.pad_axis(*map(int, pair), border) for pair in pairs)
+        axes = tuple(
+            arithmetic.pad_axis(size, int(before), int(after), border)
+            for size, before, after in pairs
+        )
         crops = any(axis.kind == "crop" for axis in axes)
         known = mode == "constant" or (border != "pad" and not crops)
         return axes, "" if known else f"only its size is predicted: mode {mode}"
