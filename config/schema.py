@@ -272,7 +272,7 @@ class RunConfig:
     )
     keep_checkpoints: int = setting(3, "Number of newest checkpoints to keep.", 1)
     checkpoint_steps: tuple[int, ...] = setting(
-        (), "Steps with a checkpoint of their own, which is never removed."
+        (), "Steps with a checkpoint of their own, kept while this list names them."
     )
     grid_images: int = setting(64, "Number of images in a sample grid.", 1, 1024)
     histograms: bool = setting(False, "Log histograms of the weights at evaluations.")

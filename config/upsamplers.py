@@ -59,7 +59,7 @@ UPSAMPLERS = {
     ),
     "resize-nearest-reflect": Upsampler(
         "nearest interpolation, reflection at the borders, then a convolution",
-        "4 k² C C', on a map with k / 2 px more at each border",
+        "4 k² C C', on a map with k / 2 px (rounded down) more at each border",
         "no line, a notch at 1/2",
     ),
     "resize-bilinear": Upsampler(

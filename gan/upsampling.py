@@ -22,6 +22,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from config.schema import ConfigError
+
 # Taps of fixed filters: each factor (1 + z) / 2 gives one zero at 1/2.
 MEAN = (1 / 2, 1 / 2)
 BLUR = (1 / 4, 2 / 4, 1 / 4)
@@ -125,6 +127,12 @@ def resize_nearest_reflect(x: Any, kinds: LayerKinds, name: str, **options: Any)
     The map is padded by reflection, and what the convolution computes there is cropped.
     """
     dtype, margin = options["dtype"], options["kernel_size"] // 2
+    if margin >= 2 * min(x.shape[1:3]):
+        raise ConfigError(
+            f"model.kernel_size: received {options['kernel_size']}, expected at most "
+            f"{4 * min(x.shape[1:3]) - 1}, since resize-nearest-reflect enlarges a map "
+            f"of {min(x.shape[1:3])} px and has no more to reflect"
+        )
     x = layers.UpSampling2D(2, name=f"{name}_resize", dtype=dtype)(x)
     sides = (margin, margin)
     x = ops.pad(x, [(0, 0), sides, sides, (0, 0)], mode="reflect")

@@ -26,7 +26,8 @@ from gan.run.environment import prepare_tensorflow
 if TYPE_CHECKING:  # it imports TensorFlow
     from analysis.study.run import JobResources
 
-MEASURING_SECONDS = 40.0  # a guess of what a run takes to start and to be measured
+# Guesses of what a run takes to start, and to be measured at one step.
+STARTING_SECONDS, MEASURING_SECONDS = 20.0, 10.0
 DEFAULT_METHODS = (
     "transpose:5,transpose:4,resize-nearest:3,resize-bilinear:3,"
     "subpixel-icnr:3,transpose-balanced:5"
@@ -122,6 +123,7 @@ def command(  # noqa: PLR0913
     names = methods.split(",")
     plan = make_plan(preset, sets, names, seeds, budget, match, num_images)
     results = load_results(out, plan)  # one that cannot be used is named at once
+    plan.check_extends(out)
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     resources = divide_machine(jobs or num_gpus or 1, num_gpus)
     print_plan(plan, out, timed=only_plan, num_jobs=len(resources))
@@ -145,6 +147,8 @@ def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:
     if timed:
         table.add_column("minutes per run", justify="right")
     num_steps, seconds, to_do = plan.base.train.num_steps, 0.0, 0
+    num_measured = len(plan.base.run.checkpoint_steps) + 2
+    around = STARTING_SECONDS + num_measured * MEASURING_SECONDS
     for method in plan.methods:
         cost, widths = plan.costs[method.label], plan.widths[method.label]
         runs = [plan.run(method, seed) for seed in range(plan.num_seeds)]
@@ -153,7 +157,7 @@ def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:
         row += [f"{cost[key] / 1e6:.3f}" for key in ("params", "macs")]
         row.append(f"{missing} of {len(runs)}")
         if timed:
-            one = num_steps * time_step(plan, method) + MEASURING_SECONDS
+            one = num_steps * time_step(plan, method) + around
             seconds += one * missing
             row.append(f"{one / 60:.1f}")
         table.add_row(*row)
@@ -165,7 +169,7 @@ def print_plan(plan: Plan, out: Path, *, timed: bool, num_jobs: int) -> None:
     if timed:
         minutes = seconds / num_jobs / 60
         text = f"about {minutes:.0f} minutes, if all steps take as long as some that "
-        text += f"were timed just now, and a run takes {MEASURING_SECONDS:.0f} s to "
+        text += f"were timed just now, and a run takes {around:.0f} s to "
         console.print(f"{text}start and to be measured")
 
 

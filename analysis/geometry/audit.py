@@ -48,7 +48,7 @@ KEEP_RANGE = (
     *(*REARRANGING, *PADDINGS, *CROPPINGS, *POOLS, *UPSAMPLINGS, layers.Resizing),
     *(layers.Concatenate, layers.Average, layers.Identity, layers.Dropout),
 )
-REARRANGE = ("Concatenate", "DepthToSpace", "GetItem", "Reshape", "Transpose")
+REARRANGE = ("Concatenate", "GetItem", "Reshape", "Transpose")
 WRONG = "trust no number here, and check the layer and the version of Keras"
 NO_TORCH_LAYER = "PyTorch has no layer of this kernel, stride and size: pad or crop"
 # A file that is not trusted can lack any part of a node, or have another.
@@ -346,7 +346,8 @@ def _last_activation(layer: Any, before: list[str]) -> str:
     if isinstance(layer, layers.Wrapper):
         return _last_activation(layer.layer, before)
     is_operation = not isinstance(layer, keras.Layer)
-    if isinstance(layer, KEEP_RANGE) or (is_operation and name in REARRANGE):
+    rearranges = is_known_operation(layer) or (is_operation and name in REARRANGE)
+    if isinstance(layer, KEEP_RANGE) or rearranges:
         return before[0] if len(set(before)) == 1 else ""
     if isinstance(layer, RECTIFIERS):
         return name

@@ -149,7 +149,10 @@ def _draw_cells(axes: Axes, axis: AxisGeometry, first: int) -> None:
         length = axis.input_size - first + max(axis.effective_pad_after, 0)
         kept = range(axis.input_size)
         numbers = [n if n in kept else 0 for n in range(first, first + length)]
-        caption = "the input's pixels; hatched: padding with 0"
+        if axis.kind in ("reflect", "edge"):
+            numbers = [pairs[0][0] for pairs in axis.terms]
+        filling = {"reflect": "a mirror", "edge": "edge pixels"}.get(axis.kind, "0")
+        caption = f"the input's pixels; hatched: padding with {filling}"
     for place, number in enumerate(numbers[: MAX_CELLS - 1], start=first):
         hatch = None if place in kept else "////"
         style: Any = {"fc": "w", "ec": "0.4", "hatch": hatch, "lw": 0.8}

@@ -372,20 +372,37 @@ class Walk:
         self, node: Any, sizes: Sequence[int]
     ) -> tuple[tuple[AxisGeometry, ...], str]:
         """Axes of a Pad, whose amounts are an attribute or a constant input."""
-        pads = self.constant(node, 1, "pads")
-        rank = len(pads) // 2
-        if rank != len(sizes) + 2 or any(pads[n] for n in (0, 1, rank, rank + 1)):
+        rank, pads = len(sizes) + 2, self.constant(node, 1, "pads")
+        has_axes = len(node.input) > 3 and node.input[3]
+        named = self.constant(node, 3, "axes") if has_axes else range(rank)
+        pairs = zip(pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True)
+        sides = dict(zip([axis % rank for axis in named], pairs, strict=True))
+        if any(pair != (0, 0) for axis, pair in sides.items() if axis < 2):
             raise NotPredicted("it pads other axes than the spatial ones")
-        pairs = zip(sizes, pads[2:rank], pads[rank + 2 :], strict=True)
         mode = text_attribute(node, "mode", "constant")
         border: Any = {"reflect": "reflect", "edge": "edge"}.get(mode, "pad")
-        axes = tuple(
-            arithmetic.pad_axis(size, int(before), int(after), border)
-            for size, before, after in pairs
-        )
-        crops = any(axis.kind == "crop" for axis in axes)
-        known = mode == "constant" or (border != "pad" and not crops)
-        return axes, "" if known else f"only its size is predicted: mode {mode}"
+        axes = []
+        for axis, size in enumerate(sizes, start=2):
+            before, after = map(int, sides.get(axis, (0, 0)))
+            axes.append(arithmetic.pad_axis(size, before, after, border))
+        reason = ""
+        if mode == "constant":
+            if not self.pads_with_zeros(node):
+                reason = "it does not pad with zeros"
+        elif border == "pad":
+            reason = f"mode {mode}"
+        elif any(axis.kind == "crop" for axis in axes):
+            reason = "some of its amounts are negative"
+        if reason and all(axis.feasible for axis in axes):
+            return tuple(axes), f"only its size is predicted: {reason}"
+        return tuple(axes), ""
+
+    def pads_with_zeros(self, node: Any) -> bool:
+        """Whether the value of a Pad, an attribute or an input, is known to be 0."""
+        if len(node.input) < 3 or not node.input[2]:
+            return not attribute(node, "value", 0.0)
+        value = self.constants.get(node.input[2])
+        return value is not None and not to_array(value).any()
 
     def resized(self, node: Any, given: Shape) -> list[int]:
         """Spatial sizes behind a Resize or Upsample."""

@@ -35,29 +35,36 @@ def computed_values(layer: Any, axes: Sequence[AxisGeometry]) -> np.ndarray:
     Raises:
         ValueError: If a layer of this class cannot be made or run.
     """
-    inputs = known_inputs(axes)
-    if is_shuffle(layer):
-        channels = inputs[None, ..., None] * np.arange(1, layer.block_size**2 + 1)
-        return np.asarray(layer(channels), np.float64)[0, ..., 0]
-    if is_known_operation(layer):
-        return np.asarray(layer(inputs[None, ..., None]), np.float64)[0, ..., 0]
-    config = {k: v for k, v in layer.get_config().items() if "_initializer" not in k}
-    for key in config:
-        unset = key.endswith(("_regularizer", "_constraint"))
-        config[key] = None if unset else PLAIN.get(key, config[key])
+    inputs = known_inputs(axes)[None, ..., None]
     try:
-        copy = type(layer).from_config(config)
-        copy.build((1, *inputs.shape, 1))
-        weights = [np.ones(w.shape, np.float32) for w in copy.weights]
-        if weights:  # a separable layer has a second, pointwise one
-            weights[0] = known_kernel(axes).reshape(weights[0].shape)
-            copy.set_weights(weights)
-        outputs = np.asarray(copy(inputs[None, ..., None]))
+        if is_known_operation(layer):
+            copy = layer
+            if is_shuffle(layer):
+                inputs = inputs * np.arange(1, layer.block_size**2 + 1)
+        else:
+            copy = one_channel_copy(layer, axes, inputs.shape)
+        return np.asarray(copy(inputs), np.float64)[0, ..., 0]
     except Exception as error:  # a custom layer may raise anything
         raise ValueError(
             f"{type(layer).__name__} did not run: {first_line(error)}"
         ) from error
-    return outputs[0, ..., 0].astype(np.float64)
+
+
+def one_channel_copy(
+    layer: Any, axes: Sequence[AxisGeometry], shape: tuple[int, ...]
+) -> Any:
+    """A layer of the same class for inputs of `shape`, with `known_kernel`."""
+    config = {k: v for k, v in layer.get_config().items() if "_initializer" not in k}
+    for key in config:
+        unset = key.endswith(("_regularizer", "_constraint"))
+        config[key] = None if unset else PLAIN.get(key, config[key])
+    copy = type(layer).from_config(config)
+    copy.build(shape)
+    weights = [np.ones(w.shape, np.float32) for w in copy.weights]
+    if weights:  # a separable layer has a second, pointwise one
+        weights[0] = known_kernel(axes).reshape(weights[0].shape)
+        copy.set_weights(weights)
+    return copy
 
 
 def expected_values(axes: Sequence[AxisGeometry], largest: bool) -> np.ndarray:

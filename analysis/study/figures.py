@@ -133,7 +133,7 @@ def draw_course(plan: Plan, results: Sequence[RunResult]) -> Figure:
             mean = np.mean([[row[step][key] for step in steps] for row in rows], axis=0)
             axes.plot(steps, mean, label=label, markersize=4, **style)
         axes.set_title(title, fontsize=9)
-        axes.set_xscale("symlog", linthresh=steps[1], linscale=0.4)
+        axes.set_xscale("symlog", linthresh=max(1, *steps[:2]), linscale=0.4)
         if key not in results[0].floors_db:
             axes.set_ylim(0, None)
     for axes in panels[-1]:

@@ -131,18 +131,23 @@ def describe_power(plan: Plan, results: Sequence[RunResult]) -> str:
     number = len(PRIMARY_ENDPOINTS) * (len(plan.methods) - 1)
     parts = []
     for endpoint, name in PRIMARY_ENDPOINTS.items():
-        spread = max(values_of(runs, endpoint).std(ddof=1) for runs in groups)
+        spread = max(spread_of(values_of(runs, endpoint)) for runs in groups)
         found = detectable_difference(spread, plan.num_seeds, max(1, number))
         parts.append(f"{name}: {found:.2g} (spread {spread:.2g})")
     fcds = [values_of(runs, "fcd") for runs in groups]
-    spread = max(fcd.std(ddof=1) / fcd.mean() for fcd in fcds)
+    spread = max(spread_of(fcd) / fcd.mean() for fcd in fcds)
     margin = provable_margin(spread, plan.num_seeds)
     return (
-        f"with {plan.num_seeds} seeds, and the spread of the runs that are there, "
+        f"With {plan.num_seeds} seeds, and the spread of the runs that are there, "
         f"these differences are found with a probability of {POWER:.0%}: "
-        f"{'; '.join(parts)}. "
-        f"Equal FCD is shown to be kept within {margin:.0%} (spread {spread:.0%})"
+        f"{'; '.join(parts)}. If two methods have the same FCD, it is shown with this "
+        f"probability that they differ by less than {margin:.0%} (spread {spread:.0%})."
     )
+
+
+def spread_of(values: np.ndarray) -> float:
+    """The standard deviation of runs; 0 for equal values, whatever is rounded."""
+    return float(values.std(ddof=1)) if np.ptp(values) else 0.0
 
 
 def make_csv(plan: Plan, results: Sequence[RunResult]) -> str:
@@ -158,7 +163,8 @@ def make_csv(plan: Plan, results: Sequence[RunResult]) -> str:
         *early, last = result.course
         rows += [facts | row for row in (*early, last | result.trained)]
     text = io.StringIO()
-    table = csv.DictWriter(text, rows[-1], lineterminator="\n")
+    columns = dict.fromkeys(key for row in rows for key in row)
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()
@@ -202,37 +208,34 @@ def answer(plan: Plan, results: Sequence[RunResult]) -> str:
     if first not in methods:
         return f"`{first}`, to which the other methods are compared, has no result.\n"
     found = compare_methods(plan, results)
-    parts = [say_gains(first, methods, found), say_visible(methods)]
+    parts = [say_endpoint(it, first, methods, found) for it in PRIMARY_ENDPOINTS]
+    parts.append(say_visible(methods))
     if found:
         parts.append(say_quality(first, methods))
+    elif len(plan.methods) > 1:
+        parts.append("Two runs of each method are needed to compare methods.")
     return "".join(f"- {part}\n" for part in parts)
 
 
-def say_gains(
+def say_endpoint(
+    endpoint: str,
     first: str,
     methods: Mapping[str, list[RunResult]],
     found: Sequence[MethodDifference],
 ) -> str:
-    """Says which methods leave a weaker or a stronger pattern than the first one."""
-    outcomes = {it.method: it.outcome for it in found if it.endpoint == GAIN}
+    """Says for which methods an end point is lower or higher than for the first one."""
+    name, _, unit = PRIMARY_ENDPOINTS[endpoint].partition(", ")
+    cell = gain_cell(endpoint) if endpoint == GAIN else mean_cell(endpoint)
 
-    def gain(label: str) -> str:
-        return f"{gain_cell(GAIN)(methods[label])} dB"
+    def with_values(labels: Sequence[str]) -> str:
+        return "; ".join(f"`{it}` {cell(methods[it])} {unit}" for it in labels)
 
-    text = (
-        f"After training `{first}` has an imaging gain of {gain(first)} at (1/2, 1/2)."
-    )
-    if not found:
-        return f"{text} Two runs of each method are needed to compare it."
-    for outcome, verb in (
-        ("lower", "It is lower for"),
-        ("higher", "It is higher for"),
-        ("no difference shown", "No difference is shown for"),
-    ):
+    text = f"{name.capitalize()} at (1/2, 1/2) after training: {with_values([first])}."
+    outcomes = {it.method: it.outcome for it in found if it.endpoint == endpoint}
+    for outcome in ("lower", "higher", "no difference shown"):
         labels = [label for label in outcomes if outcomes[label] == outcome]
         if labels:
-            said = "; ".join(f"`{label}`, {gain(label)}" for label in labels)
-            text += f" {verb} {said}."
+            text += f" {outcome.capitalize()}: {with_values(labels)}."
     return text
 
 
@@ -255,7 +258,12 @@ def say_quality(first: str, methods: Mapping[str, list[RunResult]]) -> str:
         if label != first and len(runs) > 1:
             fcd = values_of(runs, "fcd"), values_of(methods[first], "fcd")
             kept.setdefault(quality_is_kept(*fcd), []).append(f"`{label}`")
-    words = {"yes": "shown for", "no": "not so for", "not shown": "not decided for"}
+    words = {
+        "yes": "shown for",
+        "no, lower": "lower (better) for",
+        "no, higher": "higher for",
+        "not shown": "not decided for",
+    }
     said = [f"{words[k]} {', '.join(kept[k])}" for k in words if k in kept]
     return f"FCD within {QUALITY_MARGIN:.0%} of that of `{first}`: {'; '.join(said)}."
 
@@ -390,7 +398,7 @@ def difference_table(plan: Plan, results: Sequence[RunResult]) -> str:
         "Differences are tested by Welch's t-test. The p-values are corrected over "
         f"these {len(found)} comparisons (Holm); the level is {SIGNIFICANCE_LEVEL}. "
         "*No difference shown* does not mean equal: the interval says which "
-        "differences remain possible.\n"
+        f"differences remain possible. {describe_power(plan, results)}\n"
     )
     return table(header, rows) + text
 
@@ -443,8 +451,9 @@ def quality_table(plan: Plan, results: Sequence[RunResult]) -> str:
         "coverage": mean_cell("coverage", 3),
     }
     return method_table(plan, results, columns) + (
-        f"{plan.num_images:,} samples are compared with as many test images. FCD is "
-        "not FID: it uses another network. Intervals of differences are not corrected. "
+        f"{plan.num_images:,} samples, or as many as there are test images, are "
+        "compared with as many of these. FCD is not FID: it uses another network. "
+        "Intervals of differences are not corrected. "
         f"FCD is kept if two one-sided tests at the level {SIGNIFICANCE_LEVEL} show "
         f"that it differs by less than {QUALITY_MARGIN:.0%} of the first method's "
         "mean.\n\n"
@@ -454,15 +463,17 @@ def quality_table(plan: Plan, results: Sequence[RunResult]) -> str:
 def quality_is_kept(fcd: np.ndarray, first: np.ndarray) -> str:
     """Says whether FCD is within a margin of that of the first method.
 
-    "yes" and "no" stand where the interval of the difference, whose confidence is that
-    of two one-sided tests, lies whole inside or outside the margin.
+    "yes", "no, lower" and "no, higher" stand where the interval of the difference,
+    whose confidence is that of two one-sided tests, lies whole inside or outside the
+    margin.
     """
     difference, _ = welch_difference(fcd, first, 1 - 2 * SIGNIFICANCE_LEVEL)
     margin = QUALITY_MARGIN * first.mean()
     if -margin < difference.low and difference.high < margin:
         return "yes"
-    outside = difference.low > margin or difference.high < -margin
-    return "no" if outside else "not shown"
+    if difference.high < -margin:
+        return "no, lower"
+    return "no, higher" if difference.low > margin else "not shown"
 
 
 def cost_table(plan: Plan, results: Sequence[RunResult]) -> str:

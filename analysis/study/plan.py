@@ -123,13 +123,17 @@ class Plan:
 
     def save(self, folder: Path) -> None:
         """Writes plan.json; methods and seeds may be added to a plan that is there."""
+        self.check_extends(folder)
         path = folder / PLAN_FILE
-        if path.exists():
-            self._check_extends(load_plan(folder), path)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(self) | {"base": to_dict(self.base)})
 
-    def _check_extends(self, old: "Plan", path: Path) -> None:
+    def check_extends(self, folder: Path) -> None:
+        """Refuses a folder with another plan, to which this one does not only add."""
+        path = folder / PLAN_FILE
+        if not path.exists():
+            return
+        old = load_plan(folder)
         fixed, old_fixed = (
             f"first method {it.methods[0].label}, --match {it.match}, "
             f"--n {it.num_images}"
@@ -208,7 +212,7 @@ def make_plan(
     watched: Any = {
         "evaluate_every_steps": num_steps,  # the study measures for itself
         "keep_checkpoints": 1,
-        "checkpoint_steps": course_steps(num_steps),
+        "checkpoint_steps": base.run.checkpoint_steps or course_steps(num_steps),
     }
     base = dataclasses.replace(base, run=dataclasses.replace(base.run, **watched))
     shape = images.shape[1], images.shape[3]

@@ -233,8 +233,9 @@ class RunFolder:
         """
         old = read_run(self.directory) if (self.directory / CONFIG).exists() else None
         if not [*self.state.glob("step-*"), *self.state.glob("corrupt-*")]:
-            before = (old or record).config.run.checkpoint_every_steps
-            self.refuse_lost_state(before)
+            run = (old or record).config.run
+            first = min((run.checkpoint_every_steps, *run.checkpoint_steps))
+            self.refuse_lost_state(first)
         elif not old:
             raise RunError(
                 f"{self.directory} has checkpoints but no {CONFIG} that describes "
@@ -249,7 +250,7 @@ class RunFolder:
             self.write_config(record)
         return record, changes
 
-    def refuse_lost_state(self, checkpoint_every_steps: int) -> None:
+    def refuse_lost_state(self, first_checkpoint: int) -> None:
         """Refuses to start over where a run has left results but no checkpoint.
 
         A run that was killed before its first checkpoint has no such results.
@@ -260,7 +261,7 @@ class RunFolder:
         grids = [
             path
             for path in sorted(self.samples.glob("step-*.png"))
-            if path.stem > f"step-{checkpoint_every_steps:08d}"
+            if path.stem > f"step-{first_checkpoint:08d}"
         ]
         exports = [self.directory / "generator.keras", *self.best.glob("step-*")]
         if left := [*filter(Path.exists, exports), *grids]:

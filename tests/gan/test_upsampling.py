@@ -66,6 +66,12 @@ def test_reflected_borders_leave_no_frame_and_change_nothing_inside(kernel_size)
     np.testing.assert_allclose(pair[0][inside], pair[1][inside], atol=1e-5)
 
 
+def test_a_map_that_is_too_small_to_reflect_is_refused():
+    assert applied("resize-nearest-reflect", draws(1, 2, 2, 1), 7)[0].shape[1] == 4
+    with pytest.raises(ConfigError, match="received 8, expected at most 7, since"):
+        applied("resize-nearest-reflect", draws(1, 2, 2, 1), 8)
+
+
 @pytest.mark.parametrize("size", [5, 7, 9])
 def test_a_small_kernel_beside_a_large_one_is_one_large_kernel(size):
     """The layers' SAME padding centres both kernels on the same pixel."""

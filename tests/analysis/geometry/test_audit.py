@@ -322,6 +322,7 @@ def test_reflected_borders_are_checked_value_by_value(monkeypatch):
     inputs = keras.Input((4, 5, 2))
 
     def audit_pad(*sides, mode="reflect"):
+        sides = sides if len(sides) > 1 else sides[0]
         return audit_model(keras.Model(inputs, keras.ops.pad(inputs, sides, mode)))[0]
 
     audit = audit_pad((0, 0), (1, 2), (3, 0), (0, 0))
@@ -329,8 +330,22 @@ def test_reflected_borders_are_checked_value_by_value(monkeypatch):
     assert audit.predicted_shape == (None, 7, 8, 2)
     other = audit_pad((0, 0), (1, 2), (3, 0), (1, 1))
     assert other.reason == "it pads other axes than the spatial ones"
+    # A single pair is for each axis; Keras keeps a number as such a pair.
+    assert audit_pad(1).reason == other.reason
+    assert audit_pad(0).predicted_shape == (None, 4, 5, 2)
+    negative = audit_pad((0, 0), (-1, 0), (1, 1), (0, 0))
+    assert negative.reason == "it reflects a negative number of pixels"
+    assert [f.code for f in audit_pad((0, 0), (4, 0), (0, 0), (0, 0)).findings] == [
+        "E4"
+    ]
+    flat = keras.ops.pad(layers.Flatten()(inputs), [(0, 0), (0, 0)], mode="reflect")
+    assert not audit_model(keras.Model(inputs, flat))[-1].checked
     # What a constant pads with is an argument of the call, which is not read.
     assert not audit_pad((0, 0), (1, 2), (3, 0), (0, 0), mode="constant").checked
+    tanh = layers.Conv2D(1, 1, activation="tanh")(inputs)
+    framed = keras.ops.pad(tanh, [(0, 0), (1, 1), (1, 1), (0, 0)], "reflect")
+    last = audit_model(keras.Model(inputs, framed), (6, 7, 1))[-1]
+    assert last.checked and not last.findings  # no W8: the range stays that of tanh
     true = arithmetic.pad_axis
     monkeypatch.setattr(arithmetic, "pad_axis", lambda *a: true(*a[:3], "edge"))
     wrong = audit_pad((0, 0), (1, 2), (3, 0), (0, 0))

@@ -145,6 +145,35 @@ def test_every_statement_about_random_nodes_is_true():
     assert checked > 200 and refused > 20 and moved > 1
 
 
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+def test_amounts_value_and_axes_of_a_pad_are_read(mode):
+    def audit(amounts, value=0.0, axes=None):
+        given = {"p": np.array(amounts, np.int64), "v": np.array(value, np.float32)}
+        if axes:
+            given["a"] = np.array(axes, np.int64)
+        model = one_node("Pad", [1, 2, 4, 5], given, mode=mode)
+        (found,) = audit_onnx(model)
+        return found, execute(model)
+
+    for amounts, axes in (
+        ([0, 0, 1, 2, 0, 0, 2, 1], None),
+        ([1, 2, 2, 1], [2, 3]),
+        ([2, 1, 1, 2], [-1, -2]),
+        ([0, 0, 2, 1, 0, 0, 1, 2], [0, 1, 3, 2]),
+    ):
+        found, built = audit(amounts, axes=axes)
+        assert found.as_predicted and found.predicted_shape == built == (1, 2, 7, 8)
+    found, _ = audit([0, 1, 0, 0, 0, 0, 0, 0])
+    assert found.reason == "it pads other axes than the spatial ones"
+    if mode == "constant":
+        found, _ = audit([1, 2, 2, 1], value=3.0, axes=[2, 3])
+        assert found.reason == "only its size is predicted: it does not pad with zeros"
+        assert not found.findings
+    if mode == "reflect":
+        found, built = audit([9, -1, 0, 0], axes=[2, 3])
+        assert built is None and codes(found) == {"E4"}
+
+
 def test_a_pooling_that_onnxruntime_computes_wrongly_is_named(tmp_path):
     """Window 1, stride 3: SAME reads the first pixel, and onnxruntime the second."""
     path, out = tmp_path / "old.onnx", tmp_path / "new.onnx"

@@ -283,7 +283,7 @@ def test_the_plan_says_what_its_seeds_can_show(plan):
     text = describe_power(plan, results)
     found, margin = detectable_difference(1, 8, 4), provable_margin(0.1, 8)
     assert f"imaging gain, dB: {found:.2g} (spread 1); fixed pattern" in text
-    assert text.endswith(f"kept within {margin:.0%} (spread 10%)")
+    assert text.endswith(f"differ by less than {margin:.0%} (spread 10%).")
     assert describe_power(plan, results[:1]) == ""
 
 
@@ -291,7 +291,8 @@ def test_quality_is_kept_where_two_tests_show_it():
     """The margin is a tenth of 20."""
     first = np.array([19.0, 20, 21, 20, 20])
     assert quality_is_kept(first + 0.5, first) == "yes"
-    assert quality_is_kept(first - 9, first) == "no"  # also where it is better
+    assert quality_is_kept(first - 9, first) == "no, lower"
+    assert quality_is_kept(first + 9, first) == "no, higher"
     assert quality_is_kept(first + 1.9, first) == "not shown"
     assert quality_is_kept(first[:2], first[2:]) == "not shown"
 
@@ -324,12 +325,12 @@ def test_the_page_says_what_was_found_and_what_was_not(plan, result, tmp_path):
             results.append(dataclasses.replace(result, **changed))
     page = write_page(tmp_path, plan, results, "python -m analysis study").read_text()
     assert "6 of 6 runs: 3 methods, 2 seeds, 40 steps of 16 images (640 in all)" in page
-    said = page.splitlines()[2]
-    assert said.startswith(
-        "- After training `transpose k5` has an imaging gain of -30."
-    )
-    assert "It is lower for `resize-nearest k3`, -33.0 (" in said
-    assert "No difference is shown for `transpose-balanced k5`, -30.0 (" in said
+    gains, fixed = page.splitlines()[2:4]
+    start = "- Imaging gain at (1/2, 1/2) after training: `transpose k5` -30.0 ("
+    assert gains.startswith(start) and "Lower: `resize-nearest k3` -33.0 (" in gains
+    assert "No difference shown: `transpose-balanced k5` -30.0 (" in gains
+    start = "- Fixed pattern at (1/2, 1/2) after training: `transpose k5` "
+    assert fixed.startswith(start) and "No difference shown: `resize-nea" in fixed
     assert "visible in the samples of `transpose k5` (2 of 2 runs), `resize" in page
     assert "- FCD within 10% of that of `transpose k5`: shown for `resize-near" in page
     assert "| resize-nearest k3 | imaging gain, dB | -3.00 (" in page
