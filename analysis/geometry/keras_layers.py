@@ -182,15 +182,17 @@ def axis_geometries(layer: Any, sizes: Sequence[int]) -> tuple[AxisGeometry, ...
         builder = arithmetic.shuffle_axis
         settings = (layer.block_size,)
     elif _is_operation(layer, PAD):
-        sides = [tuple(pair) for pair in layer.pad_width]
-        sides *= rank + 2 if len(sides) == 1 else 1  # a single pair is for each axis
-        batch, *pairs, channels = sides
+        stored = [tuple(pair) for pair in layer.pad_width]
+        stored *= rank + 2 if len(stored) == 1 else 1  # a single pair is for each axis
+        batch, *pairs, channels = stored
         if not rank or len(pairs) != rank or any((*batch, *channels)):
             raise NotPredicted("it pads other axes than the spatial ones")
         if min(map(min, pairs)) < 0:
             raise NotPredicted("it reflects a negative number of pixels")
-        rows = zip(sizes, pairs, strict=True)
-        return tuple(arithmetic.pad_axis(n, a, b, "reflect") for n, (a, b) in rows)
+        return tuple(
+            arithmetic.pad_axis(size, before, after, "reflect")
+            for size, (before, after) in zip(sizes, pairs, strict=True)
+        )
     else:
         builder = arithmetic.pad_axis
         sign = 1 if isinstance(layer, PADDINGS) else -1
