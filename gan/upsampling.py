@@ -126,12 +126,13 @@ def resize_nearest_reflect(x: Any, kinds: LayerKinds, name: str, **options: Any)
 
     The map is padded by reflection, and what the convolution computes there is cropped.
     """
-    dtype, margin = options["dtype"], options["kernel_size"] // 2
-    if margin >= 2 * min(x.shape[1:3]):
+    dtype, taps, side = options["dtype"], options["kernel_size"], min(x.shape[1:3])
+    margin = taps // 2
+    if margin >= 2 * side:
         raise ConfigError(
-            f"model.kernel_size: received {options['kernel_size']}, expected at most "
-            f"{4 * min(x.shape[1:3]) - 1}, since resize-nearest-reflect enlarges a map "
-            f"of {min(x.shape[1:3])} px and has no more to reflect"
+            f"model.kernel_size: received {taps}, expected at most {4 * side - 1}, "
+            f"since resize-nearest-reflect enlarges a map of {side} px and has no more "
+            "to reflect"
         )
     x = layers.UpSampling2D(2, name=f"{name}_resize", dtype=dtype)(x)
     sides = (margin, margin)

@@ -380,7 +380,7 @@ class Walk:
         if any(pair != (0, 0) for axis, pair in sides.items() if axis < 2):
             raise NotPredicted("it pads other axes than the spatial ones")
         mode = text_attribute(node, "mode", "constant")
-        border: Any = {"reflect": "reflect", "edge": "edge"}.get(mode, "pad")
+        border: Any = mode if mode in ("reflect", "edge") else "pad"
         axes = []
         for axis, size in enumerate(sizes, start=2):
             before, after = map(int, sides.get(axis, (0, 0)))

@@ -129,11 +129,11 @@ def describe_power(plan: Plan, results: Sequence[RunResult]) -> str:
     if not groups or plan.num_seeds < 2:
         return ""
     number = len(PRIMARY_ENDPOINTS) * (len(plan.methods) - 1)
+    found = detectable_difference(1, plan.num_seeds, max(1, number))
     parts = []
     for endpoint, name in PRIMARY_ENDPOINTS.items():
         spread = max(spread_of(values_of(runs, endpoint)) for runs in groups)
-        found = detectable_difference(spread, plan.num_seeds, max(1, number))
-        parts.append(f"{name}: {found:.2g} (spread {spread:.2g})")
+        parts.append(f"{name}: {found * spread:.2g} (spread {spread:.2g})")
     fcds = [values_of(runs, "fcd") for runs in groups]
     spread = max(spread_of(fcd) / fcd.mean() for fcd in fcds)
     margin = provable_margin(spread, plan.num_seeds)

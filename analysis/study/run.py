@@ -61,7 +61,7 @@ from gan.training import train
 
 # Number of images whose batch statistics an untrained generator gets.
 NUM_STATISTICS = 1000
-NUM_EXAMPLES = 256  # samples that a result keeps
+NUM_KEPT_SAMPLES = 256  # in a result
 # End point of the imaging gain of each upsampling; 1 is the last one.
 GAIN_KEYS = {1: "floored_gain_db", 2: SECONDARY_ENDPOINT}
 # Values that are measured at every kept step, and those of the trained generator only.
@@ -107,8 +107,8 @@ def measure_run(
         values = endpoints(measurement.readings, floors) | weight_values(generator)
         course.append({"step": step} | values)
         readings[str(step)] = [reading_to_dict(r) for r in measurement.readings]
-    examples = {"examples": samples.images_uint8[:NUM_EXAMPLES]}
-    arrays = measurement.arrays | examples
+    examples = samples.images_uint8[:NUM_KEPT_SAMPLES]
+    arrays = measurement.arrays | {"examples": examples}
     measurement = dataclasses.replace(measurement, arrays=arrays)
     reference = ReferenceSet.load(run.config.data, num_images)
     scores = reference.score(samples.images_uint8[: reference.num_images])
