@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gan.run.environment import prepare_tensorflow
+from gan.run.environment import prepare_tensorflow, run_operations_side_by_side
 
 prepare_tensorflow()  # before anything else imports it
+run_operations_side_by_side()
 
 import keras
 import numpy as np

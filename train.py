@@ -23,7 +23,7 @@ from config.sizes import with_widths
 from gan.command_line import Command, option, setting_options, start_options
 from gan.data.dataset import BUNDLED
 from gan.files import counted
-from gan.run.environment import prepare_tensorflow
+from gan.run.environment import prepare_tensorflow, run_operations_side_by_side
 from gan.run.folder import default_name, run_directory
 from gan.run.health import POLICIES
 from gan.run.listing import closing_lines
@@ -158,6 +158,7 @@ def run(
         say(f"note: {note}")
 
     prepare_tensorflow()
+    run_operations_side_by_side()
     from gan.devices import Processes, check_fits, make_strategy, process_folder
     from gan.training import train
 

@@ -17,7 +17,7 @@ from config.loader import load_config
 from config.schema import Config
 from config.sizes import resolve
 from gan.data.dataset import BUNDLED_FILE, EMOJI_FILE
-from gan.run.environment import prepare_tensorflow
+from gan.run.environment import prepare_tensorflow, run_operations_side_by_side
 
 Burst = Callable[[int], Any]
 NUM_STEPS = 1_000_000  # so many that the learning rates stay constant
@@ -72,6 +72,7 @@ def ours(name: str, network: str, batch_size: int) -> Burst:
     from gan.state import build_state
     from gan.step import batch_inputs, make_train_steps
 
+    run_operations_side_by_side()
     if "deterministic" in name:
         tf.config.experimental.enable_op_determinism()
     given = {"train.batch_size": batch_size, "train.num_steps": NUM_STEPS}

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,26 @@ def prepare_tensorflow() -> None:
     # fails, because the gradient needs the sum between them, and prints a message on
     # the terminal at every start.
     tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
+def run_operations_side_by_side() -> None:
+    """Gives each operation of a training step one of two cores, instead of both.
+
+    The real and the generated images pass through the discriminator independently, and
+    so do the gradients of maps and of kernels. On two cores it is faster to compute two
+    such operations at the same time than to divide each (docs/performance.md), and a
+    run gives the bits of one core. With more cores, which were not measured, TensorFlow
+    decides. It has no effect
+    in a process where TensorFlow has computed something already.
+    """
+    import tensorflow as tf
+
+    is_chosen = "TF_NUM_INTRAOP_THREADS" in os.environ
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    if len(os.sched_getaffinity(0)) == 2 and not has_gpu and not is_chosen:
+        with suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(1)
+            tf.config.threading.set_inter_op_parallelism_threads(2)
 
 
 def make_gpu_deterministic() -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -302,3 +303,21 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_not_the_run(run, trained, i
     names = sorted(path.name.split("-")[0] for path in (run / "state").iterdir())
     assert names == ["corrupt", "step", "step", "step"]
     assert logged_steps(run) == list(range(1, 13))
+
+
+def test_one_core_and_two_give_equal_bits(tmp_path):
+    """Each operation has one thread; with two threads its sums have another order."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    environment = {k: v for k, v in os.environ.items() if "_THREADS" not in k}
+    cadence = ["--set", "run.log_every_steps=1", "--steps", "4", "--no-observe"]
+    for count in (1, 2):
+        command = [sys.executable, "train.py", *cadence, "--run", f"on-{count}"]
+        subprocess.run(
+            [*command, "--runs-dir", str(tmp_path)],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            preexec_fn=partial(os.sched_setaffinity, 0, cores[:count]),
+        )
+    one, two = tmp_path / "on-1", tmp_path / "on-2"
+    assert logged_steps(two) == [1, 2, 3, 4] and same(one) == same(two)
