@@ -1,16 +1,23 @@
-"""Compares the default settings with the preset `tutorial` at equal training time.
+"""Measures which quality the settings of a run reach in which training time.
 
     python -m benchmarks.time_to_quality [--seeds 3] [--out FILE.json]
+    python -m benchmarks.time_to_quality --validation --recipe "NAME: FLAGS" ...
 
-The seconds per step are measured first, in short runs that take turns. The preset
-`tutorial` then gets as many steps as take as long as a run with the default settings,
-and several runs may share the machine, one per core, without an effect on the result.
-Run folders are kept, and the same command continues an interrupted comparison. Scores
-are those of `python -m analysis quality`.
+The first form compares the default settings with the preset `tutorial`: the tutorial
+gets as many steps as take as long as a run with the default settings. The second form
+compares any flags of `train.py`, among them --steps, for the record of
+docs/performance.md; recipes are chosen by training images, which --validation scores
+against.
+
+The seconds per step are measured first, in short runs that take turns. Several runs
+then share the machine, one per core, without an effect on the result. Run folders are
+kept, and the same command continues an interrupted comparison. Scores are those of
+`python -m analysis quality`.
 """
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,17 +30,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import numpy as np
 
+from analysis.statistics import t_interval
 from config.loader import load_config
 from config.schema import Config
 from config.sizes import resolve
 from gan.data.dataset import BUNDLED_TRAIN_IMAGES
 from gan.run.environment import prepare_tensorflow
 
-FCD_LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3)
+FCD_LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 2)
 PARTS = 20  # checkpoints of a run, at equal distances
 SCORED = (1, 2, 4, 10)  # checkpoints that get a score, as does the last one
-WARM_UP = 0.25  # share of a short run that is not timed
+TIMED_IMAGES = 6_400  # of the short run that is timed
+WARM_UP = 0.25  # share of that run that is not timed
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,11 @@ class Recipe:
 
     Attributes:
         flags: flags of `train.py`.
-        timed_images: number of images of the short run that is timed.
-        time: training time, as a fraction of the time of the default run.
+        time: training time, as a fraction of the time of the default run, unless the
+            flags say how many steps there are.
     """
 
     flags: tuple[str, ...]
-    timed_images: int = 6_400
     time: float = 1.0
 
 
@@ -87,46 +96,60 @@ def seconds_per_step(directory: Path) -> float:
     return (points[-1][1] - first[1]) / (points[-1][0] - first[0])
 
 
-def measure_rates(rounds: int) -> dict[str, list[float]]:
+def measure_rates(recipes: dict[str, Recipe], rounds: int) -> dict[str, list[float]]:
     """Returns the seconds per step of each recipe in each round."""
-    rates: dict[str, list[float]] = {name: [] for name in RECIPES}
+    rates: dict[str, list[float]] = {name: [] for name in recipes}
     with TemporaryDirectory() as scratch:
-        for number, (name, recipe) in product(range(rounds), RECIPES.items()):
+        for number, (name, recipe) in product(range(rounds), recipes.items()):
             if recipe.time < 1:
+                rates[name] = rates["default"]
                 continue
-            steps = str(recipe.timed_images // settings(recipe).train.batch_size)
+            steps = str(TIMED_IMAGES // settings(recipe).train.batch_size)
             flags = [*recipe.flags, "--no-observe", "--steps", steps]
             flags += ["--set", f"run.log_every_steps={max(1, int(steps) // 20)}"]
             run = train(Path(scratch), f"{name}-{number}", flags)
             rates[name].append(seconds_per_step(run))
-    rates["default, 1/20"] = rates["default"]
     return rates
 
 
 def settings(recipe: Recipe) -> Config:
     """Returns the settings that its flags select."""
-    preset = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
-    config = load_config(preset.get("--config", ""))
+    flags = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=True))
+    given = {}
+    for flag, key in (("--steps", "num_steps"), ("--batch-size", "batch_size")):
+        if flag in flags:
+            given[f"train.{key}"] = int(flags[flag])
+    config = load_config(flags.get("--config", ""), flags=given)
     return resolve(config, BUNDLED_TRAIN_IMAGES, image_size=28)
 
 
-def equal_steps(rates: dict[str, float]) -> dict[str, int]:
-    """Returns how many steps each recipe does in its training time."""
-    seconds = settings(RECIPES["default"]).train.num_steps * rates["default"]
-    return {name: round(r.time * seconds / rates[name]) for name, r in RECIPES.items()}
+def number_of_steps(
+    recipes: dict[str, Recipe], rates: dict[str, float]
+) -> dict[str, int]:
+    """Returns how many steps each recipe does, by its flags or its training time."""
+    steps = {}
+    for name, recipe in recipes.items():
+        if "--steps" in recipe.flags or name == "default":
+            steps[name] = settings(recipe).train.num_steps
+        else:
+            seconds = steps["default"] * rates["default"]
+            steps[name] = round(recipe.time * seconds / rates[name])
+    return steps
 
 
 def run_all(
-    folder: Path, steps: dict[str, int], seeds: int, jobs: int
+    recipes: dict[str, Recipe],
+    folder: Path,
+    steps: dict[str, int],
+    seeds: int,
 ) -> dict[str, list[Path]]:
-    """Trains every recipe with every seed, `jobs` runs at a time, one per core."""
-    cores = sorted(os.sched_getaffinity(0)) if jobs > 1 else [None] * jobs
-    free = list(cores[:jobs])
+    """Trains every recipe with every seed, one run per core at a time."""
+    free = sorted(os.sched_getaffinity(0))
 
     def one(seed: int, name: str) -> Path:
         core = free.pop()
         every = max(1, steps[name] // PARTS)
-        flags = [*RECIPES[name].flags, "--steps", str(steps[name]), "--seed", str(seed)]
+        flags = [*recipes[name].flags, "--steps", str(steps[name]), "--seed", str(seed)]
         for key in ("checkpoint_every_steps", "evaluate_every_steps"):
             flags += ["--set", f"run.{key}={every}"]
         flags += ["--set", f"run.keep_checkpoints={PARTS + 1}"]
@@ -134,22 +157,29 @@ def run_all(
         free.append(core)
         return run
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(len(free)) as pool:
         jobs_by_name = {
             name: [pool.submit(one, seed, name) for seed in range(seeds)]
-            for name in sorted(RECIPES, key=lambda name: -steps[name])
+            for name in sorted(recipes, key=lambda name: -steps[name])
         }
-        return {name: [j.result() for j in jobs_by_name[name]] for name in RECIPES}
+        return {name: [j.result() for j in jobs_by_name[name]] for name in recipes}
 
 
-def score(run: Path, num_images: int) -> list[dict[str, Any]]:
-    """Step and scores of the checkpoints in SCORED and of the end."""
+def score(run: Path, num_images: int, validation: bool) -> list[dict[str, Any]]:
+    """Step and scores of the checkpoints in SCORED and of the end.
+
+    The samples are compared with test images, or with training images at random.
+    """
+    from analysis.quality.metrics import compute_scores
     from analysis.quality.reference import ReferenceSet
     from analysis.samples import load_samples
     from config.schema import DataConfig
     from gan.run.manifest import available
 
     reference = ReferenceSet.load(DataConfig(), num_images)
+    real = reference.features
+    if validation:
+        real = reference.extractor.features(reference.sample_train())
     course = []
     kept_steps = [step for step, _ in reversed(available(run / "state"))]
     every = kept_steps[-1] // PARTS
@@ -157,7 +187,8 @@ def score(run: Path, num_images: int) -> list[dict[str, Any]]:
         if step != kept_steps[-1] and step not in {every * part for part in SCORED}:
             continue
         images = load_samples(str(run), num_images, str(step)).images_uint8
-        scores = reference.score(images[: reference.num_images])
+        fake = reference.extractor.features(images[: reference.num_images])
+        scores = compute_scores(real, fake)
         kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}
         course.append({"step": step} | kept)
     return course
@@ -170,7 +201,10 @@ def time_to(level: float, course: Sequence[dict[str, Any]], seconds: float) -> f
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints final scores, then the time to each level, with all seeds in brackets."""
+    """Prints final scores, then the time to each level, with all seeds in brackets.
+
+    From two seeds on, the mean FCD has a 95 % t-interval.
+    """
     for name, recipe in result["recipes"].items():
         ends = [course[-1] for course in recipe["courses"]]
         seconds = recipe["steps"] * recipe["seconds_per_step"]
@@ -179,6 +213,11 @@ def show(result: dict[str, Any]) -> None:
             f"FCD {listed([e['fcd'] for e in ends], '.2f')}; "
             f"coverage {listed([e['coverage'] for e in ends], '.3f')}"
         )
+        if len(ends) > 1:
+            it = t_interval(np.array([e["fcd"] for e in ends]))
+            click.echo(
+                f"{'mean FCD':>14}: {it.value:.2f} ({it.low:.2f} … {it.high:.2f})"
+            )
     for level in result["levels"]:
         cells = []
         for name, recipe in result["recipes"].items():
@@ -195,10 +234,36 @@ def listed(values: Sequence[float], form: str) -> str:
     return f"{median(values):{form}} ({', '.join(format(v, form) for v in values)})"
 
 
+def read_recipes(given: Sequence[str]) -> dict[str, Recipe]:
+    """Reads --recipe values, such as "short: --steps 9000".
+
+    Raises:
+        click.UsageError: for a value without a name, or without a number of steps.
+    """
+    recipes = {}
+    for text in given:
+        name, _, flags = text.partition(":")
+        recipe = Recipe(tuple(shlex.split(flags)))
+        if "--steps" not in recipe.flags or len(recipe.flags) % 2:
+            raise click.UsageError(
+                f'--recipe: received "{text}", expected a name, a colon and flags in '
+                'pairs with --steps among them, such as "short: --steps 9000"'
+            )
+        recipes[name.strip()] = recipe
+    return recipes
+
+
 @click.command()
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="runs at a time")
 @click.option("--rounds", default=5, show_default=True, help="rounds of timing")
+@click.option(
+    "--recipe",
+    "given",
+    multiple=True,
+    metavar='"NAME: FLAGS"',
+    help="flags of train.py in pairs of name and value, such as --steps 9000",
+)
+@click.option("--validation", is_flag=True, help="score against training images")
 @click.option("--n", "num_images", default=10_000, show_default=True)
 @click.option(
     "--folder",
@@ -210,30 +275,37 @@ def listed(values: Sequence[float], form: str) -> str:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     seeds: int,
-    jobs: int,
     rounds: int,
+    given: tuple[str, ...],
+    validation: bool,
     num_images: int,
     folder: Path,
     out: Path | None,
 ) -> None:
     """Compares quality at equal time."""
+    recipes = read_recipes(given) or RECIPES
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "rates.json"
     if not kept.exists():
-        kept.write_text(json.dumps(measure_rates(rounds)))
+        kept.write_text(json.dumps(measure_rates(recipes, rounds)))
     rates = {n: median(times) for n, times in json.loads(kept.read_text()).items()}
-    steps = equal_steps(rates)
-    runs = run_all(folder, steps, seeds, jobs)
+    if missing := set(recipes) - set(rates):
+        raise click.UsageError(
+            f"{folder} was made with other recipes: no {', '.join(sorted(missing))}; "
+            "give another --folder"
+        )
+    steps = number_of_steps(recipes, rates)
+    runs = run_all(recipes, folder, steps, seeds)
     prepare_tensorflow()
-    recipes = {
+    measured = {
         name: {
             "steps": steps[name],
             "seconds_per_step": rates[name],
-            "courses": [score(run, num_images) for run in runs[name]],
+            "courses": [score(run, num_images, validation) for run in runs[name]],
         }
-        for name in RECIPES
+        for name in recipes
     }
-    result = {"levels": FCD_LEVELS, "recipes": recipes}
+    result = {"levels": FCD_LEVELS, "recipes": measured}
     show(result)
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

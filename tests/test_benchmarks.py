@@ -39,6 +39,12 @@ from benchmarks.rival_meters import (
     spectral_map_db,
     spectral_map_meter,
 )
+from benchmarks.time_to_quality import (
+    RECIPES,
+    number_of_steps,
+    read_recipes,
+    settings,
+)
 from benchmarks.worker import Unavailable, Worker
 from config.schema import DataConfig
 from gan.data.dataset import load_dataset
@@ -417,3 +423,20 @@ def test_predictions_are_compared_off_the_axes_where_something_is_measured():
     # Without points there is nothing to compare.
     assert predicted_and_measured.agreement([])[0] == 0
     assert len(predicted_and_measured.draw(rows).axes) == 6
+
+
+def test_a_recipe_of_the_record_says_its_steps():
+    recipes = read_recipes(["short: --steps 900", "large: --batch-size 64 --steps 500"])
+    rates = {"short": 0.02, "large": 0.05}
+    assert number_of_steps(recipes, rates) == {"short": 900, "large": 500}
+    assert settings(recipes["large"]).train.batch_size == 64
+    for text in ("short: --seed 1", "short --steps 900", "short: --steps"):
+        with pytest.raises(click.UsageError, match="expected a name"):
+            read_recipes([text])
+
+
+def test_a_recipe_without_steps_gets_those_of_its_time():
+    """The default does 33,750 steps; steps that take ten times as long, a tenth."""
+    rates = {"default": 0.03, "default, 1/20": 0.03, "tutorial": 0.3}
+    steps = number_of_steps(RECIPES, rates)
+    assert steps == {"default": 33_750, "default, 1/20": 1688, "tutorial": 3375}
