@@ -4,6 +4,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from analysis.geometry import arithmetic, keras_layers, values
@@ -234,10 +235,28 @@ def test_depthwise_layers_of_one_dimension():
         assert_predicted(one_layer(layer, 15, 4))
 
 
-def test_unequal_strides_of_a_depthwise_layer_are_not_checked():
-    """TensorFlow does not run them, whatever Keras declares."""
-    layer = layers.DepthwiseConv2D(3, (1, 2), padding="same")
-    (audit,) = audit_model(one_layer(layer, 8, 8, 1))
+def test_unequal_strides_of_a_depthwise_layer_are_checked_where_they_run():
+    """It depends on the processor whether TensorFlow has a kernel for them."""
+    model = one_layer(layers.DepthwiseConv2D(3, (1, 2), padding="same"), 8, 8, 1)
+    try:
+        model(np.zeros((1, 8, 8, 1), np.float32))
+    except tf.errors.InvalidArgumentError:
+        (audit,) = audit_model(model)
+        assert not audit.checked
+        assert "did not run" in audit.reason
+    else:
+        assert_predicted(model)
+
+
+def test_a_layer_that_does_not_run_is_not_checked():
+    class Refuses(layers.Conv2D):
+        def call(self, inputs):
+            raise tf.errors.InvalidArgumentError(None, None, "no such kernel")
+
+        def compute_output_spec(self, inputs):
+            return keras.KerasTensor(self.compute_output_shape(inputs.shape))
+
+    (audit,) = audit_model(one_layer(Refuses(1, 3, padding="same"), 8, 8, 1))
     assert not audit.checked
     assert "did not run" in audit.reason
 
