@@ -27,7 +27,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -37,7 +37,11 @@ from config.loader import load_config
 from config.schema import Config
 from config.sizes import resolve
 from gan.data.dataset import BUNDLED_TRAIN_IMAGES
-from gan.run.environment import prepare_tensorflow
+from gan.run.environment import prepare_tensorflow, usable_cores
+
+if TYPE_CHECKING:
+    from analysis.quality.extractor import Extractor
+    from analysis.quality.metrics import Features
 
 FCD_LEVELS = (100, 60, 40, 30, 20, 15, 10, 7, 5, 4, 3, 2)
 PARTS = 20  # checkpoints of a run, at equal distances
@@ -144,7 +148,7 @@ def run_all(
     seeds: int,
 ) -> dict[str, list[Path]]:
     """Trains every recipe with every seed, one run per core at a time."""
-    free = sorted(os.sched_getaffinity(0))
+    free = usable_cores()
 
     def one(seed: int, name: str) -> Path:
         core = free.pop()
@@ -165,30 +169,35 @@ def run_all(
         return {name: [j.result() for j in jobs_by_name[name]] for name in recipes}
 
 
-def score(run: Path, num_images: int, validation: bool) -> list[dict[str, Any]]:
-    """Step and scores of the checkpoints in SCORED and of the end.
+def load_real(num_images: int, validation: bool) -> "tuple[Extractor, Features]":
+    """Returns the feature network, and its features of the images to compare with.
 
-    The samples are compared with test images, or with training images at random.
+    These are test images, or training images at random.
     """
-    from analysis.quality.metrics import compute_scores
     from analysis.quality.reference import ReferenceSet
-    from analysis.samples import load_samples
     from config.schema import DataConfig
-    from gan.run.manifest import available
 
     reference = ReferenceSet.load(DataConfig(), num_images)
-    real = reference.features
-    if validation:
-        real = reference.extractor.features(reference.sample_train())
+    if not validation:
+        return reference.extractor, reference.features
+    features = reference.extractor.features(reference.sample_train())
+    return reference.extractor, features
+
+
+def score(run: Path, extractor: "Extractor", real: "Features") -> list[dict[str, Any]]:
+    """Step and scores of the checkpoints in SCORED and of the end."""
+    from analysis.quality.metrics import compute_scores
+    from analysis.samples import load_samples
+    from gan.run.manifest import available
+
     course = []
     kept_steps = [step for step, _ in reversed(available(run / "state"))]
     every = kept_steps[-1] // PARTS
     for step in kept_steps:
         if step != kept_steps[-1] and step not in {every * part for part in SCORED}:
             continue
-        images = load_samples(str(run), num_images, str(step)).images_uint8
-        fake = reference.extractor.features(images[: reference.num_images])
-        scores = compute_scores(real, fake)
+        images = load_samples(str(run), len(real.values), str(step)).images_uint8
+        scores = compute_scores(real, extractor.features(images))
         kept = {key: scores[key] for key in ("fcd", "coverage", "density", "diversity")}
         course.append({"step": step} | kept)
     return course
@@ -244,10 +253,12 @@ def read_recipes(given: Sequence[str]) -> dict[str, Recipe]:
     for text in given:
         name, _, flags = text.partition(":")
         recipe = Recipe(tuple(shlex.split(flags)))
-        if "--steps" not in recipe.flags or len(recipe.flags) % 2:
+        values = dict(zip(recipe.flags[::2], recipe.flags[1::2], strict=False))
+        numbers = values.get("--steps", ""), values.get("--batch-size", "1")
+        if len(recipe.flags) % 2 or not all(map(str.isdecimal, numbers)):
             raise click.UsageError(
                 f'--recipe: received "{text}", expected a name, a colon and flags in '
-                'pairs with --steps among them, such as "short: --steps 9000"'
+                'pairs, with a number of --steps, such as "short: --steps 9000"'
             )
         recipes[name.strip()] = recipe
     return recipes
@@ -282,7 +293,7 @@ def main(
     folder: Path,
     out: Path | None,
 ) -> None:
-    """Compares quality at equal time."""
+    """Compares the quality and the time of recipes."""
     recipes = read_recipes(given) or RECIPES
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "rates.json"
@@ -297,11 +308,12 @@ def main(
     steps = number_of_steps(recipes, rates)
     runs = run_all(recipes, folder, steps, seeds)
     prepare_tensorflow()
+    extractor, real = load_real(num_images, validation)
     measured = {
         name: {
             "steps": steps[name],
             "seconds_per_step": rates[name],
-            "courses": [score(run, num_images, validation) for run in runs[name]],
+            "courses": [score(run, extractor, real) for run in runs[name]],
         }
         for name in recipes
     }

@@ -430,7 +430,12 @@ def test_a_recipe_of_the_record_says_its_steps():
     rates = {"short": 0.02, "large": 0.05}
     assert number_of_steps(recipes, rates) == {"short": 900, "large": 500}
     assert settings(recipes["large"]).train.batch_size == 64
-    for text in ("short: --seed 1", "short --steps 900", "short: --steps"):
+    for text in (
+        "short: --seed 1",
+        "short --steps 900",
+        "short: --steps",
+        "s: --steps x",
+    ):
         with pytest.raises(click.UsageError, match="expected a name"):
             read_recipes([text])
 

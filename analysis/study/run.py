@@ -52,6 +52,7 @@ from analysis.study.plan import (
 from config.schema import Config
 from gan.data.dataset import Dataset, latents_from_seeds, load_dataset
 from gan.models import build_generator
+from gan.run.environment import usable_cores
 from gan.run.folder import RunFolder, RunInUse
 from gan.run.manifest import available
 from gan.sampling import open_run
@@ -233,7 +234,7 @@ def divide_machine(num_jobs: int, num_gpus: int) -> list[JobResources]:
     """Divides the machine among jobs: one GPU each, or equal numbers of cores."""
     if num_gpus:
         return [JobResources(job % num_gpus, ()) for job in range(num_jobs)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = usable_cores()
     size = 0 if num_jobs == 1 else len(cores) // num_jobs
     parts = [cores[job * size : (job + 1) * size] for job in range(num_jobs)]
     return [JobResources(None, tuple(part)) for part in parts]

@@ -46,21 +46,28 @@ def prepare_tensorflow() -> None:
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
+def usable_cores() -> list[int]:
+    """Numbers of the cores that this process may use; [] where no system call tells."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return []
+
+
 def run_operations_side_by_side() -> None:
     """Gives each operation of a training step one of two cores, instead of both.
 
-    The real and the generated images pass through the discriminator independently, and
-    so do the gradients of maps and of kernels. On two cores it is faster to compute two
-    such operations at the same time than to divide each (docs/performance.md), and a
-    run gives the bits of one core. With more cores, which were not measured, TensorFlow
-    decides. It has no effect
-    in a process where TensorFlow has computed something already.
+    The discriminator's passes over real and over generated images do not depend on each
+    other, nor do the gradients of maps and of kernels. On two cores it is faster to
+    compute two such operations at the same time than to divide each of them
+    (docs/performance.md), and a run gives the bits of a run on one core. TensorFlow
+    decides where there are more cores, which was not measured. Call this before
+    TensorFlow computes anything: later it has no effect.
     """
     import tensorflow as tf
 
     is_chosen = "TF_NUM_INTRAOP_THREADS" in os.environ
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    if len(os.sched_getaffinity(0)) == 2 and not has_gpu and not is_chosen:
+    if len(usable_cores()) == 2 and not has_gpu and not is_chosen:
         with suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(2)
@@ -121,7 +128,7 @@ def describe_environment(replicas: int = 1) -> dict[str, Any]:
         "numpy": np.__version__,
         "device": ", ".join(d.get("device_name", "GPU") for d in details) or "CPU",
         "replicas": replicas,
-        "threads": threads or len(os.sched_getaffinity(0)),
+        "threads": threads or len(usable_cores()) or os.cpu_count(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
         "xla_flags": os.environ.get("XLA_FLAGS", "default"),
         # Its vector units decide which kernels are used.
